@@ -1,0 +1,242 @@
+"""Pictures of scenes, and the exact ground truth beside each.
+
+A picture is flat paint: every pixel is a weighting of five inks,
+    pixel = w_background B + w_outline O + w_base C + w_dark D + w_light L,    sum of w = 1,
+where the weights are pixel coverages read off the object's signed distances (see shapes.py). Edges,
+segmentation and depth come from the same distances, so they agree with the picture by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from studio.errors import InvalidOption
+from studio.toybox.shapes import FIELD_EXTENT, FIELD_SAMPLES, fields
+from studio.toybox.world import OBJECTS, Scene
+
+Rgb = tuple[int, int, int]
+
+OBJECT_RGB: dict[str, Rgb] = {
+    "red": (222, 44, 50),
+    "orange": (245, 130, 24),
+    "yellow": (250, 208, 36),
+    "green": (54, 160, 70),
+    "teal": (0, 146, 150),
+    "blue": (40, 96, 214),
+    "purple": (128, 66, 180),
+    "pink": (242, 112, 170),
+    "brown": (126, 78, 44),
+    "black": (30, 30, 36),
+    "white": (255, 255, 255),
+    "gray": (128, 130, 136),
+}
+BACKGROUND_RGB: dict[str, Rgb] = {
+    "red": (246, 180, 176),
+    "orange": (253, 214, 170),
+    "yellow": (254, 242, 178),
+    "green": (192, 228, 190),
+    "teal": (168, 224, 222),
+    "blue": (178, 206, 246),
+    "purple": (212, 192, 238),
+    "pink": (253, 212, 232),
+    "brown": (208, 182, 158),
+    "black": (74, 76, 84),
+    "white": (238, 238, 235),
+    "gray": (192, 195, 200),
+}
+# Black cannot go darker nor white lighter, so their details are drawn in grays of their own.
+_SPECIAL_INKS: dict[str, tuple[Rgb, Rgb, Rgb]] = {
+    "black": ((4, 4, 8), (84, 84, 94), (120, 120, 132)),
+    "white": ((146, 148, 156), (192, 195, 202), (222, 225, 232)),
+}
+
+HALF_EXTENT = {"small": 0.14, "medium": 0.235, "large": 0.34}  # of an object, in fractions of the side
+OFFSET = {"small": 0.29, "medium": 0.215, "large": 0.13}  # of a position from the centre, likewise
+OUTLINE = 0.07  # width in object units, about one pixel of a medium object at 64 pixels
+MIN_SIZE, MAX_SIZE = 16, 1024  # of a picture, in pixels
+
+FAR, NEAR = 0.05, 0.45  # depth of the background plane at the top and at the bottom
+OBJECT_DEPTH, BULGE = 0.7, 0.3  # depth at an object's outline, and how far its middle stands out
+
+
+class _Patch(NamedTuple):
+    """The part of a picture that an object can touch, and the object's distances there, in pixels."""
+
+    rows: slice
+    columns: slice
+    distances: np.ndarray  # (h, w, 3) float32: silhouette, dark, light
+
+
+def render(scene: Scene, size: int = 64) -> np.ndarray:
+    """The picture of a scene: (size, size, 3) uint8 RGB, anti-aliased.
+
+    Drawn at the size asked for (16 to 1024 pixels), not drawn large and scaled down. Raises InvalidOption
+    for another size.
+    """
+    _check(size)
+    picture = np.empty((size, size, 3), np.uint8)
+    _paint(picture, scene)
+    return picture
+
+
+def render_batch(scenes: Iterable[Scene], size: int = 64) -> np.ndarray:
+    """The pictures of scenes: (N, size, size, 3) uint8 RGB, each the same as `render` gives."""
+    _check(size)
+    scenes = list(scenes)
+    pictures = np.empty((len(scenes), size, size, 3), np.uint8)
+    for picture, scene in zip(pictures, scenes, strict=True):
+        _paint(picture, scene)
+    return pictures
+
+
+def segmentation(scene: Scene, size: int = 64) -> np.ndarray:
+    """What is seen where: (size, size) uint8, 0 for background, 1 + OBJECTS.index(object) for the object.
+
+    A pixel belongs to the object when its centre does.
+    """
+    _check(size)
+    labels = np.zeros((size, size), np.uint8)
+    patch = _place(scene, size)
+    inside = patch.distances[..., 0] < 0
+    labels[patch.rows, patch.columns] = inside * (1 + OBJECTS.index(scene.object))
+    return labels
+
+
+def edges(scene: Scene, size: int = 64) -> np.ndarray:
+    """The object's outline, holes included: (size, size) uint8, 255 on the edge, else 0.
+
+    One pixel wide: the pixels of the object that have a neighbour (up, down, left, right) outside it.
+    """
+    inside = np.pad(segmentation(scene, size) > 0, 1)
+    enclosed = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    return np.where(inside[1:-1, 1:-1] & ~enclosed, np.uint8(255), np.uint8(0))
+
+
+def depth(scene: Scene, size: int = 64) -> np.ndarray:
+    """How near everything is: (size, size) float32 in [0, 1], 1 is nearest.
+
+    The background is a plane that recedes smoothly from the bottom (NEAR) to the top (FAR); the object
+    stands before it, softly bulging towards the viewer.
+    """
+    _check(size)
+    plane = np.linspace(FAR, NEAR, size, dtype=np.float32)
+    picture = np.repeat(plane[:, None], size, axis=1)
+    patch = _place(scene, size)
+    silhouette = patch.distances[..., 0]
+    thickness = np.clip(-silhouette / _pixels_per_unit(scene, size), 0, 1)
+    bulge = OBJECT_DEPTH + BULGE * np.sqrt(1 - (1 - thickness) ** 2)
+    view = picture[patch.rows, patch.columns]
+    view[...] = np.where(silhouette < 0, bulge, view)
+    return picture
+
+
+# ---- placing -----------------------------------------------------------------------------------------
+
+
+def _check(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not MIN_SIZE <= size <= MAX_SIZE:
+        raise InvalidOption(f"{size=} must be a whole number of pixels from {MIN_SIZE} to {MAX_SIZE}.")
+
+
+def _pixels_per_unit(scene: Scene, size: int) -> float:
+    return HALF_EXTENT[scene.size] * size
+
+
+def _centre(scene: Scene, size: int) -> tuple[float, float]:
+    """Where the object's middle lies, in pixels from the upper left corner of the picture."""
+    words = scene.position.split()
+    across = ("right" in words) - ("left" in words)
+    down = ("bottom" in words) - ("top" in words)
+    offset = OFFSET[scene.size]
+    dx, dy = scene.jitter
+    return (0.5 + across * offset + dx) * size, (0.5 + down * offset + dy) * size
+
+
+def _place(scene: Scene, size: int) -> _Patch:
+    """The object's distances at the pixel centres that it can touch."""
+    cx, cy = _centre(scene, size)
+    scale = _pixels_per_unit(scene, size)
+    (left, right), (top, bottom) = _span(cx, scale, size), _span(cy, scale, size)
+    x = (np.arange(left, right, dtype=np.float32) + np.float32(0.5 - cx)) / np.float32(scale)
+    y = (np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - cy))[:, None] / np.float32(scale)
+    turn = math.radians(scene.angle)
+    c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
+    distances = _interpolate(fields(scene.object), c * x + s * y, c * y - s * x)
+    return _Patch(slice(top, bottom), slice(left, right), distances * np.float32(scale))
+
+
+def _span(centre: float, scale: float, size: int) -> tuple[int, int]:
+    # An object reaches one unit from its centre, and its anti-aliasing one pixel further.
+    return max(0, math.floor(centre - scale - 1)), min(size, math.ceil(centre + scale + 1))
+
+
+def _interpolate(field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear reading of a sampled field (FIELD_SAMPLES**2, 3) at points in object units."""
+    step = np.float32((FIELD_SAMPLES - 1) / (2 * FIELD_EXTENT))
+    last = np.float32(FIELD_SAMPLES - 1.001)
+    u = np.clip((x + np.float32(FIELD_EXTENT)) * step, 0, last)
+    v = np.clip((y + np.float32(FIELD_EXTENT)) * step, 0, last)
+    column, row = u.astype(np.intp), v.astype(np.intp)
+    fu, fv = (u - column)[..., None], (v - row)[..., None]
+    corner = row * FIELD_SAMPLES + column
+    upper = _mix(field.take(corner, 0), field.take(corner + 1, 0), fu)
+    corner += FIELD_SAMPLES
+    lower = _mix(field.take(corner, 0), field.take(corner + 1, 0), fu)
+    return _mix(upper, lower, fv)
+
+
+def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    b -= a
+    b *= share
+    b += a
+    return b
+
+
+# ---- painting ----------------------------------------------------------------------------------------
+
+
+def _paint(picture: np.ndarray, scene: Scene) -> None:
+    picture[...] = BACKGROUND_RGB[scene.background]
+    patch = _place(scene, len(picture))
+    weights = _weights(patch.distances, OUTLINE * _pixels_per_unit(scene, len(picture)))
+    picture[patch.rows, patch.columns] = weights @ _inks(scene.colour, scene.background) + np.float32(0.5)
+
+
+def _weights(distances: np.ndarray, outline: float) -> np.ndarray:
+    """The share of each ink in each pixel: (h, w, 5) for background, outline, base, dark, light."""
+    coverage = np.clip(np.float32(0.5) - distances, 0, 1)
+    whole, dark, light = coverage[..., 0], coverage[..., 1], coverage[..., 2]
+    filled = np.clip(np.float32(0.5 - outline) - distances[..., 0], 0, 1)
+    weights = np.empty((*whole.shape, 5), np.float32)
+    weights[..., 0] = 1 - whole
+    weights[..., 1] = whole - filled
+    weights[..., 4] = filled * light
+    rest = filled - weights[..., 4]
+    weights[..., 3] = rest * dark
+    weights[..., 2] = rest - weights[..., 3]
+    return weights
+
+
+def _inks(colour: str, background: str) -> np.ndarray:
+    """(5, 3) float32: background, outline, base, dark, light."""
+    return np.array([BACKGROUND_RGB[background], *_object_inks(colour)], np.float32)
+
+
+def _object_inks(colour: str) -> tuple[Rgb, Rgb, Rgb, Rgb]:
+    base = OBJECT_RGB[colour]
+    outline, dark, light = _SPECIAL_INKS.get(colour, (_darker(base, 0.72), _darker(base, 0.62), _lighter(base, 0.6)))
+    return outline, base, dark, light
+
+
+def _darker(rgb: Rgb, share: float) -> Rgb:
+    r, g, b = (round(share * value) for value in rgb)
+    return r, g, b
+
+
+def _lighter(rgb: Rgb, share: float) -> Rgb:
+    r, g, b = (round(value + share * (255 - value)) for value in rgb)
+    return r, g, b
