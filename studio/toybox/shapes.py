@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +103,7 @@ def _spokes(count: int, radius: float, first: float = -90.0) -> list[tuple[float
 
 
 def _circle(x: Field, y: Field) -> Shape:
-    return Shape(_disc(x, y, 0, 0, 0.84))
+    return Shape(_disc(x, y, 0, 0, 0.8))
 
 
 def _square(x: Field, y: Field) -> Shape:
@@ -111,11 +111,11 @@ def _square(x: Field, y: Field) -> Shape:
 
 
 def _triangle(x: Field, y: Field) -> Shape:
-    return Shape(_polygon(x, y, [(0, -0.82), (0.84, 0.64), (-0.84, 0.64)], 0.08))
+    return Shape(_polygon(x, y, [(0, -0.8), (0.8, 0.62), (-0.8, 0.62)], 0.08))
 
 
 def _hexagon(x: Field, y: Field) -> Shape:
-    return Shape(_polygon(x, y, _spokes(6, 0.9, 0), 0.04))
+    return Shape(_polygon(x, y, _spokes(6, 0.9, 0), 0.05))
 
 
 def _star(x: Field, y: Field) -> Shape:
@@ -166,8 +166,8 @@ def _tree(x: Field, y: Field) -> Shape:
 
 def _fish(x: Field, y: Field) -> Shape:
     body = _ellipse(x, y, -0.2, 0, 0.74, 0.5)
-    tail = _polygon(x, y, [(0.34, 0), (0.88, -0.46), (0.74, 0), (0.88, 0.46)], 0.06)
-    back = _polygon(x, y, [(-0.34, -0.4), (0.16, -0.66), (0.24, -0.3)], 0.05)
+    tail = _polygon(x, y, [(0.34, 0), (0.84, -0.46), (0.72, 0), (0.84, 0.46)], 0.06)
+    back = _polygon(x, y, [(-0.52, -0.34), (0.1, -0.66), (0.3, -0.2)], 0.05)
     eye, pupil = _disc(x, y, -0.56, -0.12, 0.15), _disc(x, y, -0.57, -0.12, 0.075)
     fin = _polygon(x, y, [(-0.18, 0.04), (0.16, 0.2), (-0.12, 0.26)], 0.04)
     return Shape(_union(body, tail, back), dark=_union(pupil, fin), light=_cut(eye, pupil))
@@ -182,36 +182,36 @@ def _flower(x: Field, y: Field) -> Shape:
 
 def _mushroom(x: Field, y: Field) -> Shape:
     dome = _both(_ellipse(x, y, 0, 0.14, 0.9, 0.98), y - 0.12) - 0.03
-    stem = _union(_box(x, y, 0, 0.5, 0.24, 0.4, 0.1), _ellipse(x, y, 0, 0.72, 0.34, 0.18))
-    spots = _union(_disc(x, y, -0.4, -0.2, 0.15), _disc(x, y, 0.12, -0.46, 0.18), _disc(x, y, 0.52, -0.1, 0.13))
+    stem = _union(_box(x, y, 0, 0.5, 0.22, 0.4, 0.1), _ellipse(x, y, 0, 0.74, 0.32, 0.16))
+    spots = _union(_disc(x, y, -0.42, -0.22, 0.14), _disc(x, y, 0.1, -0.46, 0.17), _disc(x, y, 0.52, -0.12, 0.12))
     return Shape(_union(dome, stem), light=_union(spots, _cut(stem, dome)))
 
 
 def _butterfly(x: Field, y: Field) -> Shape:
     side = np.abs(x)  # a butterfly is its own mirror image
-    upper = _ellipse(side, y, 0.5, -0.32, 0.5, 0.34, -38)
-    lower = _ellipse(side, y, 0.4, 0.42, 0.38, 0.28, 42)
-    body = _stroke(x, y, (0, -0.36), (0, 0.5), 0.1)
+    upper = _ellipse(side, y, 0.46, -0.3, 0.5, 0.37, -38)
+    lower = _ellipse(side, y, 0.38, 0.42, 0.4, 0.3, 42)
+    body = _stroke(x, y, (0, -0.36), (0, 0.5), 0.09)
     feeler = _stroke(side, y, (0.03, -0.42), (0.2, -0.84), 0.05)
-    spots = _union(_disc(side, y, 0.58, -0.38, 0.14), _disc(side, y, 0.44, 0.44, 0.1))
+    spots = _union(_disc(side, y, 0.55, -0.37, 0.12), _disc(side, y, 0.42, 0.46, 0.09))
     return Shape(_union(upper, lower, body, feeler), dark=_union(body, feeler), light=spots)
 
 
 def _car(x: Field, y: Field) -> Shape:
-    body = _box(x, y, 0, 0.16, 0.94, 0.26, 0.14)
-    cabin = _polygon(x, y, [(-0.5, 0), (-0.34, -0.42), (0.22, -0.42), (0.52, 0)], 0.1)
-    glass = _polygon(x, y, [(-0.4, -0.08), (-0.29, -0.36), (0.19, -0.36), (0.4, -0.08)], 0.02)
-    panes = _cut(glass, _box(x, y, -0.04, -0.2, 0.05, 0.4))
-    wheels = _disc(np.abs(x), y, 0.5, 0.42, 0.25)
-    hubs = _disc(np.abs(x), y, 0.5, 0.42, 0.1)
+    body = _box(x, y, 0, 0.14, 0.92, 0.3, 0.15)
+    cabin = _polygon(x, y, [(-0.52, 0), (-0.36, -0.46), (0.24, -0.46), (0.54, 0)], 0.1)
+    glass = _polygon(x, y, [(-0.4, -0.14), (-0.3, -0.4), (0.18, -0.4), (0.4, -0.14)], 0.02)
+    panes = _cut(glass, _box(x, y, -0.04, -0.2, 0.06, 0.4))
+    wheels = _disc(np.abs(x), y, 0.5, 0.42, 0.23)
+    hubs = _disc(np.abs(x), y, 0.5, 0.42, 0.09)
     return Shape(_union(body, cabin, wheels), dark=wheels, light=_union(panes, hubs))
 
 
 def _boat(x: Field, y: Field) -> Shape:
     hull = _polygon(x, y, [(-0.86, 0.36), (0.86, 0.36), (0.54, 0.8), (-0.58, 0.8)], 0.06)
-    mast = _stroke(x, y, (0.0, -0.84), (0.0, 0.4), 0.06)
-    sail = _polygon(x, y, [(0.12, -0.74), (0.72, 0.16), (0.12, 0.16)], 0.05)
-    jib = _polygon(x, y, [(-0.12, -0.5), (-0.12, 0.16), (-0.58, 0.16)], 0.05)
+    mast = _stroke(x, y, (0, -0.84), (0, 0.4), 0.055)
+    sail = _polygon(x, y, [(0.13, -0.74), (0.76, 0.16), (0.13, 0.16)], 0.05)
+    jib = _polygon(x, y, [(-0.14, -0.42), (-0.14, 0.16), (-0.54, 0.16)], 0.05)
     return Shape(_union(hull, mast, sail, jib), dark=_cut(mast, hull), light=jib)
 
 
@@ -269,7 +269,7 @@ SHAPES: dict[str, Callable[[Field, Field], Shape]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def fields(name: str) -> np.ndarray:
     """The object sampled once on a square grid, to be placed by interpolation ever after.
 

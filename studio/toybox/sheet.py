@@ -1,12 +1,8 @@
-"""Contact sheets: scenes with their captions, and one scene beside its ground truth.
-
-`python -m studio.toybox.sheet docs/toybox.png` draws the picture of the documentation.
-"""
+"""Contact sheets: scenes with their captions, and one scene beside its ground truth."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,33 +15,34 @@ if TYPE_CHECKING:  # Pillow is needed only when a sheet is drawn
     from PIL import Image
 
 PICTURE = 128  # pixels, of each picture on the sheet
-MARGIN = 20  # between pictures, and around the sheet
-CAPTION_HEIGHT = 48  # under each picture: up to three lines
-CAPTION_FONT = 13
-LINE_CHARACTERS = 22
+MARGIN = 18  # between pictures, and around the sheet
+CAPTION_HEIGHT = 50  # under each picture: up to three lines
+CAPTION_FONT = 12
 PAPER, INK = (250, 249, 246), (60, 60, 66)
 
 Cell = tuple[np.ndarray, str]  # a picture (PICTURE, PICTURE, 3) uint8, and the words under it
 
 
-def contact_sheet(scenes: Sequence[Scene] | None = None, *, columns: int = 5, truth: bool = True) -> Image.Image:
-    """Scenes with their captions underneath, as a PIL image.
+def contact_sheet(
+    scenes: Sequence[Scene] | None = None, *, columns: int = 5, truth: Scene | None = None
+) -> Image.Image:
+    """Scenes with their captions underneath, as a PIL image in RGB.
 
-    scenes: one per cell, row by row; by default one of each object in varied colours. With `truth`, a
-    last row shows the first scene beside its edges, segmentation and depth. Raises InvalidOption for an
-    empty list or for fewer than one column.
+    scenes: one a cell, row by row; by default one of each object in varied colours.
+    truth: a scene to show in further rows beside its edges, segmentation and depth.
+    Raises InvalidOption for an empty list or for fewer than one column.
     """
     scenes = demo_scenes() if scenes is None else list(scenes)
     if not scenes or columns < 1:
         raise InvalidOption(f"A sheet needs a scene and a column, not {len(scenes)} scenes in {columns=}.")
     rows = _rows([(render(scene, PICTURE), caption(scene)) for scene in scenes], columns)
-    if truth:
-        rows += _rows(_truth_cells(scenes[0]), columns)
-    return _draw(rows, min(columns, max(len(row) for row in rows)))
+    if truth is not None:
+        rows += _rows(_truth_cells(truth), columns)
+    return _draw(rows, max(len(row) for row in rows))
 
 
 def demo_scenes() -> list[Scene]:
-    """One scene of each object; every colour, background and position occurs."""
+    """One scene of each object, in varied colours, sizes and places."""
     sizes = ("large", "medium", "large", "small")
     return [
         Scene(
@@ -66,7 +63,8 @@ def _rows(cells: list[Cell], columns: int) -> list[list[Cell]]:
 
 def _truth_cells(scene: Scene) -> list[Cell]:
     return [
-        (render(scene, PICTURE), "the picture"),
+        (render(scene, PICTURE), caption(scene)),
+        (render(scene, 32).repeat(PICTURE // 32, 0).repeat(PICTURE // 32, 1), "in 32 pixels"),
         (_as_rgb(edges(scene, PICTURE)), "its edges"),
         (_as_rgb((segmentation(scene, PICTURE) > 0) * 180 + 40), "its segmentation"),
         (_as_rgb(depth(scene, PICTURE) * 255), "its depth, near is bright"),
@@ -87,15 +85,14 @@ def _draw(rows: list[list[Cell]], columns: int) -> Image.Image:
         for column, (picture, words) in enumerate(cells):
             left, top = MARGIN + column * across, MARGIN + row * down
             sheet.paste(Image.fromarray(picture), (left, top))
-            draw.multiline_text((left, top + PICTURE + 5), _wrap(words), fill=INK, font=font, spacing=2)
+            text = _wrap(words, lambda line: font.getlength(line) <= PICTURE)
+            draw.multiline_text((left, top + PICTURE + 5), text, fill=INK, font=font, spacing=2)
     return sheet
 
 
-def _wrap(words: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(words, LINE_CHARACTERS))
-
-
-if __name__ == "__main__":
-    contact_sheet().save(sys.argv[1], optimize=True)
+def _wrap(words: str, fits: Callable[[str], bool]) -> str:
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if fits(longer) else [*lines, word]
+    return "\n".join(lines)

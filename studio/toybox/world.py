@@ -10,8 +10,9 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
+from numbers import Real
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def _check_name(field: str, value: object, names: tuple[str, ...]) -> None:
 
 def _is_number_within(value: object, limit: float) -> bool:
     # nan fails the comparison, so it is refused as well
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= limit
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= limit
 
 
 def _is_pair_within(value: object, limit: float) -> bool:
@@ -90,7 +91,7 @@ def _is_pair_within(value: object, limit: float) -> bool:
 # ---- the split ---------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
+@cache
 def _held_out() -> frozenset[tuple[str, str, str]]:
     return frozenset(t for t in product(OBJECTS, COLOURS, COLOURS) if _fraction(t) < HELD_OUT_SHARE)
 
