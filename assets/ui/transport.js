@@ -1,0 +1,133 @@
+// Studio.transport: one bar for everything that has steps.
+//
+//   const bar = Studio.transport(container, {length, index, onChange(index), fps, keyTarget, noun, label});
+//   bar.set(index)   moves without calling onChange        bar.length(n)   another number of steps, index kept in range
+//   bar.play()  bar.pause()  bar.playing  bar.index  bar.destroy()
+//
+// Keys on keyTarget (the document by default), while the bar is visible and nobody is typing: left and right arrows,
+// space, Home, End. Moving by hand pauses.
+(() => {
+  const Studio = (window.Studio = window.Studio || {});
+  const ICONS = {
+    back: "M11 2.5v11L4 8zM2.5 2.5h1.6v11H2.5z", forward: "M5 2.5v11L12 8zM11.9 2.5h1.6v11h-1.6z",
+    play: "M3.5 1.8v12.4L14 8z", pause: "M3.5 2h3.2v12H3.5zM9.3 2h3.2v12H9.3z",
+  };
+  const icon = (name) => `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
+  const typing = (node) => node instanceof Element && (node.matches("input:not([type=range]), textarea, select, [contenteditable=true], [role=tab], [role=listbox], [role=slider]"));
+
+  Studio.transport = (container, options = {}) => {
+    const { onChange = () => {}, fps = 12, keyTarget = document, noun = "step" } = options;
+    let length = Math.max(1, options.length || 1), index = 0, playing = false, speed = 1, frame = 0, due = 0;
+
+    const root = document.createElement("div");
+    root.className = "ds-transport";
+    root.setAttribute("role", "group");
+    root.setAttribute("aria-label", options.label || "Playback");
+    root.innerHTML = `
+      <button type="button" class="ds-back" aria-label="One ${noun} back" title="One ${noun} back (left arrow)">${icon("back")}</button>
+      <button type="button" class="ds-play" aria-label="Play" title="Play (space)">${icon("play")}</button>
+      <button type="button" class="ds-forward" aria-label="One ${noun} forward" title="One ${noun} forward (right arrow)">${icon("forward")}</button>
+      <div class="ds-track"><svg class="ds-ticks" preserveAspectRatio="none" aria-hidden="true"></svg>
+        <input type="range" min="0" step="1" aria-label="${noun[0].toUpperCase() + noun.slice(1)}"></div>
+      <span class="ds-count" aria-live="off"></span>
+      <select aria-label="Speed" title="Speed of playing"><option value="0.5">0.5×</option><option value="1" selected>1×</option><option value="2">2×</option><option value="4">4×</option></select>`;
+    container.append(root);
+    const part = (selector) => root.querySelector(selector);
+    const [back, toggle, forward, slider, count, pace, ticks] = [".ds-back", ".ds-play", ".ds-forward", "input", ".ds-count", "select", ".ds-ticks"].map(part);
+
+    const show = () => {
+      const text = `${noun} ${index + 1} of ${length}`;
+      slider.value = index;
+      slider.style.setProperty("--ds-fill", `${length > 1 ? (100 * index) / (length - 1) : 100}%`);
+      slider.setAttribute("aria-valuetext", text);
+      count.textContent = text;
+      back.disabled = index === 0;
+      forward.disabled = index === length - 1;
+    };
+    const drawTicks = () => {
+      slider.max = length - 1;
+      slider.disabled = toggle.disabled = length < 2;
+      const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((n) => length / n <= 60) || 2000;
+      ticks.setAttribute("viewBox", `0 0 ${Math.max(1, length - 1)} 6`);
+      let lines = "";
+      for (let i = 0; i < length; i += every) lines += `<line x1="${i}" x2="${i}" y1="${i % (every * 5) ? 3 : 0}" y2="6" vector-effect="non-scaling-stroke"/>`;
+      ticks.innerHTML = lines;
+    };
+    const go = (to) => {
+      const next = Math.min(length - 1, Math.max(0, Math.round(to)));
+      if (next === index) return;
+      index = next;
+      show();
+      onChange(index);
+    };
+
+    const tick = (time) => {
+      if (!playing) return;
+      if (!root.isConnected) return destroy();
+      if (time >= due) {
+        if (index >= length - 1) return pause();
+        due = Math.max(due + 1000 / (fps * speed), time - 100);
+        go(index + 1);
+      }
+      frame = requestAnimationFrame(tick);
+    };
+    const paint = () => {
+      toggle.innerHTML = icon(playing ? "pause" : "play");
+      toggle.setAttribute("aria-label", playing ? "Pause" : "Play");
+      toggle.title = `${playing ? "Pause" : "Play"} (space)`;
+      root.dataset.playing = String(playing);
+    };
+    const play = () => {
+      if (playing || length < 2) return;
+      if (index >= length - 1) go(0);
+      playing = true;
+      paint();
+      due = performance.now() + 1000 / (fps * speed);
+      frame = requestAnimationFrame(tick);
+    };
+    const pause = () => {
+      cancelAnimationFrame(frame);
+      if (!playing) return;
+      playing = false;
+      paint();
+    };
+    const byHand = (to) => { pause(); go(to); };
+
+    back.onclick = () => byHand(index - 1);
+    forward.onclick = () => byHand(index + 1);
+    toggle.onclick = () => (playing ? pause() : play());
+    slider.oninput = () => byHand(Number(slider.value));
+    slider.onpointerdown = pause;
+    pace.onchange = () => { speed = Number(pace.value); };
+
+    const onKey = (event) => {
+      if (!root.isConnected) return destroy();
+      const target = event.target;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || root.offsetParent === null) return;
+      if (typing(target) || (target instanceof Element && target.matches("input[type=range]") && target !== slider)) return;
+      if (event.key === " " && target instanceof Element && target.closest("button, a, summary")) return;
+      const act = { ArrowLeft: () => byHand(index - 1), ArrowRight: () => byHand(index + 1), Home: () => byHand(0), End: () => byHand(length - 1), " ": () => (playing ? pause() : play()) }[event.key];
+      if (!act || length < 2) return;
+      event.preventDefault();
+      act();
+    };
+    keyTarget.addEventListener("keydown", onKey);
+    const destroy = () => {
+      pause();
+      keyTarget.removeEventListener("keydown", onKey);
+      root.remove();
+    };
+
+    index = Math.min(length - 1, Math.max(0, options.index || 0));
+    drawTicks();
+    show();
+    paint();
+    return {
+      set(to) { index = Math.min(length - 1, Math.max(0, Math.round(to))); show(); },
+      length(n) { length = Math.max(1, n); index = Math.min(index, length - 1); drawTicks(); show(); },
+      play, pause, destroy,
+      get playing() { return playing; },
+      get index() { return index; },
+    };
+  };
+})();
