@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from numbers import Real
 
 import numpy as np
 
@@ -80,8 +79,9 @@ def _check_name(field: str, value: object, names: tuple[str, ...]) -> None:
 
 
 def _is_number_within(value: object, limit: float) -> bool:
-    # nan fails the comparison, so it is refused as well
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= limit
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return abs(float(value)) <= limit  # nan is refused as well
 
 
 def _is_pair_within(value: object, limit: float) -> bool:
