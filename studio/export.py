@@ -1,0 +1,320 @@
+"""Keeping a run: GIF, MP4, contact sheet, and PNG pictures that carry the options they were made with.
+
+A run of S steps gives S + 1 frames: what the stream showed at each step, then the picture that came of it.
+Streams are "x_t", "x0_hat", "eps_hat" (unit normal, drawn at a third so that three deviations fill the range) and
+"both" (x_t left, x0_hat right). Frames are laid out at their own size and enlarged by whole pixels afterwards, so
+palettes and chroma see every pixel once and edges stay sharp.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+
+from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
+from studio.images import grid, to_pixels
+from studio.options import SampleOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from studio.trajectory import Trajectory
+
+__all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "save_png", "read_options", "STREAMS"]
+
+STREAMS = ("x_t", "x0_hat", "eps_hat", "both")
+MAX_FRAMES = 160
+MIN_SIDE = 256
+HOLD_S = 1.5
+KEY = "diffusion-studio"
+VERSION = 1
+MAX_JSON = 64 * 1024
+
+PAPER, INK, MUTED = (250, 249, 246), (38, 36, 33), (122, 117, 110)
+
+
+# --- frames --------------------------------------------------------------------------------------------------
+
+def frames(trajectory: "Trajectory", stream: str, scale: int | None = None, max_frames: int | None = None) -> np.ndarray:
+    """The run as a film.
+
+    Args:
+        trajectory: of a pixel run, S steps of B pictures (C = 1 or 3).
+        stream: one of STREAMS. A batch is laid out as a near-square grid.
+        scale: whole-number enlargement; None makes the longer side of each stream's grid at least 256 pixels.
+        max_frames: at most so many, evenly chosen, first and last kept; None = all.
+    Returns:
+        (S + 1, H, W, 3) uint8, or fewer. The last frame is the final picture; where the run was stopped early, x0_hat
+        ends on its last belief, and eps_hat always does.
+    Raises:
+        UnknownName: no such stream. InvalidOption: a latent run, or a nonsensical scale or max_frames.
+    """
+    scale = _scale(trajectory, scale)
+    chosen = _evenly(len(trajectory.steps) + 1, max_frames)
+    return np.stack([_enlarge(frame, scale) for frame in _small_frames(trajectory, stream, chosen)])
+
+
+def _small_frames(trajectory: "Trajectory", stream: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """(H, W, 3) uint8 each, not enlarged."""
+    _check(trajectory, stream)
+    for index in indices:
+        yield _layout(trajectory, stream, index)
+
+
+def _layout(trajectory: "Trajectory", stream: str, index: int) -> np.ndarray:
+    if stream != "both":
+        return _batch(_state(trajectory, stream, index))
+    left, right = _layout(trajectory, "x_t", index), _layout(trajectory, "x0_hat", index)
+    return grid(np.stack([left, right]), columns=2, gap=2 * _gap(trajectory.x_final))
+
+
+def _state(trajectory: "Trajectory", stream: str, index: int) -> "Tensor":
+    """(B, C, H, W) in [-1, 1] of one frame; index S is what came of the run."""
+    num_steps = len(trajectory.steps)
+    if index == num_steps and (stream == "x_t" or (stream == "x0_hat" and trajectory.complete)):
+        return trajectory.x_final
+    state = trajectory.stream(stream)[min(index, num_steps - 1)]
+    return state / 3 if stream == "eps_hat" else state
+
+
+def _batch(x: "Tensor") -> np.ndarray:
+    """(B, C, H, W) -> one near-square (H', W', 3) grid."""
+    pixels = to_pixels(x)
+    sheet = grid(pixels, columns=_columns(len(pixels)), gap=_gap(x))
+    return np.broadcast_to(sheet, (*sheet.shape[:2], 3))
+
+
+def _columns(count: int) -> int:
+    return int(np.ceil(np.sqrt(count)))
+
+
+def _gap(x: "Tensor") -> int:
+    return max(1, x.shape[-1] // 32)
+
+
+def _scale(trajectory: "Trajectory", scale: int | None) -> int:
+    if scale is None:
+        batch, _, height, width = trajectory.x_final.shape
+        columns = _columns(batch)
+        return max(1, -(-MIN_SIDE // max(columns * width, -(-batch // columns) * height)))
+    if isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= 64:
+        raise InvalidOption(f"scale must be a whole number from 1 to 64, but {scale=}.")
+    return scale
+
+
+def _enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _evenly(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of 0..count-1, evenly spread, both ends kept."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    if limit < 2:
+        raise InvalidOption(f"At least 2 frames are needed, the first and the last, but {limit=}.")
+    return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
+
+
+def _check(trajectory: "Trajectory", stream: str) -> None:
+    if stream not in STREAMS:
+        raise UnknownName.of("stream", stream, STREAMS)
+    if trajectory.x_final.shape[1] not in (1, 3):
+        raise InvalidOption(f"This run holds latents of {trajectory.x_final.shape[1]} channels; decode it to pictures before exporting it.")
+
+
+# --- films ---------------------------------------------------------------------------------------------------
+
+def save_gif(trajectory: "Trajectory", stream: str, path: str | Path, fps: float = 12) -> Path:
+    """A looping GIF, at most 160 frames, the last held 1.5 s; its comment carries the options. Returns the path.
+
+    Every frame has its own 256 colours, chosen before enlarging and not dithered, so grey pictures are exact.
+    Raises: as `frames`, and InvalidOption for fps outside 1..50.
+    """
+    first, *rest = _gif_frames(trajectory, stream)
+    hundredths = round(100 / _check_fps(fps))
+    durations = [10 * hundredths] * len(rest) + [int(1000 * HOLD_S)]
+    first.save(
+        path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=1,
+        comment=_to_json(trajectory.options).encode(),
+    )
+    return Path(path)
+
+
+def _gif_frames(trajectory: "Trajectory", stream: str) -> list[Image.Image]:
+    scale = _scale(trajectory, None)
+    chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
+    return [_paletted(frame, scale) for frame in _small_frames(trajectory, stream, chosen)]
+
+
+def _paletted(frame: np.ndarray, scale: int) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    colours = picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    return colours.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def _check_fps(fps: float) -> float:
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 1 <= fps <= 50:
+        raise InvalidOption(f"fps must be a number from 1 to 50, but {fps=}.")
+    return fps
+
+
+def save_mp4(trajectory: "Trajectory", stream: str, path: str | Path, fps: float = 12) -> Path:
+    """An H.264 film (yuv420p, even sizes, BT.709) of at most 160 frames, then the last one held 1.5 s; returns the path.
+
+    Raises: as `frames`, and InvalidOption for fps outside 1..50.
+    """
+    import imageio.v2 as imageio
+
+    scale = _scale(trajectory, None)
+    chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
+    chosen += [chosen[-1]] * round(HOLD_S * _check_fps(fps))
+    with imageio.get_writer(str(path), format="FFMPEG", fps=fps, **_h264(trajectory.options)) as writer:
+        for frame in _small_frames(trajectory, stream, chosen):
+            writer.append_data(_even(_enlarge(frame, scale)))
+    return Path(path)
+
+
+def _h264(options: SampleOptions) -> dict[str, object]:
+    # Browsers take unmarked colours for BT.709, ffmpeg for BT.601: convert to the one and say so.
+    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    kept = ["-movflags", "+faststart", "-metadata", f"comment={_to_json(options)}"]
+    return {"codec": "libx264", "pixelformat": "yuv420p", "quality": None, "macro_block_size": 2, "output_params": ["-crf", "16", *colours, *kept]}
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """The frame with white added at the right and bottom so that both sides are even."""
+    return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), constant_values=255)
+
+
+# --- the contact sheet ---------------------------------------------------------------------------------------
+
+MARGIN, LABEL, HEADER = 12, 36, 34
+
+
+def contact_sheet(trajectory: "Trajectory", stream: str, max_steps: int = 24) -> Image.Image:
+    """Evenly chosen steps in rows, with step and timestep under each, and the result last.
+
+    Args:
+        max_steps: at most so many cells, 2 to 200, the result among them.
+    Returns:
+        RGB picture. Save it with `save_png` so that it carries the options.
+    Raises:
+        UnknownName, InvalidOption.
+    """
+    chosen = _evenly(len(trajectory.steps) + 1, _check_max_steps(max_steps))
+    cells = [_cell(frame) for frame in _small_frames(trajectory, stream, chosen)]
+    height, width = cells[0].shape[:2]
+    columns = _sheet_columns(len(cells), height + LABEL, width)
+    sheet = _blank(len(cells), columns, height, width)
+    _write_header(sheet, trajectory, stream)
+    for i, (index, cell) in enumerate(zip(chosen, cells)):
+        _place(sheet, cell, _label(trajectory, index), *divmod(i, columns))
+    return sheet
+
+
+def _check_max_steps(max_steps: int) -> int:
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or not 2 <= max_steps <= 200:
+        raise InvalidOption(f"max_steps must be a whole number from 2 to 200, but {max_steps=}.")
+    return max_steps
+
+
+def _cell(frame: np.ndarray) -> np.ndarray:
+    """Enlarged to at least 128 pixels high, and wide enough for its label."""
+    return _enlarge(frame, max(1, -(-128 // frame.shape[0]), -(-112 // frame.shape[1])))
+
+
+def _sheet_columns(count: int, height: int, width: int) -> int:
+    """So many that the sheet is about half as wide again as it is high, its last row as full as can be."""
+    widest = min(count, max(1, round(np.sqrt(1.5 * count * height / width))))
+    rows = -(-count // widest)
+    return -(-count // rows)
+
+
+def _blank(count: int, columns: int, height: int, width: int) -> Image.Image:
+    rows = -(-count // columns)
+    size = (MARGIN + columns * (width + MARGIN), HEADER + rows * (height + LABEL + MARGIN) + MARGIN)
+    return Image.new("RGB", size, PAPER)
+
+
+def _write_header(sheet: Image.Image, trajectory: "Trajectory", stream: str) -> None:
+    options = trajectory.options
+    words = [options.model, options.scheduler, f"{len(trajectory.steps)} steps", f"seed {options.seed}"]
+    if options.class_label is not None:
+        words.insert(1, f"class {options.class_label}")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    name = {"both": "x_t | x0_hat"}.get(stream, stream)
+    draw.text((MARGIN, 8), name, INK, font)
+    draw.text((MARGIN + draw.textlength(name, font) + 14, 11), " \u00b7 ".join(words), MUTED, ImageFont.load_default(13))
+
+
+def _label(trajectory: "Trajectory", index: int) -> tuple[str, str]:
+    if index == len(trajectory.steps):
+        done, asked = index, trajectory.steps[-1].num_steps
+        return ("result", f"after {done} steps") if trajectory.complete else ("stopped", f"after {done} of {asked}")
+    step = trajectory.steps[index]
+    return f"step {step.index + 1} of {step.num_steps}", f"t = {step.timestep:.4g}"
+
+
+def _place(sheet: Image.Image, cell: np.ndarray, label: tuple[str, str], row: int, column: int) -> None:
+    height, width = cell.shape[:2]
+    left, top = MARGIN + column * (width + MARGIN), HEADER + row * (height + LABEL + MARGIN) + MARGIN // 2
+    sheet.paste(Image.fromarray(cell), (left, top))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw.text((left, top + height + 3), label[0], INK, font)
+    draw.text((left, top + height + 18), label[1], MUTED, font)
+
+
+# --- pictures that know how they were made -------------------------------------------------------------------
+
+def save_png(image: Image.Image, path: str | Path, options: SampleOptions) -> Path:
+    """Write a PNG that carries the options as JSON in an iTXt chunk named "diffusion-studio"; returns the path."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(KEY, _to_json(options))
+    image.save(path, "PNG", pnginfo=info)
+    return Path(path)
+
+
+def read_options(path: str | Path | BinaryIO) -> SampleOptions:
+    """The options that a PNG (or GIF) of the studio carries; no pixel is decoded.
+
+    Raises:
+        BadImage: not a PNG or GIF, or it carries none or damaged ones. InvalidOption, UnknownName: they say nonsense.
+    """
+    text = _read_text(path)
+    try:
+        envelope = json.loads(text)
+        if envelope["version"] != VERSION:
+            raise BadImage(f"This picture's options have version {envelope['version']!r} and this studio reads version {VERSION}; set them by hand.")
+        return SampleOptions.from_dict(envelope["options"])
+    except StudioError:
+        raise
+    # RecursionError: JSON nested a thousand deep.
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BadImage("The options in this picture are damaged; drop another picture that the studio saved.") from error
+
+
+def _read_text(path: str | Path | BinaryIO) -> str:
+    try:
+        with Image.open(path, formats=("PNG", "GIF")) as image:
+            text = image.info.get(KEY) if isinstance(image, PngImagePlugin.PngImageFile) else _comment(image)
+    # Pillow stops inflating a text chunk at 1 MiB and says so by ValueError; SyntaxError is its word for broken chunks.
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BadImage("This file is not a PNG or GIF that can be read; drop a picture that the studio saved.") from error
+    if not text:
+        raise BadImage("This picture carries no options of the studio; drop a picture that the studio saved.")
+    if len(text) > MAX_JSON:
+        raise BadImage("The options in this picture are too long to be the studio's; drop a picture that the studio saved.")
+    return str(text)
+
+
+def _comment(image: Image.Image) -> str:
+    assert isinstance(image, GifImagePlugin.GifImageFile)
+    comment = image.info.get("comment", b"")
+    return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+
+
+def _to_json(options: SampleOptions) -> str:
+    return json.dumps({"version": VERSION, "options": options.to_dict()})
