@@ -1,0 +1,56 @@
+"""The studio's exceptions: each message is one sentence that tells the user what to do.
+
+StudioError
+|-- InvalidOption      an option has a value that makes no sense (also a ValueError)
+|-- UnknownName        a name that is in no menu (also a KeyError)
+|-- BadImage           an uploaded picture that cannot be used
+|-- BadRunFile         a run file that is cut short, foreign, or of another version
+|-- ModelUnavailable   a model that cannot be found, loaded, or does not fit the task
+`-- RunFailed          a training run that ended before it was done
+
+Only these are shown to the user; anything else is a defect and keeps its traceback in the log.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "BadRunFile", "ModelUnavailable", "RunFailed"]
+
+
+class StudioError(Exception):
+    """Base of everything that the studio tells a user."""
+
+
+class InvalidOption(StudioError, ValueError):
+    """An option has a value that makes no sense."""
+
+
+class UnknownName(StudioError, KeyError):
+    """A name that is in no menu."""
+
+    # KeyError shows its argument quoted; a sentence must stay a sentence.
+    __str__ = Exception.__str__
+
+    @classmethod
+    def of(cls, kind: str, name: object, known: Iterable[str]) -> "UnknownName":
+        """The error for `name`, with the nearest known name or the whole menu in the message."""
+        menu = sorted(known)
+        close = get_close_matches(str(name), menu, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(menu)}."
+        return cls(f"There is no {kind} named {name!r}; {hint}")
+
+
+class BadImage(StudioError, ValueError):
+    """A picture that cannot be used."""
+
+
+class BadRunFile(StudioError, ValueError):
+    """A run file that cannot be read."""
+
+
+class ModelUnavailable(StudioError):
+    """A model that cannot be found or loaded, or that does not fit the task."""
+
+
+class RunFailed(StudioError):
+    """A training run that ended before it was done."""

@@ -1,0 +1,95 @@
+"""The folder of one training run, which anything can follow while the run is its own process.
+
+    config.json     the resolved options        events.jsonl   one line a step: loss, quartiles, grad norm, lr, speed
+    checkpoints/    step-000500/ ...            samples/       step-000500.png ...            log.txt
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+__all__ = ["RunFolder", "pack_optimizer", "unpack_optimizer"]
+
+
+class RunFolder:
+    """Paths and writers of a run folder. Checkpoints are written aside and renamed, so a kill corrupts none."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.samples, self.checkpoints = self.path / "samples", self.path / "checkpoints"
+        for folder in (self.samples, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write_config(self, options: Any) -> None:
+        """config.json from an options dataclass."""
+        (self.path / "config.json").write_text(json.dumps(dataclasses.asdict(options), indent=2) + "\n")
+
+    def event(self, **values: Any) -> None:
+        """Append one line to events.jsonl."""
+        with open(self.path / "events.jsonl", "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def forget_events_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run will take again, and a line that a kill cut short."""
+        path = self.path / "events.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+            path.write_text("".join(kept))
+
+    def log(self, text: str) -> None:
+        """Append one line to log.txt."""
+        with open(self.path / "log.txt", "a") as file:
+            file.write(text + "\n")
+
+    def save_checkpoint(self, step: int, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any], keep: int) -> Path:
+        """Write checkpoints/step-NNNNNN with one safetensors file a part, then remove all but the newest `keep`."""
+        final = self.checkpoints / f"step-{step:06d}"
+        aside = final.with_suffix(".tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for name, tensors in parts.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / f"{name}.safetensors")
+        (aside / "facts.json").write_text(json.dumps(facts | {"step": step}))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+        for old in self.list_checkpoints()[:-keep]:
+            shutil.rmtree(old)
+        return final
+
+    def list_checkpoints(self) -> list[Path]:
+        """The complete checkpoints, oldest first."""
+        return sorted(path for path in self.checkpoints.glob("step-*") if path.suffix != ".tmp")
+
+    @staticmethod
+    def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The parts and facts of a checkpoint."""
+        return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, json.loads((path / "facts.json").read_text())
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: "<parameter index>.<name>". No pickle is needed for it."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `pack_optimizer` took out."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
