@@ -50,9 +50,11 @@ THEME = gr.themes.Base(
 
 # Gradio's own parts, brought to the same paper. The parts that are ours are in assets/ui.
 CSS = """
-.gradio-container { max-width: 1500px !important; margin: 0 auto; font-variant-numeric: tabular-nums; }
-.gradio-container main { padding-inline: 16px; }
-@media (max-width: 640px) { .gradio-container main { padding-inline: 10px; } }
+.gradio-container { width: 100% !important; max-width: 1640px !important; margin: 0 auto; font-variant-numeric: tabular-nums; }
+.gradio-container main { width: 100%; padding: 10px 18px 24px; }
+.gradio-container .form { border: 0; background: transparent; gap: 2px; box-shadow: none; }
+.gradio-container input[type=number], .gradio-container textarea, .gradio-container input[type=text] { padding: 5px 10px; }
+@media (max-width: 640px) { .gradio-container main { padding: 6px 10px 20px; } }
 """
 
 

@@ -1,8 +1,9 @@
 // Studio.transport: one bar for everything that has steps.
 //
-//   const bar = Studio.transport(container, {length, index, onChange(index), fps, keyTarget, noun, label});
+//   const bar = Studio.transport(container, {length, index, onChange(index), fps, keyTarget, noun, label, text(index, length)});
 //   bar.set(index)   moves without calling onChange        bar.length(n)   another number of steps, index kept in range
-//   bar.play()  bar.pause()  bar.playing  bar.index  bar.destroy()
+//   bar.go(index)    moves as a hand would: pauses, calls onChange
+//   bar.play()  bar.pause()  bar.playing  bar.index  bar.fps(n)  bar.disable(true or false)  bar.destroy()
 //
 // Keys on keyTarget (the document by default), while the bar is visible and nobody is typing: left and right arrows,
 // space, Home, End. Moving by hand pauses.
@@ -16,8 +17,9 @@
   const typing = (node) => node instanceof Element && (node.matches("input:not([type=range]), textarea, select, [contenteditable=true], [role=tab], [role=listbox], [role=slider]"));
 
   Studio.transport = (container, options = {}) => {
-    const { onChange = () => {}, fps = 12, keyTarget = document, noun = "step" } = options;
-    let length = Math.max(1, options.length || 1), index = 0, playing = false, speed = 1, frame = 0, due = 0;
+    const { onChange = () => {}, keyTarget = document, noun = "step" } = options;
+    const wording = options.text || ((i, n) => `${noun} ${i + 1} of ${n}`);
+    let fps = options.fps || 12, disabled = false, length = Math.max(1, options.length || 1), index = 0, playing = false, speed = 1, frame = 0, due = 0;
 
     const root = document.createElement("div");
     root.className = "ds-transport";
@@ -36,17 +38,17 @@
     const [back, toggle, forward, slider, count, pace, ticks] = [".ds-back", ".ds-play", ".ds-forward", "input", ".ds-count", "select", ".ds-ticks"].map(part);
 
     const show = () => {
-      const text = `${noun} ${index + 1} of ${length}`;
+      const text = wording(index, length);
       slider.value = index;
       slider.style.setProperty("--ds-fill", `${length > 1 ? (100 * index) / (length - 1) : 100}%`);
       slider.setAttribute("aria-valuetext", text);
       count.textContent = text;
-      back.disabled = index === 0;
-      forward.disabled = index === length - 1;
+      back.disabled = disabled || index === 0;
+      forward.disabled = disabled || index === length - 1;
+      slider.disabled = toggle.disabled = disabled || length < 2;
     };
     const drawTicks = () => {
       slider.max = length - 1;
-      slider.disabled = toggle.disabled = length < 2;
       const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((n) => length / n <= 60) || 2000;
       ticks.setAttribute("viewBox", `0 0 ${Math.max(1, length - 1)} 6`);
       let lines = "";
@@ -78,7 +80,7 @@
       root.dataset.playing = String(playing);
     };
     const play = () => {
-      if (playing || length < 2) return;
+      if (playing || disabled || length < 2) return;
       if (index >= length - 1) go(0);
       playing = true;
       paint();
@@ -107,7 +109,7 @@
       if (typing(target) || (target instanceof Element && target.matches("input[type=range]") && target !== slider)) return;
       if (event.key === " " && target instanceof Element && target.closest("button, a, summary")) return;
       const act = { ArrowLeft: () => byHand(index - 1), ArrowRight: () => byHand(index + 1), Home: () => byHand(0), End: () => byHand(length - 1), " ": () => (playing ? pause() : play()) }[event.key];
-      if (!act || length < 2) return;
+      if (!act || disabled || length < 2) return;
       event.preventDefault();
       act();
     };
@@ -125,6 +127,9 @@
     return {
       set(to) { index = Math.min(length - 1, Math.max(0, Math.round(to))); show(); },
       length(n) { length = Math.max(1, n); index = Math.min(index, length - 1); drawTicks(); show(); },
+      go: byHand,
+      fps(n) { fps = n; },
+      disable(on) { disabled = on; if (on) pause(); show(); },
       play, pause, destroy,
       get playing() { return playing; },
       get index() { return index; },

@@ -1,0 +1,337 @@
+"""The Denoising tab: a model turns noise into a picture, x_t and x0_hat at every step."""
+
+import dataclasses
+import random
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import gradio as gr
+
+from studio.errors import InvalidOption, StudioError
+from studio.events import Finished
+from studio.export import contact_sheet, read_options, save_gif, save_mp4, save_png
+from studio.images import to_images
+from studio.options import SampleOptions
+from studio.schedulers import SCHEDULERS
+from studio.uploads import open_picture
+from tabs.filmstrip import curve_of, film, freshest, live_frame
+from tabs.stage import PictureInput, create_stage, to_stage
+
+if TYPE_CHECKING:
+    from studio.trajectory import Trajectory
+
+__all__ = ["create_tab"]
+
+ANY_CLASS = ""
+SEED_END = 2**31
+STREAMS = ("x_t", "x0_hat", "both")
+
+DOWNLOAD = """(file) => {
+  if (!file || !file.url) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name || "";
+  link.click();
+}"""
+
+
+# --- what one browser session holds --------------------------------------------------------------------------
+
+class Session:
+    """The runs that a session asked for, and what the last one left. Gradio copies the first value for each session."""
+
+    def __init__(self) -> None:
+        self.running: list[Event] = []
+        self.waiting: list[Event] = []
+        self.trajectory: Trajectory | None = None
+        self.folder = TemporaryDirectory(prefix="studio-", ignore_cleanup_errors=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        return Session()
+
+    def ask(self) -> None:
+        """A run is asked for: it replaces what runs or waits."""
+        self.stop()
+        self.waiting.append(Event())
+
+    def begin(self) -> Event:
+        """The stop switch of the run that begins now."""
+        switch = self.waiting.pop(0) if self.waiting else Event()
+        self.running.append(switch)
+        return switch
+
+    def stop(self) -> bool:
+        """Stop what runs and what waits; whether there was anything."""
+        switches = [*self.running, *self.waiting]
+        for switch in switches:
+            switch.set()
+        return bool(switches)
+
+
+@contextmanager
+def said_in_a_sentence() -> Iterator[None]:
+    """What the studio refuses becomes a message of the page, without a traceback; the stage keeps its picture."""
+    try:
+        yield
+    except StudioError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+# --- the tab -------------------------------------------------------------------------------------------------
+
+def create_tab(studio: Any) -> None:
+    """The components, handlers and wiring of the tab.
+
+    Args:
+        studio: gives models, sample, noise_curve, opening_run and load_run, as studio.Studio does.
+    """
+    first = next(iter(studio.models))
+    entry = studio.models[first]
+
+    session = gr.State(Session(), delete_callback=Session.stop)
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            model = gr.Dropdown([(m.label, name) for name, m in studio.models.items()], value=first, label="Model", info=entry.about, elem_id="denoise-model")
+            # Any value is let through: the choices follow the model, and the studio knows the classes of each.
+            class_label = gr.Dropdown(
+                class_choices(studio, first), value=ANY_CLASS, label="Class", info="What the picture is to show; any leaves it to the model.",
+                visible=bool(entry.class_names), allow_custom_value=True, elem_id="denoise-class",
+            )
+            with gr.Row(elem_classes="ds-press"):
+                run = gr.Button("Run", variant="primary", elem_id="denoise-run", min_width=80, scale=2)
+                stop = gr.Button("Stop", interactive=False, elem_id="denoise-stop", min_width=60, scale=1)
+            status = gr.HTML(elem_id="denoise-status", elem_classes="ds-status", apply_default_css=False, js_on_load=None)
+            scheduler = gr.Dropdown(
+                [(s.label, name) for name, s in SCHEDULERS.items()], value="ddim", label="Scheduler", info=SCHEDULERS["ddim"].about, elem_id="denoise-scheduler",
+            )
+            num_steps = gr.Number(entry.default_steps, label="Steps", precision=0, info="More: slower, and closer to the exact path.", elem_id="denoise-steps")
+            eta = gr.Slider(0, 1, 0, step=0.05, label="eta", info="Higher: more fresh noise at every step. 0 draws none, 1 is DDPM.", elem_id="denoise-eta")
+            with gr.Row(elem_classes="ds-seed"):
+                seed = gr.Number(0, label="Seed", precision=0, info="Another number: other noise to start from.", elem_id="denoise-seed", min_width=120, scale=4)
+                dice = gr.Button("New seed", elem_id="denoise-dice", size="sm", min_width=72, scale=1)
+            num_images = gr.Number(4, label="Images", precision=0, info="More: several seeds side by side, and slower.", elem_id="denoise-images")
+            with gr.Accordion("More", open=False, elem_id="denoise-more"):
+                timesteps = gr.Textbox(
+                    label="Respacing", placeholder="ddim50 or 10,15,20", max_lines=1, elem_id="denoise-respacing",
+                    info="In place of Steps: how many to take of each part, least noise first. A larger count walks through its part more slowly.",
+                )
+                clip_x0 = gr.Checkbox(True, label="Clip x0_hat", info="On: the belief never leaves the range of a picture.", elem_id="denoise-clip")
+                init_image = PictureInput(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="denoise-init")
+                strength = gr.Slider(0, 1, 0.6, step=0.05, label="Noise it up to", info="Higher: less of that picture is left to start from. 1 is pure noise.", elem_id="denoise-strength")
+            with gr.Accordion("Keep it", open=False, elem_id="denoise-keep"):
+                stream = gr.Radio(STREAMS, value="both", label="Stream", info="What the film and the contact sheet show.")
+                with gr.Row(elem_classes="ds-keep"):
+                    keep_buttons = {kind: gr.Button(label, size="sm", min_width=72, elem_id=f"denoise-keep-{kind}") for kind, (label, _) in KEEPERS.items()}
+                kept = gr.File(label="Kept", interactive=False, visible=False, height=60, elem_id="denoise-kept")
+            with gr.Column(elem_id="denoise-open"):
+                opened = gr.UploadButton("Open a run or a saved picture", size="sm", file_types=[".safetensors", ".png", ".gif"])
+        with gr.Column(elem_classes="ds-stage-column"):
+            stage = create_stage("denoise-stage", drop_to="#denoise-open")
+            pictures = gr.Gallery(label="Pictures", visible=False, format="png")
+
+    controls = {
+        "model": model, "class_label": class_label, "num_steps": num_steps, "timesteps": timesteps, "scheduler": scheduler, "eta": eta,
+        "clip_x0": clip_x0, "seed": seed, "num_images": num_images, "strength": strength,
+    }
+    results = {"stage": stage, "status": status, "pictures": pictures, "stop": stop, "session": session}
+
+    def on_open_page() -> str | None:
+        trajectory = studio.opening_run()
+        return trajectory and to_stage(film(trajectory, run="opening", title="A recorded run", autoplay=True))
+
+    def on_model(name: str) -> dict[Any, Any]:
+        return {model: gr.update(info=studio.models[name].about), num_steps: studio.models[name].default_steps, class_label: class_update(studio, name, ANY_CLASS)}
+
+    def on_scheduler(name: str) -> dict[Any, Any]:
+        return {scheduler: gr.update(info=SCHEDULERS[name].about), eta: eta_update(name, 0), timesteps: timesteps_update(name, "")}
+
+    def on_ask(session: Session) -> dict[Any, Any]:
+        session.ask()
+        return {stop: gr.update(interactive=True), status: "Waiting for the device."}
+
+    def on_run(
+        model: str, class_label: str, num_steps: int, timesteps: str, scheduler: str, eta: float, clip_x0: bool, seed: int, num_images: int,
+        strength: float, init_image: str | None, session: Session,
+    ) -> Iterator[dict[Any, Any]]:
+        """Sample pictures. Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files."""
+        switch = session.begin()
+        try:
+            options = options_from(
+                model=model, class_label=class_label, num_steps=num_steps, timesteps=timesteps, scheduler=scheduler, eta=eta, clip_x0=clip_x0,
+                seed=seed, num_images=num_images, strength=strength, init_image=init_image,
+            )
+            for change in run_shown(studio, options, switch, session):
+                yield {results[name]: value for name, value in change.items()}
+        except StudioError as error:
+            yield {status: str(error), stage: to_stage({"kind": "note", "title": "The run failed"})}
+            raise gr.Error(str(error), print_exception=False) from None
+        finally:
+            session.running.remove(switch)
+
+    def on_settled(session: Session) -> dict[Any, Any]:
+        return {stop: gr.update(interactive=bool(session.running or session.waiting))}
+
+    def on_stop(session: Session) -> dict[Any, Any]:
+        return {status: "Stopping after this step." if session.stop() else "Nothing is running."}
+
+    def on_file(path: str, session: Session) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            if Path(path).suffix.lower() != ".safetensors":
+                return restored(read_options(path), "The options of this picture are set; press Run to make it again.")
+            trajectory = studio.load_run(path)
+            session.trajectory = trajectory
+            text = to_stage(film(trajectory, run=uuid4().hex, title=f"Run file {Path(path).name}", autoplay=True))
+            return {stage: text, **restored(trajectory.options, f"Opened a run of {len(trajectory.steps)} steps.")}
+
+    def restored(options: SampleOptions, sentence: str) -> dict[Any, Any]:
+        values: dict[Any, Any] = {control: getattr(options, name) for name, control in controls.items()}
+        values[eta], values[timesteps] = eta_update(options.scheduler, options.eta), timesteps_update(options.scheduler, options.timesteps or "")
+        values[scheduler] = gr.update(value=options.scheduler, info=SCHEDULERS[options.scheduler].about)
+        if options.model not in studio.models:
+            del values[model], values[class_label]
+            return {**values, status: f"{sentence} Its model, {options.model}, is not here, so the chosen one stays."}
+        values[model] = gr.update(value=options.model, info=studio.models[options.model].about)
+        values[class_label] = class_update(studio, options.model, options.class_label)
+        return {**values, status: sentence}
+
+    def on_keep(kind: str) -> Callable[[str, Session], dict[Any, Any]]:
+        def keep(stream: str, session: Session) -> dict[Any, Any]:
+            with said_in_a_sentence():
+                if session.trajectory is None:
+                    raise InvalidOption("There is no run of yours to keep yet: press Run first.")
+                return {kept: gr.update(value=str(KEEPERS[kind][1](session.trajectory, stream, Path(session.folder.name))), visible=True)}
+        return keep
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    cheap: dict[str, Any] = {**private, "queue": False}
+
+    gr.on(None, on_open_page, None, stage, **cheap)
+    model.input(on_model, model, [model, num_steps, class_label], **cheap)
+    scheduler.input(on_scheduler, scheduler, [scheduler, eta, timesteps], **cheap)
+    dice.click(lambda: random.randrange(SEED_END), None, seed, **cheap)
+    asked = run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap)
+    ran = asked.then(
+        on_run, [*controls.values(), init_image, session], list(results.values()), api_name="sample", trigger_mode="multiple",
+        concurrency_id="gpu", concurrency_limit=1, show_progress="minimal", show_progress_on=status,
+    )
+    ran.then(on_settled, session, stop, **cheap)
+    stop.click(on_stop, session, status, **cheap)
+    opened.upload(on_file, [opened, session], [stage, status, *controls.values()], **cheap)
+    for kind, button in keep_buttons.items():
+        written = button.click(on_keep(kind), [stream, session], kept, api_visibility="private", concurrency_id="files", concurrency_limit=2)
+        written.success(None, kept, None, js=DOWNLOAD, **private)
+
+
+# --- what the controls say -----------------------------------------------------------------------------------
+
+def class_choices(studio: Any, model: str) -> list[tuple[str, str]]:
+    return [("any", ANY_CLASS), *((name, name) for name in studio.models[model].class_names)]
+
+
+def class_update(studio: Any, model: str, label: str | int | None) -> dict[str, Any]:
+    names = studio.models[model].class_names
+    value = names[label] if isinstance(label, int) and 0 <= label < len(names) else label or ANY_CLASS
+    return gr.update(choices=class_choices(studio, model), value=value, visible=bool(names))
+
+
+def eta_update(scheduler: str, value: float) -> dict[str, Any]:
+    return gr.update(value=value, visible=SCHEDULERS[scheduler].takes_eta)
+
+
+def timesteps_update(scheduler: str, value: str) -> dict[str, Any]:
+    return gr.update(value=value, visible=SCHEDULERS[scheduler].diffusers_class is None)
+
+
+def options_from(*, class_label: str, timesteps: str, init_image: str | None, strength: float, **values: Any) -> SampleOptions:
+    """The one SampleOptions that the tab builds. Strength counts only where there is a picture to start from."""
+    start = {"init_image": open_picture(init_image), "strength": strength} if init_image else {}
+    return SampleOptions(class_label=class_label or None, timesteps=(timesteps or "").strip() or None, **start, **values)
+
+
+# --- a run, as the page sees it ------------------------------------------------------------------------------
+
+def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
+    """Changes of the page by the names of its parts: live frames, then the film with all that belongs to it."""
+    run, since = uuid4().hex, monotonic()
+    outcome: dict[str, Any] = {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""})}
+    if not switch.is_set():
+        yield {"status": "Preparing the model.", "stop": gr.update(interactive=True)}
+        curve = curve_of(studio.noise_curve(options))
+        for event in freshest(studio.sample(options, stop=switch), switch):
+            if not isinstance(event, Finished):
+                yield {"stage": to_stage(live_frame(event, run=run, curve=curve)), "status": ""}
+            elif event.trajectory.steps:
+                session.trajectory = event.trajectory
+                outcome = {
+                    "stage": to_stage(film(event.trajectory, run=run, title=title_of(event.trajectory), curve=curve)), "session": session,
+                    "status": how_it_went(event.trajectory, monotonic() - since), "pictures": [str(p) for p in save_pictures(event.trajectory, Path(session.folder.name))],
+                }
+    yield outcome
+
+
+def title_of(trajectory: "Trajectory") -> str:
+    options = trajectory.options
+    label = "" if options.class_label is None else f", {options.class_label}"
+    return f"{options.model}{label}, {SCHEDULERS[options.scheduler].label}, seed {options.seed}"
+
+
+def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
+    done, asked = len(trajectory.steps), trajectory.steps[0].num_steps
+    if trajectory.complete:
+        return f"Done: {done} steps in {took_s:.1f} s."
+    return f"Stopped at step {done} of {asked}. The {done} steps are kept: play them, or keep them as a file."
+
+
+# --- keeping -------------------------------------------------------------------------------------------------
+
+def save_pictures(trajectory: "Trajectory", folder: Path) -> list[Path]:
+    """The pictures as PNG files, each with the options that make it alone; a stopped run gives its last belief."""
+    final = trajectory.x_final if trajectory.complete else trajectory.x0_hat[-1]
+    options = trajectory.options
+    alone = [dataclasses.replace(options, seed=options.seed + i, num_images=1) for i in range(len(final))]
+    return [save_png(image, folder / f"{file_stem(one)}.png", one) for image, one in zip(to_images(final), alone)]
+
+
+def file_stem(options: SampleOptions) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{Path(options.model).name}-{options.scheduler}-seed{options.seed}")
+
+
+def keep_gif(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
+    return save_gif(trajectory, stream, folder / f"{file_stem(trajectory.options)}-{stream}.gif")
+
+
+def keep_mp4(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
+    return save_mp4(trajectory, stream, folder / f"{file_stem(trajectory.options)}-{stream}.mp4")
+
+
+def keep_sheet(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
+    return save_png(contact_sheet(trajectory, stream), folder / f"{file_stem(trajectory.options)}-{stream}-sheet.png", trajectory.options)
+
+
+def keep_png(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
+    """One picture as it is, several in one zip file."""
+    paths = save_pictures(trajectory, folder)
+    if len(paths) == 1:
+        return paths[0]
+    archive = folder / f"{file_stem(trajectory.options)}-pictures.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in paths:
+            file.write(path, path.name)
+    return archive
+
+
+def keep_run(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
+    return trajectory.save(folder / f"{file_stem(trajectory.options)}.safetensors")
+
+
+KEEPERS: dict[str, tuple[str, Callable[["Trajectory", str, Path], Path]]] = {
+    "gif": ("GIF", keep_gif), "mp4": ("MP4", keep_mp4), "sheet": ("Contact sheet", keep_sheet), "png": ("PNG", keep_png), "run": ("Run file", keep_run),
+}

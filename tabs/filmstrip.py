@@ -1,0 +1,184 @@
+"""What the stage is shown: a live frame while a run goes on, and the whole run as a filmstrip when it is over.
+
+    film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
+                 sprite_columns, curve, autoplay}; one PNG sprite a stream, tile frame * images + image, row by row
+    live frame  {kind: "live", run, step, pictures, tile, images, columns, curve}
+
+Values are JSON-ready: what is infinite travels as null.
+"""
+
+import base64
+import math
+from collections.abc import Iterator
+from io import BytesIO
+from threading import Condition, Event, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from studio.events import Finished, StepDone, StepInfo
+from studio.images import grid, to_pixels
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from studio.trajectory import Trajectory
+
+__all__ = ["film", "live_frame", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
+
+STREAMS = {"x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds"}
+MAX_SPRITE_PIXELS = 4_000_000
+MAX_CURVE_POINTS = 240
+# Gradio hands a client at most about 20 updates a second; more would only queue up.
+LIVE_EVERY_S = 0.05
+
+
+# --- the payloads --------------------------------------------------------------------------------------------
+
+def film(trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str, Any] | None = None, autoplay: bool = False) -> dict[str, Any]:
+    """The whole run. Long runs are thinned evenly, first and last step kept, until a sprite has 4 million pixels.
+
+    Args:
+        run: names the run, so that the stage knows a film from the live frames before it.
+        curve: of `curve_of`; None takes the run's own steps.
+        autoplay: play from the first step; otherwise the last one is shown.
+    """
+    num_steps, images, channels, height, width = trajectory.x_t.shape
+    every = _every(num_steps, images * height * width)
+    frames = sorted({*range(0, num_steps, every), num_steps - 1})
+    columns = _sprite_columns(len(frames) * images, width, height)
+    steps = [_step(step) for step in trajectory.steps]
+    return {
+        "kind": "film", "run": run, "title": title, "complete": trajectory.complete, "num_steps": num_steps,
+        "steps": steps, "frames": frames, "every": every, "tile": [width, height], "images": images,
+        "sprite_columns": columns, "curve": curve or _curve_of_steps(steps), "autoplay": autoplay,
+        "streams": [{"name": name, "label": label, "src": _sprite(trajectory, name, frames, columns)} for name, label in STREAMS.items()],
+    }
+
+
+def live_frame(event: StepDone, *, run: str, curve: dict[str, Any]) -> dict[str, Any]:
+    """One step of a run that is going on: x_t and x0_hat of all its pictures."""
+    images, _, height, width = event.x_t.shape
+    columns = math.ceil(math.sqrt(images))
+    return {
+        "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
+        "pictures": {name: _png(grid(to_pixels(getattr(event, name)), columns)) for name in ("x_t", "x0_hat")},
+    }
+
+
+def curve_of(noise_curve: dict[str, Any]) -> dict[str, list[float | None]]:
+    """The model's schedule, t, log_snr, signal and noise, thinned to what a chart can show."""
+    count = len(noise_curve["t"])
+    stride = max(1, math.ceil(count / MAX_CURVE_POINTS))
+    kept = sorted({*range(0, count, stride), count - 1})
+    return {name: [_number(noise_curve[name][i]) for i in kept] for name in ("t", "log_snr", "signal", "noise")}
+
+
+def _curve_of_steps(steps: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    return {key: [step[name] for step in steps] for key, name in (("t", "timestep"), ("log_snr", "log_snr"), ("signal", "signal"), ("noise", "noise"))}
+
+
+def _step(step: StepInfo) -> dict[str, Any]:
+    signal = 1 / math.hypot(1, step.sigma)
+    noise = 1.0 if math.isinf(step.sigma) else step.sigma * signal
+    numbers = {"timestep": step.timestep, "sigma": step.sigma, "log_snr": step.log_snr, "signal": signal, "noise": noise}
+    return {"index": step.index, "num_steps": step.num_steps, **{name: _number(value) for name, value in numbers.items()}}
+
+
+def _number(value: Any) -> float | None:
+    value = float(value)
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+# --- sprites -------------------------------------------------------------------------------------------------
+
+def _every(num_steps: int, pixels: int) -> int:
+    """The smallest n such that every n-th step, and the last, fit into a sprite."""
+    room = max(2, MAX_SPRITE_PIXELS // pixels)
+    return 1 if num_steps <= room else math.ceil((num_steps - 1) / (room - 1))
+
+
+def _sprite_columns(tiles: int, width: int, height: int) -> int:
+    """So many that the sprite is about square: browsers refuse pictures of very long sides."""
+    return max(1, min(tiles, round(math.sqrt(tiles * height / width))))
+
+
+def _sprite(trajectory: "Trajectory", name: str, frames: list[int], columns: int) -> str:
+    chosen = trajectory.stream(name)[frames].flatten(0, 1)
+    # eps_hat is unit normal: three deviations fill the range.
+    return _png(grid(to_pixels(chosen / 3 if name == "eps_hat" else chosen), columns))
+
+
+def _png(pixels: "np.ndarray") -> str:
+    """(H, W, 1 or 3) uint8 as a data URI. Noise hardly compresses, so little time is spent on trying."""
+    buffer = BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# --- live ----------------------------------------------------------------------------------------------------
+
+def freshest(events: Iterator[StepDone | Finished], stop: Event, every_s: float = LIVE_EVERY_S) -> Iterator[StepDone | Finished]:
+    """The first step, then the newest at most once every `every_s` seconds, then Finished; stale steps are dropped.
+
+    The run has a thread of its own, so whatever the consumer does with an event never holds up a step. Closing this
+    iterator sets `stop` and waits for the run to end. What the run raises is raised here.
+    """
+    mailbox = _Mailbox()
+    thread = Thread(target=_deliver, args=(events, mailbox), name="sampling", daemon=True)
+    thread.start()
+    try:
+        yield from _newest(mailbox, every_s)
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Mailbox:
+    """Room for one step, where a newer one replaces it, and for how the run ended."""
+
+    def __init__(self) -> None:
+        self.changed = Condition()
+        self.step: StepDone | None = None
+        self.end: Finished | BaseException | None = None
+        self.closed = False
+
+    def put(self, **parts: Any) -> None:
+        with self.changed:
+            vars(self).update(parts)
+            self.changed.notify()
+
+    def take(self, wait_s: float) -> StepDone | Finished | BaseException | None:
+        """After `wait_s`, the newest step, waiting for one if need be; at once, the end when there is one."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed, timeout=max(0.0, wait_s))
+            self.changed.wait_for(lambda: self.closed or self.step)
+            step, self.step = self.step, None
+            return self.end if self.closed else step
+
+
+def _deliver(events: Iterator[StepDone | Finished], mailbox: _Mailbox) -> None:
+    end: Finished | BaseException | None = None
+    try:
+        for event in events:
+            if isinstance(event, Finished):
+                end = event
+            else:
+                mailbox.put(step=event)
+    except BaseException as error:
+        end = error
+    mailbox.put(end=end, closed=True)
+
+
+def _newest(mailbox: _Mailbox, every_s: float) -> Iterator[StepDone | Finished]:
+    due = 0.0
+    while True:
+        item = mailbox.take(due - monotonic())
+        if isinstance(item, BaseException):
+            raise item
+        if item is not None:
+            yield item
+        if not isinstance(item, StepDone):
+            return
+        due = monotonic() + every_s

@@ -1,0 +1,50 @@
+"""The stage and the picture input: two components that several tabs share."""
+
+import json
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+__all__ = ["create_stage", "to_stage", "PictureInput"]
+
+# Scripts of the page's head may come after the first components, so the stage waits for its own.
+ON_LOAD = """
+const start = () => (window.Studio && window.Studio.stage ? window.Studio.stage(element, props, watch) : setTimeout(start, 20));
+start();
+"""
+
+
+def create_stage(elem_id: str, drop_to: str = "") -> gr.HTML:
+    """An empty stage; its value is JSON text of tabs.filmstrip's payloads.
+
+    Args:
+        drop_to: CSS selector of what holds the file input that files dropped on the stage go to.
+    """
+    # The template never changes with the value: Gradio must not draw over what the script draws.
+    template = f'<div class="ds-stage" data-drop-to="{drop_to}"></div>'
+    return gr.HTML(html_template=template, js_on_load=ON_LOAD, apply_default_css=False, elem_id=elem_id)
+
+
+def to_stage(payload: dict[str, Any]) -> str:
+    """The payload as the stage takes it."""
+    return json.dumps(payload, separators=(",", ":"), allow_nan=False)
+
+
+class PictureInput(gr.Image):
+    """gr.Image that hands on the path of the file as it was uploaded, so that the studio judges the bytes itself.
+
+    gr.Image decodes uploads, and fails on a broken one before the studio can say what to do.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(type="filepath", **options)
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """The path of the upload, undecoded; None where there is none."""
+        if payload is None or payload.path is None:
+            return super().preprocess(payload)
+        return payload.path
