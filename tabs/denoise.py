@@ -23,7 +23,7 @@ from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
 from tabs.filmstrip import curve_of, film, freshest, live_frame
-from tabs.stage import PictureInput, create_stage, to_stage
+from tabs.stage import create_stage, picture_input, to_stage
 
 if TYPE_CHECKING:
     from studio.trajectory import Trajectory
@@ -124,7 +124,7 @@ def create_tab(studio: Any) -> None:
                     info="In place of Steps: how many to take of each part, least noise first. A larger count walks through its part more slowly.",
                 )
                 clip_x0 = gr.Checkbox(True, label="Clip x0_hat", info="On: the belief never leaves the range of a picture.", elem_id="denoise-clip")
-                init_image = PictureInput(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="denoise-init")
+                init_image = picture_input(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="denoise-init")
                 strength = gr.Slider(0, 1, 0.6, step=0.05, label="Noise it up to", info="Higher: less of that picture is left to start from. 1 is pure noise.", elem_id="denoise-strength")
             with gr.Accordion("Keep it", open=False, elem_id="denoise-keep"):
                 stream = gr.Radio(STREAMS, value="both", label="Stream", info="What the film and the contact sheet show.")

@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
 
-__all__ = ["create_stage", "to_stage", "PictureInput"]
+__all__ = ["create_stage", "to_stage", "picture_input"]
 
 # Scripts of the page's head may come after the first components, so the stage waits for its own.
 ON_LOAD = """
@@ -31,20 +30,13 @@ def to_stage(payload: dict[str, Any]) -> str:
     return json.dumps(payload, separators=(",", ":"), allow_nan=False)
 
 
-class PictureInput(gr.Image):
-    """gr.Image that hands on the path of the file as it was uploaded, so that the studio judges the bytes itself.
+def picture_input(**options: Any) -> gr.Image:
+    """gr.Image whose handlers get the path of the file as it was uploaded, so that the studio judges the bytes itself.
 
-    gr.Image decodes uploads, and fails on a broken one before the studio can say what to do.
+    gr.Image alone decodes uploads, and fails on a broken one before the studio can say what to do.
     """
-
-    def __init__(self, **options: Any):
-        super().__init__(type="filepath", **options)
-
-    def get_block_name(self) -> str:
-        return "image"
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """The path of the upload, undecoded; None where there is none."""
-        if payload is None or payload.path is None:
-            return super().preprocess(payload)
-        return payload.path
+    image = gr.Image(type="filepath", **options)
+    decoded = image.preprocess
+    # On the instance, because a subclass makes Gradio write a stub file beside this module.
+    image.preprocess = lambda payload: payload.path if payload and payload.path else decoded(payload)  # type: ignore[method-assign]
+    return image

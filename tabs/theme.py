@@ -51,10 +51,12 @@ THEME = gr.themes.Base(
 # Gradio's own parts, brought to the same paper. The parts that are ours are in assets/ui.
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1640px !important; margin: 0 auto; font-variant-numeric: tabular-nums; }
-.gradio-container main { width: 100%; padding: 10px 18px 24px; }
+.gradio-container > .main { padding: 10px 24px 24px; }
+.gradio-container main { width: 100%; padding: 0; }
 .gradio-container .form { border: 0; background: transparent; gap: 2px; box-shadow: none; }
 .gradio-container input[type=number], .gradio-container textarea, .gradio-container input[type=text] { padding: 5px 10px; }
-@media (max-width: 640px) { .gradio-container main { padding: 6px 10px 20px; } }
+.gradio-container input[type=range] { --neutral-200: var(--ds-line); }
+@media (max-width: 640px) { .gradio-container > .main { padding: 6px 12px 20px; } }
 """
 
 

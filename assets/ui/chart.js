@@ -2,7 +2,7 @@
 //
 //   const chart = Studio.chart(container, {
 //     series: [{name, label, color, x: [...], y: [...], marks: [{x, y}], dash}],
-//     xLabel, yLabel, xLog, yLog, xReverse, xDomain, yDomain, height, label,   // label: what a screen reader says
+//     xLabel, yLabel, xName (what the table of values calls x; xLabel by default), xLog, yLog, xReverse, xDomain, yDomain, height, label,   // label: what a screen reader says
 //     onPick(x, seriesName), point: x or null, format(value, "x" or the series' name) -> string });
 //   chart.update({...})   merges options and draws again      chart.point(x)   moves the point; null takes it away
 //   chart.destroy()
@@ -234,7 +234,7 @@
       cross.setAttribute("x2", x.to(at.x));
       cross.setAttribute("visibility", "visible");
       const table = html("table");
-      html("caption", "", table).textContent = `${opts.xLabel || "x"} = ${show(at.x, "x")}`;
+      html("caption", "", table).textContent = `${opts.xName || opts.xLabel || "x"} = ${show(at.x, "x")}`;
       opts.series.forEach((series, i) => {
         if (hidden.has(series.name) || !series.x.length) return;
         const row = table.insertRow();

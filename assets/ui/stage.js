@@ -167,7 +167,7 @@
     bar.disable(true);
 
     const chart = Studio.chart(part(".ds-curve-chart"), {
-      height: 190, xLabel: "timestep t   (sampling runs to the right)", xReverse: true,
+      height: 190, xLabel: "timestep t   (sampling runs to the right)", xName: "timestep", xReverse: true,
       onPick: (t) => {
         if (!value || value.kind !== "film") return;
         const timesteps = value.frames.map((index) => value.steps[index].timestep);
