@@ -1,0 +1,249 @@
+"""The tab "One step or many?": a denoiser asked once, beside a DDPM asked many times, trained before one's eyes."""
+
+import base64
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image
+
+from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
+from studio.errors import StudioError
+from studio.images import grid, to_pixels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+__all__ = ["create_tab"]
+
+UPDATE_EVERY_S = 0.25
+MAX_POINTS = 400
+SMOOTHING = 20  # updates that the running mean of the losses looks back on
+
+INTRO = """## One step or many?
+If a network can clean a noisy picture, why not ask it **once** to clean pure noise? Train that network beside a DDPM,
+same weights to start from, same digits, same number of updates, and see what each makes of the same noise."""
+
+ON_LOAD = """
+const start = () => (window.Studio && window.Studio.contrast && window.Studio.chart ? window.Studio.contrast(element, props, watch) : setTimeout(start, 20));
+start();
+"""
+
+NAMES = {"one_step": "One step, asked once", "ddpm": "DDPM", "repeated": "One step, asked often", "real": "Real digits"}
+
+
+# --- what one browser session holds --------------------------------------------------------------------------
+
+class Session:
+    """The stop switch of the session's training. Gradio copies the first value for each session."""
+
+    def __init__(self) -> None:
+        self.switch: Event | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        return Session()
+
+    def ask(self) -> None:
+        """A new training replaces what runs or waits."""
+        self.stop()
+        self.switch = Event()
+
+    def stop(self) -> bool:
+        """Whether there was something to stop."""
+        if self.switch is None:
+            return False
+        self.switch.set()
+        return True
+
+
+# --- what the stage is shown ---------------------------------------------------------------------------------
+
+@dataclass
+class Progress:
+    """The training so far, in the words and numbers of the page. `stage` is what assets/ui/contrast.js draws."""
+
+    times: int
+    step: int = 0
+    num_steps: int = 0
+    title: str = "Preparing the digits and both networks."
+    state: str = "training"
+    losses: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "one_step": [], "ddpm": []})
+    pictures: dict[str, str] = field(default_factory=dict)
+    drawn_at: int | None = None
+    table: list[dict[str, Any]] | None = None
+
+    def take(self, event: ContrastStep | ContrastSamples | ContrastFinished) -> None:
+        """Take in one event."""
+        if isinstance(event, ContrastStep):
+            self._take_step(event)
+        elif isinstance(event, ContrastSamples):
+            self.draw(event.step, one_step=event.one_step, ddpm=event.ddpm)
+        else:
+            self.draw(event.step, **{name: getattr(event, name) for name in NAMES})
+            self.table = [{"name": NAMES[name], **vars(figures)} for name, figures in event.figures.items()]
+            self.state, self.num_steps = "done", event.step
+            self.title = f"Done: {event.step} updates of each network in {event.seconds:.0f} s of training."
+
+    def _take_step(self, event: ContrastStep) -> None:
+        self.step, self.num_steps = event.index + 1, event.num_steps
+        self.losses["step"].append(self.step)
+        for name in ("one_step", "ddpm"):
+            means, loss = self.losses[name], getattr(event, f"loss_{name}")
+            weight = 1 / min(self.step, SMOOTHING)
+            means.append(means[-1] + weight * (loss - means[-1]) if means else loss)
+        self.title = f"Update {self.step} of about {self.num_steps}, {seconds(event.seconds_left)} left, {event.samples_per_s:.0f} digits/s"
+
+    def draw(self, step: int, **pictures: "Tensor") -> None:
+        self.pictures = {name: picture(drawn) for name, drawn in pictures.items()}
+        self.drawn_at = step
+
+    def stop(self) -> None:
+        """The user pressed Stop: what was learned is gone, what was seen stays."""
+        self.state = "stopped"
+        kept = "the curves stay" if self.drawn_at is None else f"the curves and the pictures of update {self.drawn_at} stay"
+        self.title = f"Stopped after update {self.step} of about {self.num_steps}; {kept}." if self.step else "Stopped before the first update."
+
+    def stage(self) -> str:
+        """JSON text for the stage."""
+        share = self.step / self.num_steps if self.num_steps else 0.0
+        shown = {"state": self.state, "title": self.title, "share": share, "times": self.times, "pictures": self.pictures, "drawn_at": self.drawn_at, "table": self.table}
+        return json.dumps({**shown, "losses": thinned(self.losses)}, allow_nan=False)
+
+
+def thinned(losses: dict[str, list[float]]) -> dict[str, list[float | None]]:
+    """At most about 400 points of each curve, the last kept; what is not finite becomes null."""
+    stride = max(1, math.ceil(len(losses["step"]) / MAX_POINTS))
+    kept = {name: [*values[:-1][::stride], *values[-1:]] for name, values in losses.items()}
+    return {name: [round(value, 5) if math.isfinite(value) else None for value in values] for name, values in kept.items()}
+
+
+def seconds(s: float) -> str:
+    return f"{max(1, round(s))} s" if s < 90 else f"{round(s / 60)} min"
+
+
+def picture(x: "Tensor") -> str:
+    """(n, 1, H, W) in [-1, 1] as one near-square grid with clear gaps, a PNG in a data URI."""
+    return png(grid(with_alpha(to_pixels(x)), columns=math.ceil(math.sqrt(len(x))), gap=1, fill=0))
+
+
+def with_alpha(pixels: "np.ndarray") -> "np.ndarray":
+    return pixels.repeat(2, axis=-1) | [0, 255]
+
+
+def png(pixels: "np.ndarray") -> str:
+    buffer = BytesIO()
+    Image.fromarray(pixels.astype("uint8"), "LA").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def explanation(event: ContrastFinished, times: int) -> str:
+    """One paragraph with what was measured."""
+    one_step, ddpm, repeated, real = (event.figures[name] for name in NAMES)
+    return (
+        r"The one-step network is trained on squared error, and the answer that keeps it smallest is the mean of all clean pictures that "
+        r"could lie behind what it sees, $\mathbb{E}[x_0 \mid x_t]$. Pure noise says nothing of the digit, so $\mathbb{E}[x_0 \mid x_T]$ is the "
+        f"average of the whole data set: the same blur from every noise (variety {one_step.variety:.3f}, where real digits have {real.variety:.3f}), "
+        f"{describe_sharpness(one_step.sharpness / real.sharpness)}. DDPM makes the same kind of guess, but moves only a little towards it and asks again: each of its "
+        f"{times} answers settles a little more of which digit it is to be (variety {ddpm.variety:.3f}, sharpness {ddpm.sharpness / real.sharpness:.0%} of real). "
+        f"It is not the network: the one-step network itself, asked {times} times in small steps, reaches variety {repeated.variety:.3f}."
+    )
+
+
+def describe_sharpness(share: float) -> str:
+    return f"with {share:.0%} of the sharpness of real digits"
+
+
+# --- the tab -------------------------------------------------------------------------------------------------
+
+def create_tab(studio: Any) -> None:
+    """The components, handlers and wiring of the tab.
+
+    Args:
+        studio: gives contrast(options), an iterator of studio.contrast's events, as studio.Studio does.
+    """
+    defaults = ContrastOptions()
+
+    session = gr.State(Session())
+    gr.Markdown(INTRO, elem_id="contrast-intro")
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            with gr.Row(elem_classes="ds-press"):
+                train = gr.Button("Train", variant="primary", elem_id="contrast-train", min_width=80, scale=2)
+                stop = gr.Button("Stop", interactive=False, elem_id="contrast-stop", min_width=60, scale=1)
+            status = gr.HTML(value="", padding=False, elem_id="contrast-status", elem_classes="ds-status")
+            budget = gr.Slider(
+                2, 120, defaults.seconds, step=1, label="Seconds for each network", elem_id="contrast-seconds",
+                info="More: DDPM's digits get better. The one step stays a blur.",
+            )
+            with gr.Accordion("More", open=False):
+                sample_steps = gr.Slider(2, 250, defaults.sample_steps, step=1, label="Times DDPM is asked", info="More: smaller steps, better pictures, and slower previews.")
+                width = gr.Slider(8, 32, defaults.width, step=8, label="Width of the networks", info="More channels: learns more from an update, and makes fewer in the time.")
+                batch_size = gr.Slider(8, 256, defaults.batch_size, step=8, label="Digits an update", info="More: smoother losses, and fewer updates in the time.")
+                seed = gr.Number(defaults.seed, label="Seed", precision=0, info="Of the weights, the order of the digits and the noise.", elem_id="contrast-seed")
+        with gr.Column(elem_classes="ds-stage-column"):
+            # The template never changes with the value: Gradio must not draw over what the script draws.
+            stage = gr.HTML(html_template='<div class="ds-stage ds-contrast"></div>', js_on_load=ON_LOAD, apply_default_css=False, elem_id="contrast-stage")
+            why = gr.Markdown(visible=False, elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
+
+    def on_ask(held: Session) -> dict[Any, Any]:
+        held.ask()
+        return {train: gr.update(interactive=False), stop: gr.update(interactive=True), status: "Waiting for the device."}
+
+    def on_train(budget: float, sample_steps: int, width: int, batch_size: int, seed: int, held: Session) -> Iterator[dict[Any, Any]]:
+        switch = held.switch or Event()
+        try:
+            options = ContrastOptions(seconds=budget, sample_steps=sample_steps, width=width, batch_size=batch_size, seed=seed)
+            for change in shown(studio, options, switch):
+                yield {components[name]: value for name, value in change.items()}
+        except StudioError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def on_stop(held: Session) -> dict[Any, Any]:
+        return {status: "Stopping after this update." if held.stop() else "Nothing is training."}
+
+    def on_end() -> dict[Any, Any]:
+        return {train: gr.update(interactive=True), stop: gr.update(interactive=False), status: ""}
+
+    components = {"stage": stage, "status": status, "why": why}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    cheap: dict[str, Any] = {**private, "queue": False}
+
+    train.click(on_ask, session, [train, stop, status], **cheap).then(
+        on_train, [budget, sample_steps, width, batch_size, seed, session], list(components.values()),
+        concurrency_id="gpu", concurrency_limit=1, api_visibility="private", show_progress="minimal", show_progress_on=[status],
+    ).then(on_end, None, [train, stop, status], **cheap)
+    stop.click(on_stop, session, status, **cheap)
+
+
+def shown(studio: Any, options: ContrastOptions, switch: Event) -> Iterator[dict[str, Any]]:
+    """What the page shows while both networks learn: {"stage": JSON text, "status": words, "why": Markdown}."""
+    progress, events, due = Progress(times=options.sample_steps), studio.contrast(options), 0.0
+    yield {"stage": progress.stage(), "status": "", "why": gr.update(visible=False)}
+    for event in until(events, switch):
+        progress.take(event)
+        if not isinstance(event, ContrastStep) or monotonic() >= due:
+            due = monotonic() + UPDATE_EVERY_S
+            yield {"stage": progress.stage()}
+    if progress.state != "done":
+        progress.stop()
+        yield {"stage": progress.stage()}
+    else:
+        yield {"why": gr.update(value=explanation(event, options.sample_steps), visible=True)}
+
+
+def until(events: Iterator[Any], switch: Event) -> Iterator[Any]:
+    """The events up to the press of Stop; then the training is closed and its networks are freed."""
+    try:
+        for event in events:
+            if switch.is_set():
+                return
+            yield event
+    finally:
+        events.close()

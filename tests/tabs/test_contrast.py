@@ -1,0 +1,204 @@
+"""The tab "One step or many?" without a browser: what it shows, and how it starts and stops."""
+
+import base64
+import json
+import math
+from io import BytesIO
+from threading import Event
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
+from studio.errors import InvalidOption
+from tabs.contrast import MAX_POINTS, Progress, Session, create_tab, explanation, picture, shown, thinned
+
+
+class FakeStudio:
+    """Learns in no time: ten updates, pictures after the fourth, and remembers whether it was closed."""
+
+    def __init__(self, num_steps=10):
+        self.num_steps, self.asked, self.made, self.closed = num_steps, [], 0, False
+
+    def contrast(self, options):
+        self.asked.append(options)
+        try:
+            for index in range(self.num_steps):
+                self.made = index + 1
+                yield step(index, self.num_steps)
+                if index == 3:
+                    yield ContrastSamples(step=4, one_step=torch.zeros(16, 1, 16, 16), ddpm=torch.ones(16, 1, 16, 16))
+            yield finished(self.num_steps)
+        finally:
+            self.closed = True
+
+
+def step(index, num_steps=10, loss=None):
+    loss = 1 / (index + 1) if loss is None else loss
+    return ContrastStep(index=index, num_steps=num_steps, loss_one_step=loss, loss_ddpm=2 * loss, samples_per_s=640.0, seconds_left=float(num_steps - index))
+
+
+def finished(num_steps=10):
+    pictures = torch.zeros(16, 1, 16, 16)
+    figures = {name: Figures(variety=v, sharpness=0.2, distance=0.3) for name, v in (("one_step", 0.01), ("ddpm", 0.38), ("repeated", 0.39), ("real", 0.41))}
+    return ContrastFinished(step=num_steps, seconds=90.0, one_step=pictures, ddpm=pictures, repeated=pictures, real=pictures, figures=figures)
+
+
+def stages(studio, options=None, switch=None):
+    """Every payload of the stage, and the explanation if there is one."""
+    changes = list(shown(studio, options or ContrastOptions(), switch or Event()))
+    return [json.loads(change["stage"]) for change in changes if "stage" in change], changes[-1].get("why")
+
+
+def wired():
+    """The tab's functions by name."""
+    studio = FakeStudio()
+    with gr.Blocks() as demo:
+        create_tab(studio)
+    return demo, studio, {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
+
+
+def test_the_first_thing_shown_is_what_happens_now():
+    payloads, _ = stages(FakeStudio())
+    assert payloads[0]["title"] == "Preparing the digits and both networks." and payloads[0]["share"] == 0
+
+
+def test_a_whole_training_ends_with_four_grids_a_table_and_an_explanation():
+    payloads, why = stages(FakeStudio())
+    last = payloads[-1]
+    assert last["state"] == "done" and last["share"] == 1 and last["title"] == "Done: 10 updates of each network in 90 s of training."
+    assert list(last["pictures"]) == ["one_step", "ddpm", "repeated", "real"]
+    assert last["table"][0] == {"name": "One step, asked once", "variety": 0.01, "sharpness": 0.2, "distance": 0.3}
+    assert why["visible"] and r"\mathbb{E}[x_0 \mid x_T]" in why["value"] and "0.010" in why["value"]
+
+
+def test_pictures_on_the_way_are_shown_at_once_with_their_update():
+    payloads, _ = stages(FakeStudio())
+    drawn = next(payload for payload in payloads if payload["pictures"])
+    assert drawn["drawn_at"] == 4 and set(drawn["pictures"]) == {"one_step", "ddpm"}
+
+
+def test_losses_come_as_running_means_that_start_at_the_first_loss():
+    progress = Progress(times=50)
+    for index, loss in enumerate([1.0, 0.0, 0.5]):
+        progress.take(step(index, loss=loss))
+    assert progress.losses["one_step"] == pytest.approx([1.0, 0.5, 0.5])  # means of 1, 2 and 3 losses
+    assert progress.losses["ddpm"] == pytest.approx([2.0, 1.0, 1.0])
+
+
+def test_the_title_says_update_time_and_speed():
+    progress = Progress(times=50)
+    progress.take(step(2))
+    assert progress.title == "Update 3 of about 10, 8 s left, 640 digits/s"
+
+
+def test_stop_closes_the_training_within_a_step_and_says_what_it_kept():
+    studio, switch = FakeStudio(num_steps=1000), Event()
+    changes = shown(studio, ContrastOptions(), switch)
+    payload = {}
+    while payload.get("drawn_at") is None:
+        payload = json.loads(next(changes)["stage"])
+    made = studio.made
+    switch.set()
+    last = json.loads(list(changes)[-1]["stage"])
+    assert studio.closed and studio.made <= made + 1
+    assert last["state"] == "stopped" and last["title"] == f"Stopped after update {made} of about 1000; the curves and the pictures of update 4 stay."
+    assert last["pictures"] == payload["pictures"]
+
+
+def test_stop_while_waiting_in_the_queue_trains_nothing_to_keep():
+    switch = Event()
+    switch.set()
+    payloads, _ = stages(FakeStudio(), switch=switch)
+    assert payloads[-1]["title"] == "Stopped before the first update."
+
+
+def test_leaving_the_page_closes_the_training():
+    studio = FakeStudio()
+    changes = shown(studio, ContrastOptions(), Event())
+    next(changes), next(changes)
+    changes.close()
+    assert studio.closed
+
+
+def test_long_curves_are_thinned_and_keep_their_end():
+    losses = {"step": list(range(1, 5001)), "one_step": [0.5] * 4999 + [math.nan], "ddpm": [0.1] * 5000}
+    short = thinned(losses)
+    assert len(short["step"]) <= MAX_POINTS + 1 and short["step"][0] == 1 and short["step"][-1] == 5000
+    assert len(short["one_step"]) == len(short["step"]) and short["one_step"][-1] is None
+
+
+def test_pictures_travel_as_one_png_with_clear_gaps():
+    x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 1, 16, 16)
+    kind, data = picture(x).split(",", 1)
+    pixels = np.asarray(Image.open(BytesIO(base64.b64decode(data))))
+    assert kind == "data:image/png;base64" and pixels.shape == (2 * 17 - 1, 3 * 17 - 1, 2)
+    assert (pixels[:16, 17:33, 0] == 64).all() and (pixels[:16, :16, 1] == 255).all()
+    assert (pixels[16, :, 1] == 0).all() and (pixels[:, 16, 1] == 0).all()
+
+
+def test_the_explanation_compares_with_real_digits():
+    text = explanation(finished(), 25)
+    assert "25 answers" in text and "100% of the sharpness" in text and "0.390" in text
+
+
+def test_each_session_has_its_own_stop():
+    import copy
+
+    first = Session()
+    first.ask()
+    second = copy.deepcopy(first)
+    assert second.switch is None and not second.stop() and first.stop() and first.switch.is_set()
+
+
+def test_asking_again_stops_what_ran_before():
+    session = Session()
+    session.ask()
+    before = session.switch
+    session.ask()
+    assert before.is_set() and not session.switch.is_set()
+
+
+def test_the_controls_become_the_options():
+    _, studio, functions = wired()
+    session = Session()
+    session.ask()
+    list(functions["on_train"].fn(7, 25, 24, 32, 3, session))
+    assert studio.asked == [ContrastOptions(seconds=7, sample_steps=25, width=24, batch_size=32, seed=3)]
+
+
+@pytest.mark.parametrize("seed", [-1, None, 2.5])
+def test_nonsense_becomes_one_sentence_and_touches_nothing(seed):
+    _, studio, functions = wired()
+    with pytest.raises(gr.Error, match="seed must be a whole number"):
+        list(functions["on_train"].fn(7, 25, 16, 32, seed, Session()))
+    assert not studio.asked
+
+
+def test_only_what_the_studio_refuses_is_shown_to_the_user():
+    _, studio, functions = wired()
+
+    def refuses(options):
+        raise InvalidOption("Too much.")
+        yield
+
+    def breaks(options):
+        raise ZeroDivisionError
+        yield
+
+    studio.contrast = refuses
+    with pytest.raises(gr.Error, match="Too much."):
+        list(functions["on_train"].fn(7, 25, 16, 32, 0, Session()))
+    studio.contrast = breaks
+    with pytest.raises(ZeroDivisionError):
+        list(functions["on_train"].fn(7, 25, 16, 32, 0, Session()))
+
+
+def test_every_handler_is_private_and_training_shares_the_device_queue():
+    _, _, functions = wired()
+    assert all(fn.api_visibility == "private" for fn in functions.values())
+    assert functions["on_train"].concurrency_id == "gpu" and functions["on_train"].concurrency_limit == 1
+    assert not functions["on_stop"].queue and not functions["on_ask"].queue
