@@ -23,7 +23,7 @@ from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
 from tabs.filmstrip import curve_of, film, freshest, live_frame
-from tabs.stage import create_stage, picture_input, to_stage
+from tabs.stage import create_stage, picture_input, to_stage, unchecked
 
 if TYPE_CHECKING:
     from studio.trajectory import Trajectory
@@ -100,10 +100,9 @@ def create_tab(studio: Any) -> None:
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             model = gr.Dropdown([(m.label, name) for name, m in studio.models.items()], value=first, label="Model", info=entry.about, elem_id="denoise-model")
-            # Any value is let through: the choices follow the model, and the studio knows the classes of each.
             class_label = gr.Dropdown(
                 class_choices(studio, first), value=ANY_CLASS, label="Class", info="What the picture is to show; any leaves it to the model.",
-                visible=bool(entry.class_names), allow_custom_value=True, elem_id="denoise-class",
+                visible=bool(entry.class_names), elem_id="denoise-class",
             )
             with gr.Row(elem_classes="ds-press"):
                 run = gr.Button("Run", variant="primary", elem_id="denoise-run", min_width=80, scale=2)
@@ -120,7 +119,7 @@ def create_tab(studio: Any) -> None:
             num_images = gr.Number(4, label="Images", precision=0, info="More: several seeds side by side, and slower.", elem_id="denoise-images")
             with gr.Accordion("More", open=False, elem_id="denoise-more"):
                 timesteps = gr.Textbox(
-                    label="Respacing", placeholder="ddim50 or 10,15,20", max_lines=1, elem_id="denoise-respacing",
+                    value="", label="Respacing", placeholder="ddim50 or 10,15,20", max_lines=1, elem_id="denoise-respacing",
                     info="In place of Steps: how many to take of each part, least noise first. A larger count walks through its part more slowly.",
                 )
                 clip_x0 = gr.Checkbox(True, label="Clip x0_hat", info="On: the belief never leaves the range of a picture.", elem_id="denoise-clip")
@@ -137,6 +136,8 @@ def create_tab(studio: Any) -> None:
             stage = create_stage("denoise-stage", drop_to="#denoise-open")
             pictures = gr.Gallery(label="Pictures", visible=False, format="png")
 
+    for control in (model, class_label, scheduler, eta, strength):
+        unchecked(control)
     controls = {
         "model": model, "class_label": class_label, "num_steps": num_steps, "timesteps": timesteps, "scheduler": scheduler, "eta": eta,
         "clip_x0": clip_x0, "seed": seed, "num_images": num_images, "strength": strength,
@@ -159,7 +160,7 @@ def create_tab(studio: Any) -> None:
 
     def on_run(
         model: str, class_label: str, num_steps: int, timesteps: str, scheduler: str, eta: float, clip_x0: bool, seed: int, num_images: int,
-        strength: float, init_image: str | None, session: Session,
+        strength: float, session: Session, init_image: str | None = None,
     ) -> Iterator[dict[Any, Any]]:
         """Sample pictures. Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files."""
         switch = session.begin()
@@ -219,7 +220,7 @@ def create_tab(studio: Any) -> None:
     dice.click(lambda: random.randrange(SEED_END), None, seed, **cheap)
     asked = run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap)
     ran = asked.then(
-        on_run, [*controls.values(), init_image, session], list(results.values()), api_name="sample", trigger_mode="multiple",
+        on_run, [*controls.values(), session, init_image], list(results.values()), api_name="sample", trigger_mode="multiple",
         concurrency_id="gpu", concurrency_limit=1, show_progress="minimal", show_progress_on=status,
     )
     ran.then(on_settled, session, stop, **cheap)

@@ -1,11 +1,13 @@
 """The stage and the picture input: two components that several tabs share."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
-__all__ = ["create_stage", "to_stage", "picture_input"]
+__all__ = ["create_stage", "to_stage", "picture_input", "unchecked"]
+
+Control = TypeVar("Control", gr.Dropdown, gr.Slider)
 
 # Scripts of the page's head may come after the first components, so the stage waits for its own.
 ON_LOAD = """
@@ -40,3 +42,10 @@ def picture_input(**options: Any) -> gr.Image:
     # On the instance, because a subclass makes Gradio write a stub file beside this module.
     image.preprocess = lambda payload: payload.path if payload and payload.path else decoded(payload)  # type: ignore[method-assign]
     return image
+
+
+def unchecked(control: Control) -> Control:
+    """A dropdown or slider whose value reaches the handler as it was sent: the page only offers what is valid, and
+    what a program sends is judged by the studio, in its own words."""
+    control.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    return control

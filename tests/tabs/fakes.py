@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from studio.errors import InvalidOption, StudioError
+from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.events import Finished, StepDone
 from studio.images import to_images
 from studio.options import SampleOptions
@@ -48,6 +48,8 @@ class FakeStudio:
 
     def sample(self, options: SampleOptions, stop: Event | None = None) -> Iterator[StepDone | Finished]:
         self.asked.append(options)
+        if options.model not in self.models:
+            raise UnknownName.of("model", options.model, self.models)
         if options.num_steps > T:
             raise InvalidOption(f"The model has {T} timesteps, so num_steps can be 1 to {T}, but {options.num_steps=}.")
         yield from self._run(options, stop or Event(), self.step_s)

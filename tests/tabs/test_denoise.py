@@ -1,0 +1,281 @@
+"""The Denoising tab without a browser: its payloads, then its handlers over the wire."""
+
+import base64
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from threading import Event
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fakes import FakeStudio  # noqa: E402
+
+from studio.errors import StudioError  # noqa: E402
+from studio.events import Finished, StepDone  # noqa: E402
+from studio.export import read_options  # noqa: E402
+from studio.images import to_pixels  # noqa: E402
+from studio.options import SampleOptions  # noqa: E402
+from tabs import filmstrip  # noqa: E402
+from tabs.denoise import KEEPERS, Session, create_tab, how_it_went, options_from, run_shown  # noqa: E402
+from tabs.stage import to_stage  # noqa: E402
+
+def run_of(**options):
+    studio = FakeStudio()
+    *steps, finished = studio.sample(SampleOptions(**{"model": "disc", "num_steps": 6, "num_images": 2, **options}))
+    return steps, finished.trajectory
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    head, data = uri.split(",", 1)
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(BytesIO(base64.b64decode(data))))
+
+
+def tile(sheet: np.ndarray, index: int, columns: int, width: int, height: int) -> np.ndarray:
+    y, x = index // columns * height, index % columns * width
+    return sheet[y : y + height, x : x + width]
+
+
+# --- payloads ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("model", ["disc", "ring"])
+def test_every_tile_of_a_film_is_the_picture_of_its_step(model):
+    _, trajectory = run_of(model=model, num_images=3)
+    film = filmstrip.film(trajectory, run="a")
+    width, height = film["tile"]
+    for stream in film["streams"]:
+        sheet = pixels_of(stream["src"])
+        states = trajectory.stream(stream["name"]) / (3 if stream["name"] == "eps_hat" else 1)
+        for frame in range(6):
+            for image in range(3):
+                expected = np.squeeze(to_pixels(states[frame, image]))
+                assert np.array_equal(tile(sheet, frame * 3 + image, film["sprite_columns"], width, height), expected)
+
+
+def test_a_long_film_is_thinned_evenly_and_keeps_both_ends(monkeypatch):
+    _, trajectory = run_of(num_steps=40)
+    monkeypatch.setattr(filmstrip, "MAX_SPRITE_PIXELS", 2 * 32 * 32 * 9)
+    film = filmstrip.film(trajectory, run="a")
+    assert film["frames"] == [0, 5, 10, 15, 20, 25, 30, 35, 39] and film["every"] == 5 and len(film["steps"]) == 40
+    for stream in film["streams"]:
+        sheet = pixels_of(stream["src"])
+        last = tile(sheet, 8 * 2, film["sprite_columns"], 32, 32)
+        if stream["name"] == "x_t":
+            assert np.array_equal(last, to_pixels(trajectory.x_t[39, 0]))
+
+
+def test_infinities_travel_as_null():
+    steps, trajectory = run_of()
+    first = json.loads(to_stage(filmstrip.film(trajectory, run="a")))["steps"][0]
+    assert first["sigma"] is None and first["log_snr"] is None and first["signal"] == 0 and first["noise"] == 1
+    live = json.loads(to_stage(filmstrip.live_frame(steps[0], run="a", curve={})))
+    assert live["step"]["sigma"] is None and live["columns"] == 2
+
+
+def test_signal_and_noise_of_a_step_are_the_scales_of_its_sigma():
+    _, trajectory = run_of()
+    for step, shown in zip(trajectory.steps, filmstrip.film(trajectory, run="a")["steps"]):
+        assert shown["signal"] ** 2 + shown["noise"] ** 2 == pytest.approx(1, abs=1e-5)
+        if shown["sigma"]:
+            assert shown["noise"] / shown["signal"] == pytest.approx(step.sigma, rel=1e-4)
+
+
+def test_a_curve_is_thinned_with_both_ends_kept():
+    curve = filmstrip.curve_of(FakeStudio().noise_curve(SampleOptions(model="disc")))
+    assert curve["t"][0] == 0 and curve["t"][-1] == 999 and len(curve["t"]) <= filmstrip.MAX_CURVE_POINTS + 1
+    assert curve["log_snr"][-1] is None
+
+
+# --- live ----------------------------------------------------------------------------------------------------
+
+def test_stale_steps_are_dropped_and_the_end_is_not():
+    studio = FakeStudio(step_s=0.001)
+    events = list(filmstrip.freshest(studio.sample(SampleOptions(model="disc", num_steps=100)), Event()))
+    indices = [event.index for event in events[:-1]]
+    assert isinstance(events[-1], Finished) and len(events[-1].trajectory.steps) == 100
+    assert indices == sorted(set(indices)) and 1 <= len(indices) < 50
+
+
+def test_every_step_is_shown_when_steps_are_slower_than_the_page():
+    taken = threading.Semaphore(0)
+
+    def patient() -> Iterator[StepDone | Finished]:
+        for event in FakeStudio().sample(SampleOptions(model="disc", num_steps=8)):
+            yield event
+            assert taken.acquire(timeout=10)
+
+    indices = []
+    for event in filmstrip.freshest(patient(), Event(), every_s=0.0):
+        indices.append(getattr(event, "index", None))
+        taken.release()
+        if indices[-1] == 7:
+            taken.release()
+    assert indices == [*range(8), None]
+
+
+def test_a_slow_consumer_does_not_hold_up_the_run():
+    taken: list[int] = []
+
+    def steps() -> Iterator[StepDone]:
+        for step in FakeStudio().sample(SampleOptions(model="disc", num_steps=50)):
+            taken.append(1)
+            yield step
+
+    frames = filmstrip.freshest(steps(), Event())
+    next(frames)
+    deadline = time.monotonic() + 5
+    while len(taken) < 51 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(taken) == 51
+    assert isinstance(next(frames), Finished)
+
+
+def test_closing_stops_the_run_and_errors_come_through():
+    stop = Event()
+    frames = filmstrip.freshest(FakeStudio(step_s=0.01).sample(SampleOptions(model="disc", num_steps=1000), stop=stop), stop)
+    next(frames)
+    frames.close()
+    assert stop.is_set() and not any(thread.name == "sampling" for thread in threading.enumerate())
+    broken = FakeStudio()
+    broken.fail_at = 3
+    with pytest.raises(StudioError, match="memory"):
+        list(filmstrip.freshest(broken.sample(SampleOptions(model="disc")), Event()))
+
+
+# --- the run as the page sees it -----------------------------------------------------------------------------
+
+def test_a_stopped_run_says_where_and_keeps_its_steps():
+    session, switch, studio = Session(), Event(), FakeStudio(step_s=0.01)
+    last = {}
+    for change in run_shown(studio, SampleOptions(model="disc", num_steps=500), switch, session):
+        last = change
+        if "stage" in change and json.loads(change["stage"]).get("step", {}).get("index", 0) >= 3:
+            switch.set()
+    film, done = json.loads(last["stage"]), len(session.trajectory.steps)
+    assert film["kind"] == "film" and not film["complete"] and len(film["steps"]) == done
+    assert 4 <= done < 500 and f"Stopped at step {done} of 500" in last["status"]
+    assert Path(last["pictures"][0]).exists()
+
+
+def test_a_run_stopped_while_it_waits_touches_nothing():
+    studio, switch = FakeStudio(), Event()
+    switch.set()
+    changes = list(run_shown(studio, SampleOptions(model="disc"), switch, Session()))
+    assert studio.asked == [] and "before the first step" in changes[-1]["status"]
+
+
+def test_a_new_run_replaces_what_runs_and_what_waits():
+    session = Session()
+    session.ask()
+    running = session.begin()
+    session.ask()
+    assert running.is_set()
+    session.ask()
+    first, second = session.begin(), session.begin()
+    assert first.is_set() and not second.is_set()
+
+
+def test_strength_counts_only_with_a_picture(tmp_path):
+    values = dict(model="disc", num_steps=5, scheduler="ddim", eta=0, clip_x0=True, seed=0, num_images=1, class_label="", timesteps=" ", strength=0.4)
+    assert options_from(init_image=None, **values).strength == 1.0 and options_from(init_image=None, **values).timesteps is None
+    path = tmp_path / "grey.png"
+    Image.new("L", (9, 5), 80).save(path)
+    options = options_from(init_image=str(path), **values)
+    assert options.strength == 0.4 and options.init_image.mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", KEEPERS)
+@pytest.mark.parametrize("stream", ["x_t", "x0_hat", "both"])
+def test_everything_can_be_kept(kind, stream, tmp_path):
+    _, trajectory = run_of()
+    path = KEEPERS[kind][1](trajectory, stream, tmp_path)
+    assert path.stat().st_size > 0 and path.parent == tmp_path
+
+
+def test_a_kept_picture_makes_itself_alone(tmp_path):
+    _, trajectory = run_of(seed=40, class_label="red")
+    KEEPERS["png"][1](trajectory, "both", tmp_path)
+    second = read_options(tmp_path / "disc-ddim-seed41.png")
+    assert second == SampleOptions(model="disc", num_steps=6, num_images=1, seed=41, class_label="red")
+    alone = list(FakeStudio().sample(second))[-1].trajectory
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "disc-ddim-seed41.png")), to_pixels(alone.x_final[0]))
+
+
+def test_how_it_went_counts_the_steps_taken():
+    assert how_it_went(run_of()[1], 1.24) == "Done: 6 steps in 1.2 s."
+
+
+# --- over the wire -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def served():
+    studio = FakeStudio(step_s=0.005)
+    with gr.Blocks() as demo:
+        create_tab(studio)
+    _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield studio, url
+    demo.close()
+
+
+@pytest.fixture
+def client(served):
+    from gradio_client import Client
+
+    return Client(served[1], verbose=False)
+
+
+def test_only_sample_is_public_and_its_arguments_have_names(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert list(endpoints) == ["/sample"]
+    names = [parameter["parameter_name"] for parameter in endpoints["/sample"]["parameters"]]
+    assert names == ["model", "class_label", "num_steps", "timesteps", "scheduler", "eta", "clip_x0", "seed", "num_images", "strength", "init_image"]
+
+
+def test_a_client_samples_by_name_and_gets_film_sentence_and_pictures(client, served):
+    stage, status, pictures = client.predict(model="ring", num_steps=7, num_images=2, seed=3, api_name="/sample")[:3]
+    film = json.loads(stage)
+    assert film["kind"] == "film" and film["complete"] and film["images"] == 2 and film["num_steps"] == 7
+    assert status.startswith("Done: 7 steps") and len(pictures) == 2
+    assert served[0].asked[-1] == SampleOptions(model="ring", num_steps=7, num_images=2, seed=3)
+    paths = [picture["image"] if isinstance(picture["image"], str) else picture["image"]["path"] for picture in pictures]
+    assert [read_options(path).seed for path in paths] == [3, 4]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ({"num_steps": 0}, "num_steps must be a whole number from 1 to 10000, but it is 0."),
+    ({"num_steps": -3}, "num_steps must be a whole number"),
+    ({"num_steps": 2000}, "so num_steps can be 1 to 1000"),
+    ({"timesteps": "ddim50", "scheduler": "euler"}, "Respacing works with ddpm and ddim"),
+    ({"timesteps": "many"}, "Respacing is written like"),
+    ({"num_images": 100}, "num_images must be a whole number from 1 to 64"),
+    ({"seed": -1}, "seed must be a whole number"),
+    ({"eta": 1.5}, "eta must be a number from 0 to 1, but it is 1.5."),
+    ({"model": "dics"}, "There is no model named 'dics'; did you mean 'disc'?"),
+    ({"scheduler": "dddim"}, "did you mean 'ddim'?"),
+])
+def test_nonsense_gets_one_sentence(client, arguments, sentence, capfd):
+    from gradio_client.exceptions import AppError
+
+    with pytest.raises(AppError) as caught:
+        client.predict(**{"num_steps": 4, **arguments}, api_name="/sample")
+    assert sentence in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_broken_picture_gets_one_sentence(client, tmp_path):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(AppError) as caught:
+        client.predict(init_image=handle_file(path), num_steps=4, api_name="/sample")
+    assert "picture" in str(caught.value).lower() and "Traceback" not in str(caught.value)
