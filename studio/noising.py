@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from studio import schedules
+from studio.errors import InvalidOption
 from studio.options import MAX_SEED, require_float, require_int
 
 __all__ = [
@@ -75,6 +76,9 @@ class NoiseOptions:
     def __post_init__(self) -> None:
         for name, value in self.parameters.items():
             require_float(name, value, -1e6, 1e6)
+        require_int("num_timesteps", self.num_timesteps, 1, schedules.MAX_TIMESTEPS)
+        if not isinstance(self.respacing, str):
+            raise InvalidOption(f"respacing is text such as 'ddim50' or '10,15,20', but it is {self.respacing!r}.")
         self.kept()
         self.betas()
         require_int("t", self.t, 0, self.num_timesteps - 1)

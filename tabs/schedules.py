@@ -1,0 +1,405 @@
+"""The Noise schedules tab: how much of a picture is left at every timestep, under one schedule or several."""
+
+import dataclasses
+import shutil
+import tempfile
+import time
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from studio.errors import InvalidOption, StudioError
+from studio.figures import Entry, plot_schedules, save_figure, schedule_csv
+from studio.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
+from studio.options import MAX_SEED, require_int
+from studio.pictures import PICTURES, load_picture
+from studio.schedules import CURVES, SCHEDULES, curves, schedule_options
+from studio.uploads import open_picture
+from tabs.stage import picture_input
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["create_tab"]
+
+# The noise travels as 16-bit whole numbers: steps of 1/4096 out to 8 standard deviations.
+EPS_SCALE = 4096
+FIRST_PICTURE, FIRST_SCHEDULES, FIRST_T = "cat", ["linear", "cosine"], 250
+FIRST_CURVES = ["sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "log_snr"]
+KEPT_EXPORTS = 20
+LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
+
+# Scripts of the page's head may come after the first components, so each waits for its own.
+ON_LOAD = """
+const start = () => (window.Studio && window.Studio.{name} ? window.Studio.{name}(element, props, watch) : setTimeout(start, 20));
+start();
+"""
+# A download button holds its file from the moment the file is there, so one hidden button serves all three formats.
+DOWNLOAD = "() => setTimeout(() => document.querySelector('#schedules-download').click(), 50)"
+
+PARAMETER_LABELS = {
+    "beta_start": "beta, first", "beta_end": "beta, last", "offset": "offset s", "power": "power", "steepness": "steepness",
+    "sigma_min": "sigma, lowest", "sigma_max": "sigma, highest", "rho": "rho", "shift": "shift",
+}
+
+ABOUT = r"""
+$$x_t = \textcolor{#cc6a2c}{\sqrt{\bar\alpha_t}}\;x_0 + \textcolor{#748a9c}{\sqrt{1-\bar\alpha_t}}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I)$$
+
+$$\bar\alpha_t = \prod_{s=0}^{t}(1-\beta_s)$$
+
+A schedule is a list of $\beta_t$: how much of the variance each step replaces by noise. Everything else follows from it.
+The signal shrinks as $\sqrt{\bar\alpha_t}$ while the noise grows as $\sqrt{1-\bar\alpha_t}$; their squares add up to 1, so $x_t$ keeps its strength.
+What a network can still see depends on the ratio alone, $\mathrm{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t) = 1/\sigma_t^2$.
+On the log-SNR axis all schedules lie on one curve: they differ only in how many steps they spend where.
+"""
+
+CHAIN_ABOUT = r"""
+### Is the chain the same as the closed form?
+
+Training jumps to $x_t$ at once; the process is defined by single steps $x_s = \sqrt{1-\beta_s}\,x_{s-1} + \sqrt{\beta_s}\,z_s$.
+Run both with independent noise. If they draw from the same distribution, the noise of each has mean 0 and variance $1-\bar\alpha_t$, and their difference has mean 0 and variance $2(1-\bar\alpha_t)$.
+"""
+
+
+@contextmanager
+def said_in_a_sentence() -> Iterator[None]:
+    """What the studio refuses becomes a message of the page; the stage keeps its picture."""
+    try:
+        yield
+    except StudioError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+# --- what the browser is sent --------------------------------------------------------------------------------
+
+def pack_picture(picture: "Image.Image", seed: int) -> dict[str, Any]:
+    """The picture and the noise of a seed: all the browser needs for x_t at any t. picture: RGB, as `working_copy` gives."""
+    x0 = np.asarray(picture)
+    eps = np.rint(draw_eps(x0.shape, seed) * EPS_SCALE).clip(-(2**15), 2**15 - 1).astype("<i2")
+    packed = {"x0": to_base64(x0), "eps": to_base64(eps)}
+    return {"id": fingerprint(packed), "width": picture.width, "height": picture.height, "eps_scale": EPS_SCALE, **packed}
+
+
+def pack_schedules(chosen: list[NoiseOptions]) -> dict[str, Any]:
+    """Every curve of every schedule as float32, and the timesteps kept where respacing leaves some out."""
+    items = [
+        {
+            "name": options.schedule,
+            "label": SCHEDULES[options.schedule].label,
+            "kept": options.kept() if options.respacing.strip() else None,
+            "curves": {name: to_base64(values.astype("<f4")) for name, values in curves(options.betas()).items()},
+        }
+        for options in chosen
+    ]
+    return {"id": fingerprint(items), "T": chosen[0].num_timesteps, "items": items}
+
+
+def to_base64(values: np.ndarray) -> str:
+    return b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
+
+
+def fingerprint(value: Any) -> str:
+    """Eight hex digits that change when the value does."""
+    return f"{zlib.crc32(repr(value).encode()):08x}"
+
+
+def view_of(names: list[str], axis: str) -> dict[str, Any]:
+    """Which curves are drawn, in the menu's order, against what."""
+    return {"curves": [name for name in CURVES if name in names], "axis": axis, "titles": CURVES}
+
+
+def data_url(picture: "Image.Image") -> str:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+# --- the chain as the browser shows it -----------------------------------------------------------------------
+
+def show_progress(event: ChainProgress, started: float) -> dict[str, Any]:
+    left_s = (time.perf_counter() - started) / event.index * (event.num_steps - event.index)
+    return {
+        "state": "running", "index": event.index, "num_steps": event.num_steps, "left_s": left_s, "chain": data_url(event.picture),
+        "words": f"step {event.index} of {event.num_steps}",
+    }
+
+
+def show_stopped(last: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The last progress, standing still; a finished result as it is."""
+    if last is None or last["state"] != "running":
+        return last
+    return last | {"state": "stopped", "words": f"Stopped at step {last['index']} of {last['num_steps']}; the picture so far is kept."}
+
+
+def show_finished(event: ChainFinished) -> dict[str, Any]:
+    bins = event.histogram
+    return {
+        "state": "done", "index": event.num_steps, "num_steps": event.num_steps, "chain": data_url(event.chain), "jump": data_url(event.jump),
+        "words": f"{SCHEDULES[event.options.schedule].label}, t = {event.options.t}", "verdict": event.verdict, "agrees": event.agrees,
+        "histogram": {
+            "centres": ((bins.edges[1:] + bins.edges[:-1]) / 2).tolist(),
+            "chain": bins.chain.tolist(), "jump": bins.jump.tolist(), "theory": bins.theory.tolist(),
+        },
+        "moments": [show_moments(moments) for moments in event.moments],
+    }
+
+
+def show_moments(moments: Moments) -> dict[str, Any]:
+    derived = ("mean_error", "variance_error", "mean_deviation", "variance_deviation")
+    return dataclasses.asdict(moments) | {name: getattr(moments, name) for name in derived}
+
+
+# --- what is kept --------------------------------------------------------------------------------------------
+
+@cache
+def export_root() -> tempfile.TemporaryDirectory[str]:
+    """One folder for the files of all exports; it goes when the app does."""
+    return tempfile.TemporaryDirectory(prefix="schedules-")
+
+
+def fresh_folder() -> Path:
+    """A folder for one export; all but the newest few are removed (the page has its own copy by then)."""
+    root = Path(export_root().name)
+    for old in sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime)[: -KEPT_EXPORTS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=root))
+
+
+def entries_of(chosen: list[NoiseOptions]) -> list[Entry]:
+    return [(SCHEDULES[options.schedule].label, options.betas(), options.kept()) for options in chosen]
+
+
+def export(kind: str, chosen: list[NoiseOptions], names: list[str], axis: str) -> Path:
+    """Write the curves as "png", "svg" or "csv"."""
+    path = fresh_folder() / f"noise-schedules.{kind}"
+    if kind == "csv":
+        path.write_text(schedule_csv(entries_of(chosen)), encoding="utf-8")
+        return path
+    return save_figure(plot_schedules(entries_of(chosen), view_of(names, axis)["curves"], axis), path)
+
+
+# --- public endpoints ----------------------------------------------------------------------------------------
+
+def schedule_numbers(schedule: str = "linear", num_timesteps: int = 1000, zero_terminal_snr: bool = False, respacing: str = "") -> dict:
+    """Every curve of a noise schedule against t.
+
+    schedule: linear, scaled_linear, cosine, sigmoid, sqrt_linear, sqrt, karras or flow. num_timesteps: T, 1 to 10,000.
+    respacing: "" or "ddim50" or "10,15,20". Returns schedule, num_timesteps, kept (timesteps) and curves (name -> T
+    numbers; null where a value is infinite).
+    """
+    with said_in_a_sentence():
+        options = NoiseOptions(schedule=schedule, num_timesteps=num_timesteps, zero_terminal_snr=zero_terminal_snr, respacing=respacing)
+    table = {name: finite(values) for name, values in curves(options.betas()).items()}
+    return {"schedule": schedule, "num_timesteps": num_timesteps, "kept": options.kept(), "curves": table}
+
+
+def noise_picture(picture: str | None, schedule: str, num_timesteps: int, t: int, seed: int) -> tuple["Image.Image", dict[str, Any]]:
+    """x_t of a picture, at most 256 pixels on its longer side, and the coefficients of t (null where infinite)."""
+    with said_in_a_sentence():
+        options = NoiseOptions(schedule=schedule, num_timesteps=num_timesteps, t=t, seed=seed)
+        x_t = noise_image(working_copy(open_picture(picture)), options)
+    numbers = dataclasses.asdict(options.coefficients())
+    return x_t, {name: finite(value) for name, value in numbers.items()}
+
+
+def finite(value: Any) -> Any:
+    """For JSON, which has no infinity."""
+    if isinstance(value, np.ndarray):
+        return [finite(number) for number in value.tolist()]
+    return value if np.isfinite(value) else None
+
+
+# --- the tab -------------------------------------------------------------------------------------------------
+
+def schedule_choices(names: list[str]) -> list[tuple[str, str]]:
+    """Menu entries, in the menu's order."""
+    return [(entry.label, name) for name, entry in SCHEDULES.items() if name in names]
+
+
+def create_parameters() -> tuple[dict[str, gr.Column], dict[gr.Number, tuple[str, str]]]:
+    """The number fields of every schedule: its group, and (schedule, parameter) of each field."""
+    groups: dict[str, gr.Column] = {}
+    fields: dict[gr.Number, tuple[str, str]] = {}
+    for name, entry in SCHEDULES.items():
+        with gr.Column(visible=name in FIRST_SCHEDULES, elem_classes="ds-parameters") as groups[name]:
+            gr.Markdown(f"**{entry.label}**: {entry.about}", elem_classes="ds-about")
+            with gr.Row():
+                for key, default in schedule_options(name).items():
+                    field = gr.Number(default, label=PARAMETER_LABELS[key], min_width=80, elem_id=f"schedules-{name}-{key}")
+                    fields[field] = (name, key)
+    return groups, fields
+
+
+def checked_seed(seed: int | None) -> int:
+    """The seed, once it is known to be one."""
+    require_int("The seed", seed, 0, MAX_SEED)
+    return int(seed or 0)
+
+
+def create_tab(studio: Any = None) -> None:
+    """The components, handlers and wiring of the tab. Schedules need no model, so nothing is asked of `studio`."""
+    picture = gr.State(None)
+    last_result = gr.State(None)
+
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            example = gr.Radio([(entry.label, name) for name, entry in PICTURES.items()], value=FIRST_PICTURE, label="Picture", elem_id="schedules-example")
+            another = gr.Button("Another one", size="sm", visible=False, elem_id="schedules-another")
+            upload = picture_input(label="Or your own", sources=["upload", "webcam", "clipboard"], height=150, elem_id="schedules-upload")
+            names = gr.CheckboxGroup(schedule_choices(list(SCHEDULES)), value=FIRST_SCHEDULES, label="Schedules", elem_id="schedules-names")
+            with gr.Row():
+                num_timesteps = gr.Number(1000, label="T", precision=0, min_width=80, info="More: finer steps.", elem_id="schedules-timesteps")
+                seed = gr.Number(0, label="Seed", precision=0, min_width=80, info="Another: other noise.", elem_id="schedules-seed")
+            shown_curves = gr.Dropdown([(label, name) for name, label in CURVES.items()], value=FIRST_CURVES, multiselect=True, label="Curves", elem_id="schedules-curves")
+            axis = gr.Radio([("timestep t", "t"), ("log-SNR", "log_snr")], value="t", label="Axis", elem_id="schedules-axis")
+            zero_terminal_snr = gr.Checkbox(False, label="Zero terminal SNR", info="On: the last timestep is pure noise.", elem_id="schedules-zero-snr")
+            respacing = gr.Textbox(
+                label="Respacing", placeholder="ddim50  or  10,15,20", max_lines=1, elem_id="schedules-respacing",
+                info="Which timesteps a shorter process keeps; they are marked on the curves. Empty: all.",
+            )
+            with gr.Accordion("More: parameters", open=False, elem_id="schedules-more"):
+                groups, parameters = create_parameters()
+            with gr.Accordion("Keep it", open=False, elem_id="schedules-keep"), gr.Row(elem_classes="ds-keep"):
+                keep_buttons = {kind: gr.Button(kind.upper(), size="sm", min_width=60, elem_id=f"schedules-keep-{kind}") for kind in ("png", "svg", "csv")}
+                download = gr.DownloadButton(visible="hidden", elem_id="schedules-download")
+        with gr.Column(elem_classes="ds-stage-column"):
+            stage = gr.HTML(
+                html_template='<div class="ds-stage ds-noiser"></div>', js_on_load=ON_LOAD.replace("{name}", "noiser"), apply_default_css=False,
+                elem_id="schedules-stage", picture=None, schedules=None, note="", view=view_of(FIRST_CURVES, "t"),
+            )
+            gr.Markdown(ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
+
+    with gr.Column(elem_classes="ds-section"):
+        gr.Markdown(CHAIN_ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
+        with gr.Row(elem_classes="ds-chain-controls"):
+            chain_name = gr.Dropdown(schedule_choices(FIRST_SCHEDULES), value=FIRST_SCHEDULES[0], label="Schedule", min_width=160, elem_id="schedules-chain-name")
+            chain_t = gr.Slider(0, 999, FIRST_T, step=1, label="Timestep t", min_width=200, scale=2, elem_id="schedules-chain-t")
+            run = gr.Button("Run", variant="primary", min_width=90, scale=0, elem_id="schedules-run")
+            stop = gr.Button("Stop", interactive=False, min_width=70, scale=0, elem_id="schedules-stop")
+        chain = gr.HTML(
+            html_template='<div class="ds-stage ds-chain"></div>', js_on_load=ON_LOAD.replace("{name}", "chain"), apply_default_css=False,
+            elem_id="schedules-chain", result=None,
+        )
+
+    settings: set[Any] = {names, num_timesteps, zero_terminal_snr, respacing, *parameters}
+
+    def chosen_from(values: Mapping[Any, Any]) -> list[NoiseOptions]:
+        """One NoiseOptions for each chosen schedule, in the menu's order."""
+        if not values[names]:
+            raise InvalidOption("No schedule is chosen: take at least one under Schedules.")
+        given = [(owner, key, values[field]) for field, (owner, key) in parameters.items() if values[field] is not None]
+        common = {"num_timesteps": values[num_timesteps], "zero_terminal_snr": values[zero_terminal_snr], "respacing": values[respacing] or ""}
+        return [
+            NoiseOptions(schedule=name, parameters={key: value for owner, key, value in given if owner == name}, **common)
+            for name in SCHEDULES if name in values[names]
+        ]
+
+    def on_open() -> dict[Any, Any]:
+        return show_picture(working_copy(load_picture(FIRST_PICTURE)), 0)
+
+    def show_picture(image: "Image.Image", noise_seed: int | None) -> dict[Any, Any]:
+        return {picture: image, stage: gr.HTML(picture=pack_picture(image, checked_seed(noise_seed)), note="")}
+
+    def on_example(name: str, noise_seed: int | None) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            return {**show_picture(working_copy(load_picture(name)), noise_seed), upload: None, another: gr.update(visible=PICTURES[name].varies)}
+
+    def on_another(name: str, noise_seed: int | None) -> dict[Any, Any]:
+        variant = int(np.random.default_rng().integers(2**31))
+        with said_in_a_sentence():
+            return show_picture(working_copy(load_picture(name, variant)), noise_seed)
+
+    def on_upload(path: str | None, noise_seed: int | None) -> dict[Any, Any]:
+        # `upload` always gets a value: an output left out makes Gradio build the component anew, without picture_input's reading.
+        if path is None:
+            return {upload: None}
+        with said_in_a_sentence():
+            image = working_copy(open_picture(path))
+            return {**show_picture(image, noise_seed), upload: image, example: None, another: gr.update(visible=False)}
+
+    def on_seed(noise_seed: int | None, image: "Image.Image | None") -> dict[Any, Any]:
+        try:
+            return {stage: gr.HTML(picture=pack_picture(image or working_copy(load_picture(FIRST_PICTURE)), checked_seed(noise_seed)), note="")}
+        except StudioError as error:
+            return {stage: gr.HTML(note=str(error))}
+
+    def on_settings(values: dict[Any, Any]) -> dict[Any, Any]:
+        try:
+            return {stage: gr.HTML(schedules=pack_schedules(chosen_from(values)), note="")}
+        except StudioError as error:
+            # Said on the stage, not as a passing message: it stands there until the control makes sense again.
+            return {stage: gr.HTML(note=str(error))}
+
+    def on_names(chosen: list[str], current: str) -> dict[Any, Any]:
+        visible = {group: gr.update(visible=name in chosen) for name, group in groups.items()}
+        menu = schedule_choices(chosen)
+        return {**visible, chain_name: gr.update(choices=menu, value=current if current in chosen else menu[0][1]) if menu else gr.skip()}
+
+    def on_num_timesteps(count: int | None, t: int) -> dict[Any, Any]:
+        if not count or count < 2:
+            return {chain_t: gr.skip()}
+        return {chain_t: gr.update(maximum=count - 1, value=min(t, count - 1))}
+
+    def on_view(chosen_curves: list[str], chosen_axis: str) -> dict[Any, Any]:
+        return {stage: gr.HTML(view=view_of(chosen_curves, chosen_axis))}
+
+    def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+        with said_in_a_sentence():
+            options = next(options for options in chosen_from(values) if options.schedule == values[chain_name])
+            options = dataclasses.replace(options, t=values[chain_t], seed=checked_seed(values[seed]))
+        image = values[picture] or working_copy(load_picture(FIRST_PICTURE))
+        started = time.perf_counter()
+        for event in compare_chain(image, options):
+            result = show_progress(event, started) if isinstance(event, ChainProgress) else show_finished(event)
+            yield {chain: gr.HTML(result=result), last_result: result, stop: gr.update(interactive=result["state"] == "running")}
+
+    def on_stop(last: dict[str, Any] | None) -> dict[Any, Any]:
+        return {chain: gr.HTML(result=show_stopped(last)), stop: gr.update(interactive=False)}
+
+    def on_keep(kind: str) -> Callable[[dict[Any, Any]], dict[Any, Any]]:
+        def keep(values: dict[Any, Any]) -> dict[Any, Any]:
+            with said_in_a_sentence():
+                return {download: str(export(kind, chosen_from(values), values[shown_curves], values[axis]))}
+        return keep
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # The page shows an error only when it comes through the queue; handlers that cannot fail go past it.
+    cheap: dict[str, Any] = {**private, "queue": False, "trigger_mode": "always_last"}
+    fallible: dict[str, Any] = {**private, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "pictures"}
+
+    gr.on(None, on_open, None, [picture, stage], **cheap)
+    gr.on(None, on_settings, settings, stage, **cheap)
+    example.input(on_example, [example, seed], [picture, stage, upload, another], **fallible)
+    another.click(on_another, [example, seed], [picture, stage], **fallible)
+    read = upload.input(on_upload, [upload, seed], [picture, stage, upload, example, another], **fallible)
+    read.failure(lambda: None, None, upload, **cheap)
+    seed.change(on_seed, [seed, picture], stage, **cheap)
+    names.change(on_names, [names, chain_name], [chain_name, *groups.values()], **cheap)
+    num_timesteps.change(on_num_timesteps, [num_timesteps, chain_t], chain_t, **cheap)
+    gr.on([shown_curves.change, axis.change], on_view, [shown_curves, axis], stage, **cheap)
+    running = run.click(on_run, settings | {chain_name, chain_t, seed, picture}, [chain, last_result, stop], **private)
+    stop.click(on_stop, last_result, [chain, stop], cancels=running, **cheap)
+    for kind, button in keep_buttons.items():
+        written = button.click(on_keep(kind), settings | {shown_curves, axis}, download, **private)
+        written.success(None, None, None, js=DOWNLOAD, **private)
+    create_endpoints()
+
+
+def create_endpoints() -> None:
+    """/schedule and /noise_image, for clients alone."""
+    gr.api(schedule_numbers, api_name="schedule", queue=False)
+    with gr.Group(visible=False):
+        inputs = [
+            picture_input(label="picture"), gr.Textbox("linear", label="schedule"), gr.Number(1000, label="num_timesteps", precision=0),
+            gr.Number(FIRST_T, label="t", precision=0), gr.Number(0, label="seed", precision=0),
+        ]
+        outputs = [gr.Image(label="x_t", format="png"), gr.JSON(label="coefficients")]
+        gr.Button().click(noise_picture, inputs, outputs, api_name="noise_image", queue=False)
