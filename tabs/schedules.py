@@ -233,7 +233,7 @@ def create_parameters() -> tuple[dict[str, gr.Column], dict[gr.Number, tuple[str
             gr.Markdown(f"**{entry.label}**: {entry.about}", elem_classes="ds-about")
             with gr.Row():
                 for key, default in schedule_options(name).items():
-                    field = gr.Number(default, label=PARAMETER_LABELS[key], min_width=80, elem_id=f"schedules-{name}-{key}")
+                    field = gr.Number(default, label=PARAMETER_LABELS[key], min_width=80, elem_id=f"schedules-{name}-{key}".replace("_", "-"))
                     fields[field] = (name, key)
     return groups, fields
 
