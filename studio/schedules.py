@@ -21,7 +21,7 @@ from studio.errors import InvalidOption, UnknownName
 
 __all__ = [
     "SCHEDULES", "CURVES", "ScheduleInfo", "make_betas", "schedule_options", "rescale_zero_terminal_snr",
-    "alphas_cumprod", "betas_from_alphas_cumprod", "space_timesteps", "parse_timesteps", "respace_betas", "curves",
+    "alphas_cumprod", "betas_from_alphas_cumprod", "space_timesteps", "spaced_timesteps", "parse_timesteps", "respace_betas", "curves",
 ]
 
 Array = np.ndarray
@@ -306,3 +306,24 @@ def respace_betas(betas: Array, timesteps: Sequence[int]) -> Array:
         wrong = f"{fenced[falls[0] + 1]} follows {fenced[falls[0]]}" if falls.size else "there are none"
         raise InvalidOption(f"Timesteps must ascend within 0..{len(betas) - 1}, but {wrong}.")
     return betas_from_alphas_cumprod(alphas_cumprod(betas)[kept])
+
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+def spaced_timesteps(num_timesteps: int, num_steps: int, spacing: str = "trailing") -> list[int]:
+    """N of T timesteps, ascending, as diffusers' schedulers choose them.
+
+    "trailing" starts at pure noise, T-1; "leading" starts a stride below it and ends at 0; "linspace" has both ends.
+    Raises InvalidOption, UnknownName.
+    """
+    if not 1 <= num_steps <= num_timesteps:
+        raise InvalidOption(f"The model knows {num_timesteps} timesteps, so the number of steps must be 1 to {num_timesteps}, but {num_steps=}.")
+    if spacing not in SPACINGS:
+        raise UnknownName.of("timestep spacing", spacing, SPACINGS)
+    if spacing == "trailing":
+        # Counted, not stepped down to 0: rounding would let one step too many in, at t = -1 (61 of 1000).
+        return sorted((np.round(num_timesteps - np.arange(num_steps) * (num_timesteps / num_steps)) - 1).astype(int).tolist())
+    if spacing == "leading":
+        return (np.arange(num_steps) * (num_timesteps // num_steps)).tolist()
+    return np.linspace(0, num_timesteps - 1, num_steps).round().astype(int).tolist()

@@ -1,0 +1,42 @@
+# Two commands are all that is needed:   make run   and   make test
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+RUN_ARGS ?=
+
+.PHONY: run test lint bench models clean
+
+run: $(READY)            ## set up if needed, start the studio, print its address
+	@$(BIN)/python app.py $(RUN_ARGS)
+
+test: $(READY) $(VENV)/.browser   ## set up if needed, run every test
+	@$(BIN)/python -m pytest
+
+lint: $(READY)           ## ruff on everything, mypy on studio/
+	@$(BIN)/ruff check . && $(BIN)/mypy
+
+bench: $(READY)          ## measure side by side, print ratios
+	@$(BIN)/python -m tests.benchmarks
+
+models: $(READY)         ## train the embedded models again and judge them (hours on two cores)
+	@$(BIN)/python -m trainers.rebuild
+
+# The environment follows the requirement files: it is filled once and again only when they change.
+$(READY): requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Diffusion Studio needs Python 3.11 or newer; set PYTHON=python3.x.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the packages (several GB the first time) ..."
+	@if command -v uv >/dev/null 2>&1; \
+	then uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt -c constraints.txt; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt; fi
+	@touch $@
+
+# The browser tests drive a Chromium; one that the system has is used, else Playwright fetches its own.
+$(VENV)/.browser: $(READY)
+	@command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 \
+	|| $(BIN)/playwright install chromium || echo "No Chromium could be installed: the browser tests will be skipped."
+	@touch $@
+
+clean:                   ## remove the environment
+	rm -rf $(VENV)

@@ -1,0 +1,71 @@
+"""Diffusion Studio: see and steer how a diffusion model makes a picture.
+
+    python app.py                    open it on this machine
+    python app.py --help             everything else
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# Nothing is reported home, and nothing is asked of a network at start.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr  # noqa: E402
+
+from studio import Studio  # noqa: E402
+from tabs import contrast, denoise, schedules  # noqa: E402
+from tabs.theme import CSS, HEAD, THEME  # noqa: E402
+
+TABS = {
+    "Noise schedules": schedules.create_tab,
+    "Denoising": denoise.create_tab,
+    "One step or many": contrast.create_tab,
+}
+
+
+def create_app(studio: Studio) -> gr.Blocks:
+    """The page: a title and one panel for each entry of TABS."""
+    with gr.Blocks(title="Diffusion Studio", fill_width=True) as app:
+        gr.HTML("<h1 class='ds-brand'>Diffusion Studio</h1><p class='ds-tagline'>See and steer how a diffusion model makes a picture.</p>")
+        with gr.Tabs(selected="Denoising"):
+            for name, create_tab in TABS.items():
+                with gr.Tab(name, id=name):
+                    create_tab(studio)
+    return app
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Start Diffusion Studio and print its address.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network (default: this machine only)")
+    parser.add_argument("--port", type=int, default=None, help="port to listen on (default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's servers")
+    parser.add_argument("--auth-file", type=Path, help="a text file of user:password lines; visitors must then sign in")
+    parser.add_argument("--public", action="store_true", help="for strangers: only the embedded models, no folders or Hub ids (on by itself on Hugging Face Spaces)")
+    return parser.parse_args()
+
+
+def read_users(path: Path | None) -> list[tuple[str, str]] | None:
+    """The (user, password) pairs of an --auth-file, or None without one."""
+    if path is None:
+        return None
+    pairs = [tuple(line.strip().split(":", 1)) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if not pairs or any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise SystemExit(f"{path} must hold lines of the form user:password.")
+    return pairs  # type: ignore[return-value]
+
+
+def main() -> None:
+    args = parse_args()
+    on_spaces = "SPACE_ID" in os.environ
+    app = create_app(Studio(public=args.public or on_spaces))
+    app.queue(default_concurrency_limit=4, max_size=64)
+    app.launch(
+        server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, auth=read_users(args.auth_file),
+        theme=THEME, css=CSS, head=HEAD, max_file_size="30mb", show_error=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The public face of the backend: what tabs, scripts and tests call."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import UnknownName
+from studio.events import Finished, StepDone
+from studio.models.catalogue import ASSETS, MODELS, ModelInfo
+from studio.options import SampleOptions
+
+if TYPE_CHECKING:
+    from studio.contrast import ContrastEvent, ContrastOptions
+    from studio.models import PixelModel
+    from studio.sampling import Stop
+    from studio.trajectory import Trajectory
+
+__all__ = ["Studio"]
+
+# A recorded run of the embedded model: something real to see before any model is loaded.
+OPENING_RUN = ASSETS / "runs" / "opening.safetensors"
+MODELS_KEPT = 2
+
+
+class Studio:
+    """The studio without a window. Making one does no work; models are loaded when they are first needed.
+
+    One instance serves many threads: loading is locked, sampling is the caller's to queue.
+
+    Args:
+        public: serve strangers: only the embedded models, no folders and no Hub ids.
+    """
+
+    def __init__(self, *, public: bool = False) -> None:
+        self.public = public
+        self._loaded: OrderedDict[str, PixelModel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def models(self) -> dict[str, ModelInfo]:
+        """The menu of models by name."""
+        return {name: info for name, info in MODELS.items() if info.embedded or not self.public}
+
+    def model(self, name: str) -> "PixelModel":
+        """The loaded model; the two used last are kept. Raises UnknownName, ModelUnavailable."""
+        from studio.models import load_model
+
+        if self.public and name not in self.models:
+            raise UnknownName.of("model on this public studio", name, self.models)
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = load_model(name)
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > MODELS_KEPT:
+                self._loaded.popitem(last=False)
+            return self._loaded[name]
+
+    def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]:
+        """Draw pictures: see studio.sampling.sample."""
+        from studio.sampling import sample
+
+        yield from sample(self.model(options.model), options, stop)
+
+    def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
+        """Fork a run at a step: see studio.sampling.resume."""
+        from studio.sampling import resume
+
+        yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, **changes)
+
+    def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
+        """The schedule of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each."""
+        from studio.schedules import curves
+
+        curve = curves(self.model(options.model).diffusion.betas)
+        return {
+            "t": list(range(len(curve["beta"]))), "log_snr": curve["log_snr"].tolist(),
+            "signal": curve["sqrt_alpha_bar"].tolist(), "noise": curve["sqrt_one_minus_alpha_bar"].tolist(),
+        }
+
+    def load_run(self, path: str | Path) -> "Trajectory":
+        """Read a run file; no model is needed. Raises BadRunFile."""
+        from studio.trajectory import Trajectory
+
+        return Trajectory.load(path)
+
+    def opening_run(self) -> "Trajectory | None":
+        """The recorded run that the studio opens with, if it ships with one."""
+        return self.load_run(OPENING_RUN) if OPENING_RUN.is_file() else None
+
+    def contrast(self, options: "ContrastOptions", stop: "Stop | None" = None) -> "Iterator[ContrastEvent]":
+        """Train a one-step denoiser and a DDPM side by side: see studio.contrast.train_contrast."""
+        from studio.contrast import train_contrast
+
+        return train_contrast(options, stop)

@@ -1,0 +1,336 @@
+"""The sampling loop, once, for every scheduler: a generator of events.
+
+    noise -> x_{T-1} -> ... -> x_0        each step: ask the model at x_t, estimate x0_hat and eps_hat, move on
+
+x_t, x0_hat and eps_hat of an event belong to the same timestep. All states are reported in variance-preserving
+scale, x_t = sqrt(ab) x0 + sqrt(1-ab) eps, whatever scale the scheduler works in.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studio.diffusion import GaussianDiffusion
+from studio.errors import InvalidOption
+from studio.events import Finished, StepDone
+from studio.images import fit, from_images, to_images
+from studio.models import PixelModel
+from studio.options import SampleOptions
+from studio.schedulers import SCHEDULERS
+from studio.schedules import alphas_cumprod, betas_from_alphas_cumprod, space_timesteps, spaced_timesteps
+from studio.trajectory import Recorder, Trajectory
+
+__all__ = ["sample", "resume", "make_sampler", "Sampler", "Stop"]
+
+Denoiser = Callable[[Tensor, Tensor | int], Tensor]
+
+
+class Stop(Protocol):
+    """Anything like threading.Event: the loop ends after the step in which it is set."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Belief:
+    """What the model said of one state. x_t in variance-preserving scale; `output` is what the sampler's step takes."""
+
+    x_t: Tensor
+    x0_hat: Tensor
+    eps_hat: Tensor
+    output: Any
+
+
+class Sampler(Protocol):
+    """A rule that takes a state from one timestep to the next; `state` is in the sampler's own scale.
+
+    timesteps: one per step, descending. sigmas: their noise-to-signal ratios.
+    """
+
+    timesteps: list[float]
+    sigmas: list[float]
+
+    def start(self, noise: Tensor, x0: Tensor | None, first: int) -> Tensor:
+        """The state at step `first`: pure noise, or x0 noised to that step."""
+
+    def own_scale(self, x_t: Tensor, index: int) -> Tensor:
+        """The sampler's state for x_t in variance-preserving scale at step `index`."""
+
+    def believe(self, denoiser: Denoiser, state: Tensor, index: int) -> Belief:
+        """Ask the model at the state."""
+
+    def step(self, denoiser: Denoiser, belief: Belief, state: Tensor, index: int, generators: list[torch.Generator]) -> Tensor:
+        """The state at step index + 1; after the last step, the picture."""
+
+
+# --- the loop ------------------------------------------------------------------------------------------------
+
+def sample(model: PixelModel, options: SampleOptions, stop: Stop | None = None) -> Iterator[StepDone | Finished]:
+    """Draw pictures: a StepDone for every step, then one Finished with the pictures and the whole trajectory.
+
+    Setting `stop` ends the run after the current step, with Finished holding what there is. Closing the generator
+    ends it at once and frees what it holds. Raises StudioError before the first step if the options do not fit.
+    """
+    sampler = make_sampler(model, options)
+    first = first_step(len(sampler.timesteps), options)
+    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)]
+    noise = draw_noise(generators, model.shape, model.device)
+    x0 = None if options.init_image is None else _encode(model, options).to(model.device)
+    state = sampler.start(noise, x0, first)
+    yield from _loop(model, options, sampler, state, first, generators, stop)
+
+
+def resume(model: PixelModel, trajectory: Trajectory, index: int, stop: Stop | None = None, **changes: Any) -> Iterator[StepDone | Finished]:
+    """Fork a run: go on from step `index` of a trajectory, with some options changed (class, eta, seed, ...).
+
+    With nothing changed the rest is the run's own, to the half precision in which trajectories are kept.
+    """
+    if not 0 <= index < len(trajectory.steps):
+        raise InvalidOption(f"The run has the steps 0 to {len(trajectory.steps) - 1}, so it cannot go on from {index=}.")
+    options = dataclasses.replace(trajectory.options, **changes)
+    sampler = make_sampler(model, options)
+    whole = make_sampler(model, trajectory.options)
+    if sampler.timesteps != whole.timesteps:
+        raise InvalidOption("A fork keeps the scheduler's timesteps; change the number of steps in a new run.")
+    first = index + len(whole.timesteps) - trajectory.steps[0].num_steps
+    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)]
+    for _ in range(1 + (index if _draws_noise(options) else 0)):
+        draw_noise(generators, model.shape, model.device)
+    x_t = trajectory.x_t[index].to(model.device, torch.float32)
+    yield from _loop(model, options, sampler, sampler.own_scale(x_t, first), first, generators, stop)
+
+
+def _loop(model: PixelModel, options: SampleOptions, sampler: Sampler, state: Tensor, first: int, generators: list[torch.Generator], stop: Stop | None) -> Iterator[StepDone | Finished]:
+    denoiser = model.denoiser(options.class_label, options.num_images)
+    recorder = Recorder(options, {"name": model.name, "kind": "pixel", "label": model.info.label})
+    count = len(sampler.timesteps) - first
+    for index in range(first, len(sampler.timesteps)):
+        # Inference mode must not stay on across the yield: it would leak into whoever consumes the events.
+        with torch.inference_mode():
+            belief = sampler.believe(denoiser, state, index)
+            state = sampler.step(denoiser, belief, state, index, generators)
+        sigma = sampler.sigmas[index]
+        event = StepDone(
+            index=index - first, num_steps=count, timestep=sampler.timesteps[index], sigma=sigma, log_snr=_log_snr(sigma),
+            x_t=belief.x_t, x0_hat=belief.x0_hat, eps_hat=belief.eps_hat,
+        )
+        recorder.add(event)
+        yield event
+        if stop is not None and stop.is_set() and index + 1 < len(sampler.timesteps):
+            # The picture of a stopped run is the model's belief at the last step taken, not the noisy state.
+            yield Finished(images=to_images(belief.x0_hat), trajectory=recorder.trajectory(state))
+            return
+    yield Finished(images=to_images(state), trajectory=recorder.trajectory(state))
+
+
+def first_step(num_steps: int, options: SampleOptions) -> int:
+    """The step at which a run begins: 0 from pure noise; from a picture, so late that `strength` of the steps are left."""
+    if options.init_image is None:
+        return 0
+    return num_steps - max(1, round(num_steps * options.strength))
+
+
+def draw_noise(generators: list[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """(B, *shape) standard normal, each picture from its own generator on the CPU, so that a seed means one picture."""
+    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators]).to(device)
+
+
+def _encode(model: PixelModel, options: SampleOptions) -> Tensor:
+    channels, height, width = model.shape
+    return from_images([fit(options.init_image.convert("RGB"), width, height)] * options.num_images, channels)
+
+
+def _log_snr(sigma: float) -> float:
+    return -math.inf if math.isinf(sigma) else -2 * math.log(sigma)
+
+
+def _draws_noise(options: SampleOptions) -> bool:
+    return SCHEDULERS[options.scheduler].stochastic or options.eta > 0
+
+
+# --- the studio's own samplers -------------------------------------------------------------------------------
+
+def make_sampler(model: PixelModel, options: SampleOptions) -> Sampler:
+    """The sampler that the options name, set up for the model. Raises InvalidOption where they do not fit."""
+    if SCHEDULERS[options.scheduler].diffusers_class:
+        return DiffusersSampler(model, options)
+    total = model.diffusion.num_timesteps
+    kept = space_timesteps(total, options.timesteps) if options.timesteps else spaced_timesteps(total, options.num_steps, model.timestep_spacing)
+    return OwnSampler(model.diffusion.respaced(kept), eta=None if options.scheduler == "ddpm" else options.eta, clip_x0=options.clip_x0)
+
+
+class OwnSampler:
+    """DDPM (eta None) or DDIM by studio.diffusion, over the timesteps of a respaced process."""
+
+    def __init__(self, diffusion: GaussianDiffusion, *, eta: float | None, clip_x0: bool):
+        self.diffusion, self.eta, self.clip_x0 = diffusion, eta, clip_x0
+        self.timesteps = [float(t) for t in reversed(diffusion.timesteps)]
+        self.sigmas = [diffusion.coefficient("sigma", t) for t in reversed(range(diffusion.num_timesteps))]
+
+    def start(self, noise: Tensor, x0: Tensor | None, first: int) -> Tensor:
+        return noise if x0 is None else self.diffusion.q_sample(x0, self._t(first), noise)
+
+    def own_scale(self, x_t: Tensor, index: int) -> Tensor:
+        return x_t
+
+    def believe(self, denoiser: Denoiser, state: Tensor, index: int) -> Belief:
+        t = self._t(index)
+        output = denoiser(state, self.diffusion.timesteps[t])
+        estimate = self.diffusion.estimate(output, state, t, clip_x0=self.clip_x0)
+        return Belief(x_t=state, x0_hat=estimate.x0_hat, eps_hat=estimate.eps_hat, output=estimate)
+
+    def step(self, denoiser: Denoiser, belief: Belief, state: Tensor, index: int, generators: list[torch.Generator]) -> Tensor:
+        t = self._t(index)
+        # The last step draws nothing: its mean is the picture.
+        noise = draw_noise(generators, state.shape[1:], state.device) if t > 0 and self.eta != 0 else None
+        if self.eta is None:
+            return self.diffusion.p_step(belief.output, t, noise)
+        return self.diffusion.ddim_step(belief.output, t, eta=self.eta, noise=noise)
+
+    def _t(self, index: int) -> int:
+        return self.diffusion.num_timesteps - 1 - index
+
+
+# --- diffusers' schedulers -----------------------------------------------------------------------------------
+
+# Where a schedule ends in nearly pure noise, its last alpha_bar are lifted to sigma = 164 (half log-SNR -5.1, as in
+# DPM-Solver++, arXiv:2211.01095): solvers that work in sigma would divide by zero, or lose float32's last digits.
+SMALLEST_ALPHA_BAR = 1 / (1 + math.exp(10.2))
+
+
+class DiffusersSampler:
+    """A scheduler of diffusers behind the same calls.
+
+    Two-stage solvers ask the model twice a step; the second answer belongs to a trial state, so `step` asks it itself
+    and it is never reported.
+    """
+
+    def __init__(self, model: PixelModel, options: SampleOptions):
+        info = SCHEDULERS[options.scheduler]
+        if model.diffusion.mean_type == "previous":
+            raise InvalidOption(f"{info.label} needs a model that predicts epsilon, x0 or v; use ddpm or ddim with this one.")
+        self.mean_type, self.learns_variance = model.diffusion.mean_type, model.diffusion.learns_variance
+        self.clip_x0 = options.clip_x0
+        self.scheduler = _make_scheduler(model, options)
+        self.calls = self.scheduler.timesteps.tolist()
+        self.two_stage = hasattr(self.scheduler, "state_in_first_order")
+        self.is_pndm = hasattr(self.scheduler, "plms_timesteps")
+        own_calls = _own_calls(len(self.calls), self.two_stage, self.is_pndm)
+        self.timesteps = [float(self.calls[call]) for call in own_calls]
+        self.sigmas = [self._sigma_of_call(call) for call in own_calls]
+        # Schedulers that work in sigma start from noise that is larger than 1.
+        self.in_sigma_scale = float(self.scheduler.init_noise_sigma) != 1.0
+        self._step_kwargs = set(inspect.signature(self.scheduler.step).parameters)
+        self._begun_at: int | None = None
+
+    def start(self, noise: Tensor, x0: Tensor | None, first: int) -> Tensor:
+        if x0 is None:
+            return noise * float(self.scheduler.init_noise_sigma)
+        signal, noise_scale = _scales(self.sigmas[first])
+        return self.own_scale(signal * x0 + noise_scale * noise, first)
+
+    def own_scale(self, x_t: Tensor, index: int) -> Tensor:
+        return x_t * math.sqrt(self.sigmas[index] ** 2 + 1) if self.in_sigma_scale else x_t
+
+    def believe(self, denoiser: Denoiser, state: Tensor, index: int) -> Belief:
+        if self._begun_at is None:
+            self._begin(index)
+        return self._believe(denoiser, state, self.timesteps[index], self.sigmas[index])
+
+    def step(self, denoiser: Denoiser, belief: Belief, state: Tensor, index: int, generators: list[torch.Generator]) -> Tensor:
+        state = self._advance(belief, state, self.timesteps[index], generators)
+        if not self._has_trial(index):
+            return state
+        call = 2 * index + 1
+        timestep = self.timesteps[index + 1] if self.is_pndm else float(self.calls[call])
+        sigma = self.sigmas[index + 1] if self.is_pndm else self._sigma_of_call(call)
+        return self._advance(self._believe(denoiser, state, timestep, sigma), state, timestep, generators)
+
+    def _has_trial(self, index: int) -> bool:
+        """Whether this step asks the model a second time. PNDM does so in the first step it takes."""
+        if self.is_pndm:
+            return index == self._begun_at and index + 1 < len(self.timesteps)
+        return self.two_stage and 2 * index + 1 < len(self.calls)
+
+    def _begin(self, index: int) -> None:
+        self._begun_at = index
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(2 * index if self.two_stage else index)
+
+    def _believe(self, denoiser: Denoiser, state: Tensor, timestep: float, sigma: float) -> Belief:
+        # The scheduler's own call is made for its side effect too: it finds its place in the schedule.
+        x_t = self.scheduler.scale_model_input(state, self._own_timestep(timestep))
+        output = denoiser(x_t, torch.tensor(timestep))
+        if self.learns_variance:
+            output = output[:, : state.shape[1]]
+        signal, noise = _scales(sigma)
+        x0_hat = _x0_from(self.mean_type, output, x_t, signal, noise)
+        if self.clip_x0:
+            x0_hat = x0_hat.clamp(-1, 1)
+        eps_hat = (x_t - signal * x0_hat) / noise
+        # A clipped x0_hat must reach the solver too, in the terms in which it expects the model's answer.
+        if self.mean_type == "v_prediction":
+            output = signal * eps_hat - noise * x0_hat if self.clip_x0 else output
+        elif self.mean_type == "sample" or self.clip_x0:
+            output = eps_hat
+        return Belief(x_t=x_t, x0_hat=x0_hat, eps_hat=eps_hat, output=output)
+
+    def _advance(self, belief: Belief, state: Tensor, timestep: float, generators: list[torch.Generator]) -> Tensor:
+        extra = {"generator": generators} if "generator" in self._step_kwargs else {}
+        return self.scheduler.step(belief.output, self._own_timestep(timestep), state, return_dict=False, **extra)[0]
+
+    def _own_timestep(self, timestep: float) -> Tensor:
+        return torch.tensor(timestep, dtype=self.scheduler.timesteps.dtype)
+
+    def _sigma_of_call(self, call: int) -> float:
+        scheduler = self.scheduler
+        if self.is_pndm:
+            alpha_bar = float(scheduler.alphas_cumprod[int(self.calls[call])])
+            return math.sqrt((1 - alpha_bar) / alpha_bar)
+        # The midpoint solvers keep the noise levels of their trial states apart, the ancestral one an entry earlier.
+        if self.two_stage and call % 2 and hasattr(scheduler, "sigmas_interpol"):
+            return float(scheduler.sigmas_interpol[call - hasattr(scheduler, "sigmas_up")])
+        return float(scheduler.sigmas[call])
+
+
+def _own_calls(num_calls: int, two_stage: bool, is_pndm: bool) -> list[int]:
+    """Which of the scheduler's model calls are at a state of the run, not at a trial state."""
+    if two_stage:
+        return list(range(0, num_calls, 2))
+    return [call for call in range(num_calls) if not (is_pndm and call == 1)]
+
+
+def _make_scheduler(model: PixelModel, options: SampleOptions) -> Any:
+    """The scheduler on the model's own betas, told to leave clipping to us, with its timesteps set."""
+    import diffusers
+
+    info = SCHEDULERS[options.scheduler]
+    total = model.diffusion.num_timesteps
+    if not info.min_steps <= options.num_steps <= total:
+        raise InvalidOption(f"With {info.label} and this model the number of steps must be {info.min_steps} to {total}, but {options.num_steps=}.")
+    # The floor falls a little towards the end, because two timesteps must not have the same noise level.
+    alpha_bar = np.maximum(alphas_cumprod(model.diffusion.betas), SMALLEST_ALPHA_BAR * 1.001 ** np.arange(total - 1, -1, -1))
+    scheduler = getattr(diffusers, info.diffusers_class or "").from_config({
+        "num_train_timesteps": total, "trained_betas": betas_from_alphas_cumprod(alpha_bar).tolist(), "timestep_spacing": model.timestep_spacing,
+        "prediction_type": "v_prediction" if model.diffusion.mean_type == "v_prediction" else "epsilon", **info.config,
+    })
+    scheduler.set_timesteps(options.num_steps)
+    return scheduler
+
+
+def _scales(sigma: float) -> tuple[float, float]:
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of a noise-to-signal ratio."""
+    signal = 1 / math.sqrt(1 + sigma**2)
+    return signal, sigma * signal
+
+
+def _x0_from(mean_type: str, output: Tensor, x_t: Tensor, signal: float, noise: float) -> Tensor:
+    if mean_type == "epsilon":
+        return (x_t - noise * output) / signal
+    return signal * x_t - noise * output if mean_type == "v_prediction" else output

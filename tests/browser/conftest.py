@@ -1,0 +1,69 @@
+"""A real Chromium on the real app. In CI a browser that cannot run is a failure; elsewhere it is a skip that says why."""
+
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_WITHIN_S = 180
+CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# Two busy cores can take their time; what is tested is what happens, never how soon.
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="session")
+def app_url(tmp_path_factory):
+    """The address of the studio as `python app.py` starts it."""
+    log = open(tmp_path_factory.mktemp("app") / "log.txt", "w+")
+    process = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield _address(process, log)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _address(process: subprocess.Popen, log) -> str:
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if select.select([process.stdout], [], [], 1.0)[0] and (match := re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())):
+            return match[0]
+    log.seek(0)
+    pytest.fail(f"The app did not start:\n{log.read()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests: the system's, or Playwright's own."""
+    from playwright.sync_api import Error, sync_playwright
+
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGS)
+        except Error as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"No Chromium could be started (install one, or run `playwright install chromium`): {error}")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh page, 1280 x 900, with nothing remembered; console errors fail the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert not errors, f"The page threw: {errors}"

@@ -1,0 +1,40 @@
+"""Fixtures of all tests: one thread for torch, and small models in the real folder format."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory):
+    """A function that writes a tiny random pixel DDPM in diffusers' folder format: (mean_type=..., ...) -> folder name."""
+    from pathlib import Path
+
+    import torch
+
+    from trainers.data import Pictures
+    from trainers.ddpm import DDPMOptions, make_network, save_model
+
+    def write(*, channels: int = 1, classes: int = 3, **changes) -> str:
+        options = DDPMOptions(**{"widths": "16,32", "layers": 1, "attention_from": 5, "resolution": 8, **changes})
+        torch.manual_seed(0)
+        names = tuple("abcdefghij"[:classes])
+        pictures = Pictures(pixels=torch.zeros(2, channels, 8, 8, dtype=torch.uint8), labels=torch.zeros(2, dtype=torch.long), class_names=names)
+        network = make_network(options, channels, classes)
+        # A fresh UNet ends in a small convolution; larger weights make its predictions matter.
+        network.conv_out.weight.data *= 4
+        folder = Path(tmp_path_factory.mktemp("model"))
+        save_model(folder, options, network, pictures)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder) -> str:
+    """A tiny grey class-conditional model that predicts epsilon on the linear schedule."""
+    return tiny_model_folder(schedule="linear")
