@@ -212,7 +212,9 @@ def create_tab(studio: Any) -> None:
         return keep
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # Gradio shows an error only of what went through its queue, so what may refuse is queued.
     cheap: dict[str, Any] = {**private, "queue": False}
+    files: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 2}
 
     gr.on(None, on_open_page, None, stage, **cheap)
     model.input(on_model, model, [model, num_steps, class_label], **cheap)
@@ -225,10 +227,10 @@ def create_tab(studio: Any) -> None:
     )
     ran.then(on_settled, session, stop, **cheap)
     stop.click(on_stop, session, status, **cheap)
-    opened.upload(on_file, [opened, session], [stage, status, *controls.values()], **cheap)
+    opened.upload(on_file, [opened, session], [stage, status, *controls.values()], **private, **files)
     for kind, button in keep_buttons.items():
-        written = button.click(on_keep(kind), [stream, session], kept, api_visibility="private", concurrency_id="files", concurrency_limit=2)
-        written.success(None, kept, None, js=DOWNLOAD, **private)
+        written = button.click(on_keep(kind), [stream, session], kept, api_visibility="private", **files)
+        written.success(None, kept, None, js=DOWNLOAD, **cheap)
 
 
 # --- what the controls say -----------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ THEME = gr.themes.Base(
     primary_hue=ACCENT, secondary_hue=ACCENT, neutral_hue=PAPER, font=SANS, font_mono=MONO,
     spacing_size=gr.themes.sizes.spacing_sm, radius_size=gr.themes.sizes.radius_sm, text_size=gr.themes.sizes.text_sm,
 ).set(
-    body_background_fill="var(--ds-paper)", body_background_fill_dark="var(--ds-paper)",
+    # Plain values: Gradio paints the page with these before any style sheet of ours is there.
+    body_background_fill="#faf8f3", body_background_fill_dark="#191816",
     body_text_color="var(--ds-ink)", body_text_color_dark="var(--ds-ink)",
     body_text_color_subdued="var(--ds-muted)", body_text_color_subdued_dark="var(--ds-muted)",
     background_fill_primary="var(--ds-card)", background_fill_primary_dark="var(--ds-card)",

@@ -276,7 +276,7 @@
       titleText.textContent = next.title || "";
       progress.hidden = true;
       note.textContent = next.every > 1 ? `Every ${next.every}${["th", "st", "nd", "rd"][next.every % 100 > 10 && next.every % 100 < 14 ? 0 : next.every % 10] || "th"} step shown.` : "";
-      if (play) setTimeout(() => { if (value === next) bar.play(); }, 400);
+      if (play) setTimeout(() => { if (value === next && bar.index === 0) bar.play(); }, 400);
     };
 
     // The run ended without a film: the picture stays, and nothing pretends to be running.
