@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from studio.diffusion import GaussianDiffusion
+    from studio.sampling import Stop
 
-__all__ = ["ContrastOptions", "ContrastStep", "ContrastSamples", "ContrastFinished", "Figures", "train_contrast", "load_digits", "measure"]
+__all__ = ["ContrastOptions", "ContrastEvent", "ContrastStep", "ContrastSamples", "ContrastFinished", "Figures", "train_contrast", "load_digits", "measure"]
 
 SIZE = 16
 NUM_TIMESTEPS = 1000
@@ -142,10 +143,12 @@ ContrastEvent = ContrastStep | ContrastSamples | ContrastFinished
 
 # --- the loop ------------------------------------------------------------------------------------------------
 
-def train_contrast(options: ContrastOptions) -> Iterator[ContrastEvent]:
+def train_contrast(options: ContrastOptions, stop: "Stop | None" = None) -> Iterator[ContrastEvent]:
     """Train both networks in turn, an update each, and show what they make of the same noise.
 
-    Closing the iterator stops within one step and frees both networks.
+    A ContrastStep for every update, ContrastSamples now and then, and one ContrastFinished. Setting `stop` ends the
+    training after the current update, with ContrastSamples of what was learned by then in place of ContrastFinished.
+    Closing the iterator ends it at once and frees both networks.
     """
     device = _device()
     training, real = (part.to(device) for part in load_digits())
@@ -154,7 +157,7 @@ def train_contrast(options: ContrastOptions) -> Iterator[ContrastEvent]:
     clock = _Clock(options)
     previews = list(PREVIEWS_AT)
 
-    while not clock.done:
+    while not (clock.done or stop and stop.is_set()):
         with clock:
             batch = next(batches)
             losses = [_update(learner, *batch, clock.steps, options.learning_rate) for learner in learners]
@@ -164,7 +167,10 @@ def train_contrast(options: ContrastOptions) -> Iterator[ContrastEvent]:
             previews = [share for share in previews if share > clock.share]
             yield ContrastSamples(step=clock.steps, **_draw(learners, options, options.num_samples))
 
-    yield _finish(learners, options, clock, training, real)
+    if clock.done:
+        yield _finish(learners, options, clock, training, real)
+    elif clock.steps:
+        yield ContrastSamples(step=clock.steps, **_draw(learners, options, options.num_samples))
 
 
 class _Clock:

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from io import BytesIO
 from threading import Event
@@ -78,6 +79,7 @@ class Progress:
     pictures: dict[str, str] = field(default_factory=dict)
     drawn_at: int | None = None
     table: list[dict[str, Any]] | None = None
+    finished: ContrastFinished | None = None
 
     def take(self, event: ContrastStep | ContrastSamples | ContrastFinished) -> None:
         """Take in one event."""
@@ -88,7 +90,7 @@ class Progress:
         else:
             self.draw(event.step, **{name: getattr(event, name) for name in NAMES})
             self.table = [{"name": NAMES[name], **vars(figures)} for name, figures in event.figures.items()]
-            self.state, self.num_steps = "done", event.step
+            self.state, self.num_steps, self.finished = "done", event.step, event
             self.title = f"Done: {event.step} updates of each network in {event.seconds:.0f} s of training."
 
     def _take_step(self, event: ContrastStep) -> None:
@@ -105,10 +107,9 @@ class Progress:
         self.drawn_at = step
 
     def stop(self) -> None:
-        """The user pressed Stop: what was learned is gone, what was seen stays."""
+        """The user pressed Stop."""
         self.state = "stopped"
-        kept = "the curves stay" if self.drawn_at is None else f"the curves and the pictures of update {self.drawn_at} stay"
-        self.title = f"Stopped after update {self.step} of about {self.num_steps}; {kept}." if self.step else "Stopped before the first update."
+        self.title = f"Stopped after update {self.step} of about {self.num_steps}; the curves and its pictures stay." if self.step else "Stopped before the first update."
 
     def stage(self) -> str:
         """JSON text for the stage."""
@@ -144,20 +145,20 @@ def png(pixels: "np.ndarray") -> str:
 
 
 def explanation(event: ContrastFinished, times: int) -> str:
-    """One paragraph with what was measured."""
+    """One paragraph of Markdown with what was measured; too short a training is called that."""
     one_step, ddpm, repeated, real = (event.figures[name] for name in NAMES)
-    return (
-        r"The one-step network is trained on squared error, and the answer that keeps it smallest is the mean of all clean pictures that "
-        r"could lie behind what it sees, $\mathbb{E}[x_0 \mid x_t]$. Pure noise says nothing of the digit, so $\mathbb{E}[x_0 \mid x_T]$ is the "
-        f"average of the whole data set: the same blur from every noise (variety {one_step.variety:.3f}, where real digits have {real.variety:.3f}), "
-        f"{describe_sharpness(one_step.sharpness / real.sharpness)}. DDPM makes the same kind of guess, but moves only a little towards it and asks again: each of its "
-        f"{times} answers settles a little more of which digit it is to be (variety {ddpm.variety:.3f}, sharpness {ddpm.sharpness / real.sharpness:.0%} of real). "
-        f"It is not the network: the one-step network itself, asked {times} times in small steps, reaches variety {repeated.variety:.3f}."
+    average = (
+        r"Squared error is smallest for the mean of all clean pictures that could lie behind what a network sees, "
+        r"$\mathbb{E}[x_0 \mid x_t]$. Pure noise says nothing of the digit, so $\mathbb{E}[x_0 \mid x_T]$ is the average of all digits"
     )
-
-
-def describe_sharpness(share: float) -> str:
-    return f"with {share:.0%} of the sharpness of real digits"
+    if one_step.variety > 0.5 * real.variety:
+        return f"{average}. After {event.step} updates the one-step network does not know that yet: give both more seconds and train again."
+    return (
+        f"{average}: the same blur whatever the noise (variety {one_step.variety:.3f}, real digits {real.variety:.3f}; {one_step.sharpness / real.sharpness:.0%} of their sharpness). "
+        f"DDPM guesses no better, but goes only a little of the way and asks again: each of its {times} answers settles a little more of which digit "
+        f"it is to be (variety {ddpm.variety:.3f}, {ddpm.sharpness / real.sharpness:.0%} of the sharpness). It is the asking and not the network: "
+        f"the one-step network itself, asked {times} times, reaches variety {repeated.variety:.3f}."
+    )
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def create_tab(studio: Any) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives contrast(options), an iterator of studio.contrast's events, as studio.Studio does.
+        studio: gives contrast(options, stop), an iterator of studio.contrast's events, as studio.Studio does.
     """
     defaults = ContrastOptions()
 
@@ -224,26 +225,17 @@ def create_tab(studio: Any) -> None:
 
 def shown(studio: Any, options: ContrastOptions, switch: Event) -> Iterator[dict[str, Any]]:
     """What the page shows while both networks learn: {"stage": JSON text, "status": words, "why": Markdown}."""
-    progress, events, due = Progress(times=options.sample_steps), studio.contrast(options), 0.0
+    progress, due = Progress(times=options.sample_steps), 0.0
     yield {"stage": progress.stage(), "status": "", "why": gr.update(visible=False)}
-    for event in until(events, switch):
-        progress.take(event)
-        if not isinstance(event, ContrastStep) or monotonic() >= due:
-            due = monotonic() + UPDATE_EVERY_S
-            yield {"stage": progress.stage()}
-    if progress.state != "done":
+    # Closing frees both networks at once when the page is left.
+    with closing(studio.contrast(options, switch)) as events:
+        for event in events:
+            progress.take(event)
+            if not isinstance(event, ContrastStep) or monotonic() >= due:
+                due = monotonic() + UPDATE_EVERY_S
+                yield {"stage": progress.stage()}
+    if progress.finished:
+        yield {"why": gr.update(value=explanation(progress.finished, options.sample_steps), visible=True)}
+    else:
         progress.stop()
         yield {"stage": progress.stage()}
-    else:
-        yield {"why": gr.update(value=explanation(event, options.sample_steps), visible=True)}
-
-
-def until(events: Iterator[Any], switch: Event) -> Iterator[Any]:
-    """The events up to the press of Stop; then the training is closed and its networks are freed."""
-    try:
-        for event in events:
-            if switch.is_set():
-                return
-            yield event
-    finally:
-        events.close()

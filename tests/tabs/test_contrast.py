@@ -1,6 +1,8 @@
 """The tab "One step or many?" without a browser: what it shows, and how it starts and stops."""
 
 import base64
+import copy
+import dataclasses
 import json
 import math
 from io import BytesIO
@@ -23,15 +25,20 @@ class FakeStudio:
     def __init__(self, num_steps=10):
         self.num_steps, self.asked, self.made, self.closed = num_steps, [], 0, False
 
-    def contrast(self, options):
+    def contrast(self, options, stop):
         self.asked.append(options)
         try:
             for index in range(self.num_steps):
+                if stop.is_set():
+                    break
                 self.made = index + 1
                 yield step(index, self.num_steps)
                 if index == 3:
-                    yield ContrastSamples(step=4, one_step=torch.zeros(16, 1, 16, 16), ddpm=torch.ones(16, 1, 16, 16))
-            yield finished(self.num_steps)
+                    yield samples(4)
+            if not stop.is_set():
+                yield finished(self.num_steps)
+            elif self.made:
+                yield samples(self.made)
         finally:
             self.closed = True
 
@@ -39,6 +46,10 @@ class FakeStudio:
 def step(index, num_steps=10, loss=None):
     loss = 1 / (index + 1) if loss is None else loss
     return ContrastStep(index=index, num_steps=num_steps, loss_one_step=loss, loss_ddpm=2 * loss, samples_per_s=640.0, seconds_left=float(num_steps - index))
+
+
+def samples(step):
+    return ContrastSamples(step=step, one_step=torch.zeros(16, 1, 16, 16), ddpm=torch.ones(16, 1, 16, 16))
 
 
 def finished(num_steps=10):
@@ -95,18 +106,18 @@ def test_the_title_says_update_time_and_speed():
     assert progress.title == "Update 3 of about 10, 8 s left, 640 digits/s"
 
 
-def test_stop_closes_the_training_within_a_step_and_says_what_it_kept():
+def test_stop_ends_the_training_within_a_step_and_says_what_it_kept(monkeypatch):
+    monkeypatch.setattr("tabs.contrast.UPDATE_EVERY_S", 0.0)
     studio, switch = FakeStudio(num_steps=1000), Event()
     changes = shown(studio, ContrastOptions(), switch)
-    payload = {}
-    while payload.get("drawn_at") is None:
-        payload = json.loads(next(changes)["stage"])
+    while studio.made < 7:
+        next(changes)
     made = studio.made
     switch.set()
     last = json.loads(list(changes)[-1]["stage"])
-    assert studio.closed and studio.made <= made + 1
-    assert last["state"] == "stopped" and last["title"] == f"Stopped after update {made} of about 1000; the curves and the pictures of update 4 stay."
-    assert last["pictures"] == payload["pictures"]
+    assert studio.closed and studio.made == made
+    assert last["state"] == "stopped" and last["title"] == f"Stopped after update {made} of about 1000; the curves and its pictures stay."
+    assert last["drawn_at"] == made and len(last["losses"]["step"]) > 0 and last["pictures"]
 
 
 def test_stop_while_waiting_in_the_queue_trains_nothing_to_keep():
@@ -145,9 +156,14 @@ def test_the_explanation_compares_with_real_digits():
     assert "25 answers" in text and "100% of the sharpness" in text and "0.390" in text
 
 
-def test_each_session_has_its_own_stop():
-    import copy
+def test_too_short_a_training_is_not_explained_away():
+    event = finished(num_steps=3)
+    short = dataclasses.replace(event, figures={**event.figures, "one_step": Figures(variety=0.3, sharpness=0.2, distance=0.3)})
+    text = explanation(short, 50)
+    assert "After 3 updates" in text and "more seconds" in text and "whatever the noise" not in text
 
+
+def test_each_session_has_its_own_stop():
     first = Session()
     first.ask()
     second = copy.deepcopy(first)
@@ -181,11 +197,11 @@ def test_nonsense_becomes_one_sentence_and_touches_nothing(seed):
 def test_only_what_the_studio_refuses_is_shown_to_the_user():
     _, studio, functions = wired()
 
-    def refuses(options):
+    def refuses(options, stop):
         raise InvalidOption("Too much.")
         yield
 
-    def breaks(options):
+    def breaks(options, stop):
         raise ZeroDivisionError
         yield
 

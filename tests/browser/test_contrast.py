@@ -1,0 +1,63 @@
+"""The tab "One step or many?" in a real browser, with the real training."""
+
+import re
+
+import pytest
+
+STAGE = "#contrast-stage .ds-contrast"
+PATIENCE_MS = 240_000  # the first press loads torch and diffusers
+
+
+@pytest.fixture
+def tab(page, app_url):
+    """The tab, with the shortest budget set."""
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(app_url)
+    page.get_by_role("tab", name=re.compile("One step or many")).click()
+    page.wait_for_selector(f"{STAGE} .ds-empty")
+    set_seconds(page, 2)
+    return page
+
+
+def set_seconds(page, seconds):
+    number = page.locator("#contrast-seconds input[type=number]")
+    number.fill(str(seconds))
+    number.press("Tab")
+
+
+def ink(page, pane):
+    """Whether the pane's canvas holds a picture, and how large it is."""
+    return page.eval_on_selector(
+        f"{STAGE} figure[data-pane={pane}] canvas",
+        """(canvas) => [canvas.width, new Set(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data).size > 8]""",
+    )
+
+
+def test_the_empty_stage_says_what_to_do(tab):
+    assert "Press Train" in tab.inner_text(f"{STAGE} .ds-empty")
+    assert not tab.is_visible(f"{STAGE} .ds-stage-main")
+
+
+def test_training_draws_losses_and_pictures_and_ends_with_figures_and_the_formula(tab):
+    tab.click("#contrast-train")
+    tab.wait_for_selector(f"{STAGE}[data-state=done]")
+    for pane in ("one_step", "ddpm", "repeated", "real"):
+        assert ink(tab, pane) == [67, True]  # 4 x 4 digits of 16 pixels with gaps of 1
+    lines = tab.eval_on_selector_all(f"{STAGE} .ds-line", "(paths) => paths.map((path) => path.getAttribute('d').length)")
+    assert len(lines) == 2 and min(lines) > 0
+    assert tab.locator(f"{STAGE} tbody tr").count() == 4
+    assert re.match(r"Done: \d+ updates of each network", tab.inner_text(f"{STAGE} .ds-title-text"))
+    tab.wait_for_selector("#contrast-why .katex")
+    tab.wait_for_selector("#contrast-train:not([disabled])")
+
+
+def test_stop_says_at_which_update_and_keeps_the_curves(tab):
+    set_seconds(tab, 120)
+    tab.click("#contrast-train")
+    tab.wait_for_selector(f"{STAGE} .ds-line[d*=L]", state="attached")
+    tab.click("#contrast-stop")
+    tab.wait_for_selector(f"{STAGE}[data-state=stopped]")
+    assert re.match(r"Stopped after update \d+ of about \d+; the curves and its pictures stay\.", tab.inner_text(f"{STAGE} .ds-title-text"))
+    assert tab.locator(f"{STAGE} .ds-line[d*=L]").count() == 2
+    tab.wait_for_selector("#contrast-train:not([disabled])")
+    assert tab.is_disabled("#contrast-stop")
