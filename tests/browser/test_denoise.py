@@ -110,8 +110,8 @@ def test_a_run_shows_live_frames_and_then_its_film(tab, served):
     seen = tab.evaluate("window.seen")
     assert len(set(seen)) > 3 and seen == sorted(seen)
     at_step(tab, 24)
-    assert tab.locator("#denoise-status").inner_text().startswith("Done: 25 steps")
-    assert tab.locator("#denoise-stop").is_disabled()
+    tab.wait_for_selector("text=Done: 25 steps")
+    tab.wait_for_selector("#denoise-stop:disabled")
 
 
 def test_stop_says_where_and_keeps_the_steps(tab, served):
@@ -141,30 +141,41 @@ def test_a_second_run_replaces_the_first(tab, served):
 def test_two_visitors_stop_only_their_own_run(tab, served):
     served[0].step_s = 0.05
     other = tab.context.browser.new_page()
+    other.set_default_timeout(60_000)
     try:
         other.goto(served[1])
         other.wait_for_selector(FILM)
-        run(tab, steps=60, seed=5)
+        run(tab, steps=1000, seed=5)
         tab.wait_for_selector(LIVE)
         run(other, steps=3, seed=6)
-        other.wait_for_function("document.querySelector('#denoise-status').innerText.length > 0")
-        other.click("#denoise-stop")
-        tab.wait_for_selector(".ds-stage[data-complete=true]:not([data-run=opening])")
-        other.wait_for_function("document.querySelector('#denoise-status').innerText.includes('before the first step')")
+        other.click("#denoise-stop:enabled")
+        other.wait_for_selector("text=Stopping after this step.")
+        before = step(tab)
+        tab.wait_for_function(f"Number(document.querySelector('{LIVE}').dataset.step) > {before + 3}")
+        tab.click("#denoise-stop")
+        tab.wait_for_selector("text=Stopped at step")
+        other.wait_for_selector("text=Stopped before the first step.")
+        assert other.locator(".ds-stage").get_attribute("data-run") == "opening"
     finally:
         other.close()
 
 
-def test_an_error_keeps_the_stage_and_says_what_to_do(tab, served):
+def test_an_option_that_makes_no_sense_keeps_the_stage_and_says_what_to_do(tab):
     before = canvas(tab, "x0_hat")
     run(tab, steps=0)
     tab.wait_for_selector("text=num_steps must be a whole number")
     assert canvas(tab, "x0_hat") == before and step(tab) == 23
-    served[0].fail_at, served[0].step_s = 4, 0.06
-    run(tab, steps=9)
+
+
+def test_a_run_that_fails_midway_keeps_its_last_frame(tab, served):
+    served[0].fail_at, served[0].step_s = 4, 0.5
+    run(tab, steps=9, images=1)
+    tab.wait_for_selector(LIVE)
     tab.wait_for_selector("text=The run failed")
     assert "choose fewer images" in tab.locator("#denoise-status").inner_text()
-    assert max(canvas(tab, "x0_hat")) > 0 and not tab.locator(".ds-progress").is_visible()
+    assert tab.evaluate("document.querySelector('.ds-pane canvas').width") == 32 and max(canvas(tab, "x0_hat")[:3]) > 0
+    assert not tab.locator(".ds-progress").is_visible()
+    tab.wait_for_selector("#denoise-stop:disabled")
 
 
 # --- scrubbing -----------------------------------------------------------------------------------------------
