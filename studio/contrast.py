@@ -13,6 +13,7 @@ order. In the end the one-step network is asked 50 times too: what fails is the 
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -341,8 +342,12 @@ def _ask_often(learner: _Learner, options: ContrastOptions, count: int) -> "Tens
 
 # --- data and figures ----------------------------------------------------------------------------------------
 
+@cache
 def load_digits() -> "tuple[Tensor, Tensor]":
-    """scikit-learn's handwritten digits, enlarged from 8x8, as (training, held-out): (1500 and 297, 1, 16, 16) in [-1, 1]."""
+    """scikit-learn's handwritten digits, enlarged from 8x8, as (training, held-out): (1500 and 297, 1, 16, 16) in [-1, 1].
+
+    They are kept for the next call: do not write into them.
+    """
     import torch
     from sklearn.datasets import load_digits as load
 
