@@ -258,10 +258,8 @@ class GaussianDiffusion:
     def predict(self, model: Model, x_t: Tensor, t: Time) -> Tensor:
         """The model's raw output at x_t; it is told the original timestep where the process is respaced."""
         if isinstance(t, int):
-            told = torch.full((x_t.shape[0],), self.timesteps[t], device=x_t.device)
-        else:
-            told = torch.as_tensor(self.timesteps, device=t.device)[t]
-        return model(x_t, told)
+            return model(x_t, torch.full((x_t.shape[0],), self.timesteps[t], device=x_t.device))
+        return model(x_t, torch.as_tensor(self.timesteps, device=t.device)[t])
 
     def p_mean_variance(self, model: Model, x_t: Tensor, t: Time, clip_x0: bool = True) -> Estimate:
         """p(x_{t-1} | x_t) for a model called as model(x_t, timesteps (B,)): mean, variance, log_variance, x0_hat, eps_hat."""
@@ -291,7 +289,7 @@ class GaussianDiffusion:
         deterministic = self._at("posterior_mean_coef2", t, x0_hat) * self._at("sqrt_one_minus_alpha_bar", t, x0_hat)
         direction = (deterministic**2 + (1 - eta**2) * self._at("posterior_variance", t, x0_hat)) ** 0.5
         x_prev = self._at("sqrt_alpha_bar_prev", t, x0_hat) * x0_hat + direction * eps_hat
-        return x_prev if eta == 0 or noise is None else x_prev + self.ddim_sigma(t, eta, x0_hat) * noise
+        return x_prev if eta == 0 or noise is None else x_prev + self.ddim_sigma(t, eta, noise) * noise
 
     def ddim_sample(self, model: Model, x_t: Tensor, t: Time, *, eta: float = 0.0, clip_x0: bool = True, noise: Tensor | None = None) -> Step:
         """One DDIM step; eta from 0 (deterministic) to 1 (DDPM)."""

@@ -66,11 +66,17 @@ def float64_table(schedule, zero_snr):
     return torch.cumprod(1 - (rescale_zero_terminal_snr(betas) if zero_snr else betas), dim=0)
 
 
-def their_scheduler(scheduler_class, table, spacing, **options):
+@cache
+def scheduler_without_table(scheduler_class, spacing, **options):
     scheduler = scheduler_class(num_train_timesteps=T, timestep_spacing=spacing or "leading", **options)
-    scheduler.alphas_cumprod = table  # all that a step reads
     if spacing or scheduler_class is DDIMScheduler:
         scheduler.set_timesteps(NUM_STEPS if spacing else T)
+    return scheduler
+
+
+def their_scheduler(scheduler_class, table, spacing, **options):
+    scheduler = scheduler_without_table(scheduler_class, spacing, **options)
+    scheduler.alphas_cumprod = table  # all that a step reads
     return scheduler
 
 
@@ -95,11 +101,11 @@ def steps(scheduler, spacing):
 
 def difference(ours, theirs):
     """The largest, relative to their magnitude where that is above 1; what is infinite or nan must be so in both."""
-    finite = torch.isfinite(theirs)
-    assert torch.equal(torch.isfinite(ours), finite)
-    if not finite.any():
-        return 0.0
-    return ((ours - theirs)[finite].abs().max() / theirs[finite].abs().max().clamp(min=1)).item()
+    ours, theirs = ours.double().numpy(), theirs.double().numpy()
+    finite = np.isfinite(theirs)
+    assert np.array_equal(np.isfinite(ours), finite)
+    ours, theirs = ours[finite], theirs[finite]
+    return np.abs(ours - theirs).max(initial=0) / np.abs(theirs).max(initial=1)
 
 
 def ddpm_pair(scheduler, process, index, t, *, clip_x0, variance_type, dtype=torch.float64):
@@ -158,6 +164,12 @@ def test_spaced_timesteps_are_those_of_set_timesteps(scheduler_class, spacing):
     for count in (1, 2, 3, 7, 10, 15, 20, 25, 30, 49, 50, 99, 333, 500, 750, 999, 1000):
         scheduler.set_timesteps(count)
         assert spaced_timesteps(T, count, spacing) == scheduler.timesteps.tolist()[::-1]
+
+
+def test_61_trailing_steps_are_theirs_but_for_the_step_at_minus_1_that_their_rounding_lets_in():
+    scheduler = DDIMScheduler(num_train_timesteps=T, timestep_spacing="trailing")
+    scheduler.set_timesteps(61)
+    assert [-1, *spaced_timesteps(T, 61, "trailing")] == scheduler.timesteps.tolist()[::-1]
 
 
 # --- one step, tables in float64 -----------------------------------------------------------------------------
@@ -241,7 +253,7 @@ def assert_agrees_as_shipped(scheduler_class, schedule, spacing, zero_snr, optio
 @EVERY_PREDICTION
 @EVERY_SEQUENCE
 def test_a_ddpm_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
-    for zero_snr, (variance_type, clip_x0) in itertools.product(OFF_AND_ON, zip(VARIANCES, (True, False, False, True), strict=True)):
+    for zero_snr, (variance_type, clip_x0) in itertools.product(OFF_AND_ON, (("fixed_small", True), ("learned_range", False))):
         options = {"prediction_type": prediction_type, "variance_type": variance_type, "clip_sample": clip_x0}
         pair_of = partial(ddpm_pair, variance_type=variance_type)
         assert_agrees_as_shipped(DDPMScheduler, schedule, spacing, zero_snr, options, pair_of, mean_type=prediction_type, var_type=variance_type)
@@ -251,7 +263,7 @@ def test_a_ddpm_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
 @EVERY_PREDICTION
 @EVERY_SEQUENCE
 def test_a_ddim_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
-    for zero_snr, (eta, clip_x0) in itertools.product(OFF_AND_ON, ((0.0, True), (0.3, False), (1.0, True))):
+    for zero_snr, (eta, clip_x0) in itertools.product(OFF_AND_ON, ((0.0, False), (1.0, True))):
         options = {"prediction_type": prediction_type, "clip_sample": clip_x0}
         assert_agrees_as_shipped(DDIMScheduler, schedule, spacing, zero_snr, options, partial(ddim_pair, eta=eta), mean_type=prediction_type)
 

@@ -145,14 +145,16 @@ def test_a_thousand_steps_bring_back_the_data(sampler):
 
 # --- steps as affine maps: no sampling, no chance --------------------------------------------------------------
 
-def affine(step):
-    """(slope, offset, deviation) of a step x -> slope x + offset + deviation z, from x = 0, 1, 0 and z = 0, 0, 1."""
+def affine(sample, model, t):
+    """(slope, offset, deviation) of the step x -> slope x + offset + deviation z, from x = 0, 1, 0 and z = 0, 0, 1."""
     x, z = (torch.tensor(values, dtype=torch.float64).reshape(3, 1, 1, 1) for values in ([0, 1, 0], [0, 0, 1]))
-    offset, at_one, with_noise = step(x, z).flatten().tolist()
+    offset, at_one, with_noise = sample(model, x, t, clip_x0=False, noise=z).x_prev.flatten().tolist()
     return at_one - offset, offset, with_noise - offset
 
 
-def one_dimensional(schedule, num_timesteps, deviation=DEVIATION, *, kept=None, mean_type="epsilon", var_type="fixed_small", extra=None, zero_terminal_snr=False):
+def one_dimensional(
+    schedule, num_timesteps, deviation=DEVIATION, *, kept=None, mean_type="epsilon", var_type="fixed_small", extra=None, zero_terminal_snr=False
+):
     betas = make_betas(schedule, num_timesteps, zero_terminal_snr=zero_terminal_snr)
     kept = range(num_timesteps) if kept is None else kept
     now, before = noise_levels(betas, kept)
@@ -192,7 +194,7 @@ def test_with_the_right_learned_variance_every_step_lands_on_the_exact_marginal(
     last_of_flow = schedule == "flow" and mean_type == "epsilon" and now[-1] == 0
     process, model, now, before = one_dimensional(schedule, 60, kept=kept, mean_type=mean_type, var_type=var_type, extra=extra)
     for t in range(1, len(now) - last_of_flow):  # at zero SNR eps says nothing of x0
-        slope, offset, noise = affine(lambda x, z: process.p_sample(model, x, t, clip_x0=False, noise=z).x_prev)
+        slope, offset, noise = affine(process.p_sample, model, t)
         mean, variance = level(now[t])
         assert (slope * mean + offset, slope**2 * variance + noise**2) == pytest.approx(level(before[t]), rel=1e-8)
 
@@ -209,7 +211,7 @@ def test_the_learned_variances_of_data_lie_between_the_posteriors_and_beta(mean_
         process, model, now, before = one_dimensional("linear", 60, deviation, mean_type=mean_type, var_type=var_type)
         mean, variance = level(now[-1], deviation)
         for t in reversed(range(1, 60)):
-            slope, offset, noise = affine(lambda x, z: process.p_sample(model, x, t, clip_x0=False, noise=z).x_prev)
+            slope, offset, noise = affine(process.p_sample, model, t)
             mean, variance = slope * mean + offset, slope**2 * variance + noise**2
             assert (mean, variance) == pytest.approx(level(before[t], deviation), rel=1e-8)
 
@@ -219,7 +221,7 @@ def ddpm_variance_error(schedule, num_timesteps, var_type):
     process, model, now, _ = one_dimensional(schedule, num_timesteps, var_type=var_type)
     _, variance = level(now[-1])
     for t in reversed(range(num_timesteps)):
-        slope, _, noise = affine(lambda x, z: process.p_sample(model, x, t, clip_x0=False, noise=z).x_prev)
+        slope, _, noise = affine(process.p_sample, model, t)
         variance = slope**2 * variance + noise**2
     return variance - DEVIATION**2
 
@@ -239,7 +241,7 @@ def ddim_error(schedule, kept, *, mean_type="epsilon", to_clean=False, zero_term
     process, model, now, _ = one_dimensional(schedule, 1024, kept=kept, mean_type=mean_type, zero_terminal_snr=zero_terminal_snr)
     slope, offset = 1.0, 0.0
     for t in reversed(range(0 if to_clean else 1, len(kept))):
-        a, b, noise = affine(lambda x, z: process.ddim_sample(model, x, t, clip_x0=False, noise=z).x_prev)
+        a, b, noise = affine(process.ddim_sample, model, t)
         assert noise == 0
         slope, offset = a * slope, a * offset + b
     (start, start_variance), (end, end_variance) = level(now[-1]), level(1.0 if to_clean else now[0])
@@ -251,10 +253,8 @@ def ddim_error(schedule, kept, *, mean_type="epsilon", to_clean=False, zero_term
 @EVERY_MEAN
 def test_ddims_error_halves_when_its_steps_double(schedule, mean_type):
     # From T-1 down to T/8, where every schedule is smooth in t: 896 timesteps in strides of 16, 8 and 4.
-    if schedule == "flow" and mean_type == "epsilon":
-        last = 1022  # at zero SNR eps says nothing of x0
-    else:
-        last = 1023
+    # At flow's last step, of zero SNR, eps says nothing of x0.
+    last = 1022 if schedule == "flow" and mean_type == "epsilon" else 1023
     errors = [ddim_error(schedule, range(last - 896, last + 1, stride), mean_type=mean_type)[0] for stride in (16, 8, 4)]
     assert abs(errors[0]) > 1e-5  # or rounding would be measured
     assert [errors[0] / errors[1], errors[1] / errors[2]] == pytest.approx([2, 2], abs=0.05)

@@ -7,8 +7,20 @@ import pytest
 
 from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.schedules import (
-    CURVES, MAX_TIMESTEPS, SCHEDULES, alphas_cumprod, betas_from_alphas_cumprod, curves, make_betas, parse_timesteps,
-    rescale_zero_terminal_snr, respace_betas, schedule_options, space_timesteps,
+    CURVES,
+    MAX_TIMESTEPS,
+    SCHEDULES,
+    SPACINGS,
+    alphas_cumprod,
+    betas_from_alphas_cumprod,
+    curves,
+    make_betas,
+    parse_timesteps,
+    rescale_zero_terminal_snr,
+    respace_betas,
+    schedule_options,
+    space_timesteps,
+    spaced_timesteps,
 )
 
 EVERY_SCHEDULE = pytest.mark.parametrize("name", SCHEDULES)
@@ -261,6 +273,18 @@ def test_respacing_survives_a_picture_that_underflows():
     assert np.all((betas > 0) & (betas <= 1))
 
 
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("num_timesteps", [50, 64, 999, 1000])
+def test_any_number_of_steps_up_to_T_can_be_spaced(num_timesteps, spacing):
+    for count in range(1, num_timesteps + 1):
+        kept = spaced_timesteps(num_timesteps, count, spacing)
+        assert len(kept) == count and kept[0] >= 0 and np.all(np.diff(kept) > 0)
+        if spacing == "trailing" or (spacing == "linspace" and count > 1):
+            assert kept[-1] == num_timesteps - 1
+        if spacing != "trailing":
+            assert kept[0] == 0
+
+
 # --- refusals ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(
@@ -297,6 +321,9 @@ def test_respacing_survives_a_picture_that_underflows():
         (lambda: space_timesteps(100, [10, 0]), "Section 2 .* not 0"),
         (lambda: space_timesteps(100, "-3"), "Section 1 .* not -3"),
         (lambda: space_timesteps(0, [1]), "num_timesteps=0"),
+        (lambda: spaced_timesteps(100, 101), "num_steps=101"),
+        (lambda: spaced_timesteps(100, 0), "num_steps=0"),
+        (lambda: spaced_timesteps(100, 10, "trailling"), r"'trailling'; did you mean 'trailing'\?"),
         (lambda: respace_betas(np.full(10, 0.1), []), r"0\.\.9, but there are none"),
         (lambda: respace_betas(np.full(10, 0.1), [3, 3]), r"0\.\.9, but 3 follows 3"),
         (lambda: respace_betas(np.full(10, 0.1), [5, 2]), r"0\.\.9, but 2 follows 5"),
