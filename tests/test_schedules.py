@@ -248,6 +248,11 @@ def test_ten_fifteen_twenty_of_300_starts_with_the_strides_of_hand_arithmetic():
     assert kept[10] == 100 and kept[24] == 199 and kept[25] == 200 and kept[44] == 299
 
 
+def test_fractional_strides_are_rounded_with_halves_going_up():
+    # 11 timesteps, 5 kept: stride 10/4 = 2.5, so 0, 2.5, 5, 7.5, 10.
+    assert space_timesteps(11, [5]) == [0, 3, 5, 8, 10]
+
+
 def test_text_and_lists_say_the_same():
     assert parse_timesteps("10, 15,20") == parse_timesteps([10, 15, 20]) == parse_timesteps((10.0, np.int64(15), 20)) == [10, 15, 20]
     assert parse_timesteps("ddim50") == parse_timesteps(" DDIM 50 ") == 50
