@@ -20,12 +20,11 @@
       <div class="ds-progress" hidden><i></i></div>
       <div class="ds-panes"></div>
       <div class="ds-empty">Choose a model and press Run, or drop a run file here.</div>
-      <div class="ds-bar"></div>
-      <div class="ds-tools">
+      <div class="ds-bar-row"><div class="ds-bar"></div><div class="ds-tools">
         <button type="button" class="ds-button ds-eps" aria-pressed="false" title="Show the noise that the model finds in x_t, as a third picture">Show <i>ε̂</i></button>
         <button type="button" class="ds-button ds-all" title="Back to all pictures of the run" hidden>All pictures</button>
         <span class="ds-note ds-muted"></span>
-      </div>
+      </div></div>
     </div>
     <div class="ds-explain" hidden>
       <figure class="ds-formula-box" aria-label="This step in numbers">
@@ -167,7 +166,7 @@
     bar.disable(true);
 
     const chart = Studio.chart(part(".ds-curve-chart"), {
-      height: 190, xLabel: "timestep t   (sampling runs to the right)", xName: "timestep", xReverse: true,
+      height: 172, xLabel: "timestep t   (sampling runs to the right)", xName: "timestep", xReverse: true,
       onPick: (t) => {
         if (!value || value.kind !== "film") return;
         const timesteps = value.frames.map((index) => value.steps[index].timestep);
@@ -312,7 +311,7 @@
       next.kind === "live" ? showLive(next) : showFilm(next);
       empty.hidden = true;
       explain.hidden = false;
-      part(".ds-eps").disabled = next.kind === "film" && !sprites.eps_hat;
+      part(".ds-eps").disabled = next.kind !== "film" || !sprites.eps_hat;
       root.dataset.kind = next.kind;
       root.dataset.run = next.run;
       root.dataset.complete = String(next.kind === "film" && next.complete);
@@ -341,6 +340,7 @@
     });
 
     panesBox.dataset.count = 0;
+    part(".ds-eps").disabled = true;
     for (const { figure } of Object.values(panes)) figure.hidden = true;
     watch("value", receive);
     receive();

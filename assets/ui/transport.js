@@ -40,7 +40,7 @@
     const show = () => {
       const text = wording(index, length);
       slider.value = index;
-      slider.style.setProperty("--ds-fill", `${length > 1 ? (100 * index) / (length - 1) : 100}%`);
+      slider.style.setProperty("--ds-fill", `${length > 1 ? (100 * index) / (length - 1) : 0}%`);
       slider.setAttribute("aria-valuetext", text);
       count.textContent = text;
       back.disabled = disabled || index === 0;
