@@ -12,8 +12,10 @@ order. In the end the one-step network is asked 50 times too: what fails is the 
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from threading import Barrier
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,8 @@ class ContrastOptions:
     """One comparison.
 
     Args:
-        seconds: training time of each network, 1 to 600; sampling comes on top, about a tenth of it.
+        seconds: of training, 1 to 600. Both learn at the same time, a core each; drawing pictures comes on top,
+            about a tenth of it.
         num_steps: exactly so many updates of each network in place of `seconds`, 1 to 20,000.
         batch_size: digits an update, 1 to 512.
         width: channels at full resolution, a multiple of 8 from 8 to 64; twice as many at 8x8 and 4x4.
@@ -58,7 +61,7 @@ class ContrastOptions:
         InvalidOption.
     """
 
-    seconds: float = 45.0
+    seconds: float = 75.0
     num_steps: int | None = None
     batch_size: int = 32
     width: int = 16
@@ -145,7 +148,7 @@ ContrastEvent = ContrastStep | ContrastSamples | ContrastFinished
 # --- the loop ------------------------------------------------------------------------------------------------
 
 def train_contrast(options: ContrastOptions, stop: "Stop | None" = None) -> Iterator[ContrastEvent]:
-    """Train both networks in turn, an update each, and show what they make of the same noise.
+    """Train both networks, an update each, and show what they make of the same noise.
 
     A ContrastStep for every update, ContrastSamples now and then, and one ContrastFinished. Setting `stop` ends the
     training after the current update, with ContrastSamples of what was learned by then in place of ContrastFinished.
@@ -154,31 +157,44 @@ def train_contrast(options: ContrastOptions, stop: "Stop | None" = None) -> Iter
     device = _device()
     training, real = (part.to(device) for part in load_digits())
     learners = [_make_learner(options, mean_type, device) for mean_type in ("sample", "v_prediction")]
-    batches = _batches(training, options)
-    clock = _Clock(options)
-    previews = list(PREVIEWS_AT)
+    batches, clock, previews = _batches(training, options), _Clock(options), list(PREVIEWS_AT)
 
-    while not (clock.done or stop and stop.is_set()):
-        with clock:
-            batch = next(batches)
-            losses = [_update(learner, *batch, clock.steps, options.learning_rate) for learner in learners]
-        yield _step_event(clock, losses, options)
+    with _workers(len(learners)) as workers:
+        while not (clock.done or stop and stop.is_set()):
+            with clock:
+                batch = next(batches)
+                losses = list(workers.map(lambda learner: _update(learner, *batch, clock.steps, options.learning_rate), learners))
+            yield _step_event(clock, losses, options)
 
-        if previews and clock.share >= previews[0] and not clock.done:
-            previews = [share for share in previews if share > clock.share]
-            yield ContrastSamples(step=clock.steps, **_draw(learners, options, options.num_samples))
+            if previews and clock.share >= previews[0] and not clock.done:
+                previews = [share for share in previews if share > clock.share]
+                yield ContrastSamples(step=clock.steps, **_draw(learners, options, options.num_samples, workers))
 
-    if clock.done:
-        yield _finish(learners, options, clock, training, real)
-    elif clock.steps:
-        yield ContrastSamples(step=clock.steps, **_draw(learners, options, options.num_samples))
+        if clock.done:
+            yield _finish(learners, options, clock, training, real, workers)
+        elif clock.steps:
+            yield ContrastSamples(step=clock.steps, **_draw(learners, options, options.num_samples, workers))
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    """A thread for each network, on one core each: so small a network loses more by sharing its work over cores than
+    it gains, and on a busy machine it would come to a standstill."""
+    import torch
+
+    before, together = torch.get_num_threads(), Barrier(count)
+    workers = ThreadPoolExecutor(count, thread_name_prefix="contrast")
+    # The barrier hands one task to each thread. The setting is the thread's own, and the default of threads to come,
+    # which is therefore put back.
+    list(workers.map(lambda _: (torch.set_num_threads(1), together.wait()), range(count)))
+    torch.set_num_threads(before)
+    return workers
 
 
 class _Clock:
     """Counts updates and the seconds spent inside `with clock`, so that neither sampling nor a slow reader counts."""
 
     def __init__(self, options: ContrastOptions):
-        self.num_steps, self.budget_s = options.num_steps, 2 * options.seconds
+        self.num_steps, self.budget_s = options.num_steps, options.seconds
         self.steps, self.spent_s, self._since = 0, 0.0, 0.0
 
     def __enter__(self) -> None:
@@ -207,9 +223,9 @@ def _step_event(clock: _Clock, losses: list[float], options: ContrastOptions) ->
     )
 
 
-def _finish(learners: "list[_Learner]", options: ContrastOptions, clock: _Clock, training: "Tensor", real: "Tensor") -> ContrastFinished:
+def _finish(learners: "list[_Learner]", options: ContrastOptions, clock: _Clock, training: "Tensor", real: "Tensor", workers: Executor) -> ContrastFinished:
     count = max(MEASURED, options.num_samples)
-    drawn = _draw(learners, options, count) | {"repeated": _ask_often(learners[0], options, count), "real": real[:count].cpu()}
+    drawn = _draw(learners, options, count, workers, repeat=True) | {"real": real[:count].cpu()}
     figures = {name: measure(pictures, training.cpu()) for name, pictures in drawn.items()}
     shown = {name: pictures[: options.num_samples] for name, pictures in drawn.items()}
     return ContrastFinished(step=clock.steps, seconds=clock.spent_s, figures=MappingProxyType(figures), **shown)
@@ -304,9 +320,13 @@ def _called(network: "Module") -> Any:
 
 # --- drawing -------------------------------------------------------------------------------------------------
 
-def _draw(learners: "list[_Learner]", options: ContrastOptions, count: int) -> "dict[str, Tensor]":
+def _draw(learners: "list[_Learner]", options: ContrastOptions, count: int, workers: Executor, repeat: bool = False) -> "dict[str, Tensor]":
+    """What both make of the same noise; with `repeat` also what the one-step network makes of it when asked often."""
     one_step, ddpm = learners
-    return {"one_step": _ask_once(one_step, options, count), "ddpm": _ask_often(ddpm, options, count)}
+    asked = {"one_step": workers.submit(_ask_once, one_step, options, count), "ddpm": workers.submit(_ask_often, ddpm, options, count)}
+    if repeat:
+        asked["repeated"] = workers.submit(_ask_often, one_step, options, count)
+    return {name: answer.result() for name, answer in asked.items()}
 
 
 def _start(learner: _Learner, options: ContrastOptions, count: int) -> "Tensor":

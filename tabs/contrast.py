@@ -180,8 +180,8 @@ def create_tab(studio: Any) -> None:
                 stop = gr.Button("Stop", interactive=False, elem_id="contrast-stop", min_width=60, scale=1)
             status = gr.HTML(value="", padding=False, elem_id="contrast-status", elem_classes="ds-status")
             budget = gr.Slider(
-                2, 120, defaults.seconds, step=1, label="Seconds for each network", elem_id="contrast-seconds",
-                info="More: DDPM's digits get better. The one step stays a blur.",
+                2, 180, defaults.seconds, step=1, label="Seconds of training", elem_id="contrast-seconds",
+                info="More: DDPM's digits get better, and the one step stays a blur.",
             )
             with gr.Accordion("More", open=False):
                 sample_steps = gr.Slider(2, 250, defaults.sample_steps, step=1, label="Times DDPM is asked", info="More: smaller steps, better pictures, and slower previews.")

@@ -127,6 +127,24 @@ def test_stop_before_the_start_trains_nothing():
     assert list(train_contrast(tiny(), stop)) == []
 
 
+def test_training_leaves_the_number_of_threads_alone():
+    torch.set_num_threads(2)
+    list(train_contrast(tiny(num_steps=2)))
+    later = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert torch.get_num_threads() == 2 and later == [2]
+
+
+def test_closing_ends_the_worker_threads():
+    run = train_contrast(tiny())
+    next(run)
+    assert any(thread.name.startswith("contrast") for thread in threading.enumerate())
+    run.close()
+    assert not any(thread.name.startswith("contrast") for thread in threading.enumerate())
+
+
 def counted(monkeypatch):
     updates, update = [], contrast._update
     monkeypatch.setattr(contrast, "_update", lambda *args: updates.append(1) or update(*args))
@@ -136,9 +154,9 @@ def counted(monkeypatch):
 def test_a_budget_in_seconds_counts_training_alone_and_ends(monkeypatch):
     now = itertools.count(0, 0.25)  # every look at the clock is a quarter of a second later
     monkeypatch.setattr(contrast.time, "perf_counter", lambda: next(now))
-    run = list(train_contrast(tiny(num_steps=None, seconds=1)))
+    run = list(train_contrast(tiny(num_steps=None, seconds=2)))
     steps = list(only_steps(run))
-    assert len(steps) == 8 and run[-1].seconds == 2.0  # two networks, a second each, a quarter of a second for a pair of updates
+    assert len(steps) == 8 and run[-1].seconds == 2.0  # a quarter of a second for each pair of updates
     assert [step.num_steps for step in steps] == [8] * 8 and [step.seconds_left for step in steps] == [1.75 - 0.25 * i for i in range(8)]
 
 

@@ -1,6 +1,6 @@
 """The naive contrast in the terminal: one network asked once, beside its twin asked many times.
 
-    python -m trainers.contrast --seconds 45 --output contrast.png
+    python -m trainers.contrast --seconds 75 --output contrast.png
 
 Trains both on scikit-learn's digits (see studio.contrast), prints what was measured, and writes one picture.
 """
@@ -28,7 +28,7 @@ class ContrastRun:
     """The knobs; `python -m trainers.contrast --help` prints them."""
 
     output: str = option("contrast.png", "where the comparison is written")
-    seconds: float = option(45.0, "training time of each network, 1 to 600")
+    seconds: float = option(75.0, "of training, both networks at the same time, 1 to 600")
     num_steps: int | None = option(None, "exactly so many updates of each in place of the time")
     batch_size: int = option(32, "digits an update")
     width: int = option(16, "channels at full resolution, a multiple of 8")
