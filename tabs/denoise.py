@@ -171,14 +171,14 @@ def create_tab(studio: Any) -> None:
             )
             for change in run_shown(studio, options, switch, session):
                 yield {results[name]: value for name, value in change.items()}
-        except StudioError as error:
-            yield {status: str(error), stage: to_stage({"kind": "note", "title": "The run failed"})}
-            raise gr.Error(str(error), print_exception=False) from None
+        except Exception as error:
+            # Gradio drops what is chained to a run that raises, so the page is put in order before.
+            sentence = str(error) if isinstance(error, StudioError) else "The run failed; the log of the studio says why."
+            yield {status: sentence, stop: stop_update(session), stage: to_stage({"kind": "note", "title": "The run failed"})}
+            with said_in_a_sentence():
+                raise
         finally:
             session.running.remove(switch)
-
-    def on_settled(session: Session) -> dict[Any, Any]:
-        return {stop: gr.update(interactive=bool(session.running or session.waiting))}
 
     def on_stop(session: Session) -> dict[Any, Any]:
         return {status: "Stopping after this step." if session.stop() else "Nothing is running."}
@@ -221,11 +221,10 @@ def create_tab(studio: Any) -> None:
     scheduler.input(on_scheduler, scheduler, [scheduler, eta, timesteps], **cheap)
     dice.click(lambda: random.randrange(SEED_END), None, seed, **cheap)
     asked = run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap)
-    ran = asked.then(
+    asked.then(
         on_run, [*controls.values(), session, init_image], list(results.values()), api_name="sample", trigger_mode="multiple",
         concurrency_id="gpu", concurrency_limit=1, show_progress="minimal", show_progress_on=status,
     )
-    ran.then(on_settled, session, stop, **cheap)
     stop.click(on_stop, session, status, **cheap)
     opened.upload(on_file, [opened, session], [stage, status, *controls.values()], **private, **files)
     for kind, button in keep_buttons.items():
@@ -253,6 +252,11 @@ def timesteps_update(scheduler: str, value: str) -> dict[str, Any]:
     return gr.update(value=value, visible=SCHEDULERS[scheduler].diffusers_class is None)
 
 
+def stop_update(session: Session) -> dict[str, Any]:
+    """The stop button at the end of a run: pressable while another one waits."""
+    return gr.update(interactive=bool(session.waiting))
+
+
 def options_from(*, class_label: str, timesteps: str, init_image: str | None, strength: float, **values: Any) -> SampleOptions:
     """The one SampleOptions that the tab builds. Strength counts only where there is a picture to start from."""
     start = {"init_image": open_picture(init_image), "strength": strength} if init_image else {}
@@ -277,7 +281,7 @@ def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Sessi
                     "stage": to_stage(film(event.trajectory, run=run, title=title_of(event.trajectory), curve=curve)), "session": session,
                     "status": how_it_went(event.trajectory, monotonic() - since), "pictures": [str(p) for p in save_pictures(event.trajectory, Path(session.folder.name))],
                 }
-    yield outcome
+    yield {**outcome, "stop": stop_update(session)}
 
 
 def title_of(trajectory: "Trajectory") -> str:
