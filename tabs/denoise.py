@@ -109,12 +109,13 @@ def create_tab(studio: Any) -> None:
                 stop = gr.Button("Stop", interactive=False, elem_id="denoise-stop", min_width=60, scale=1)
             status = gr.HTML(elem_id="denoise-status", elem_classes="ds-status", apply_default_css=False, js_on_load=None)
             scheduler = gr.Dropdown(
-                [(s.label, name) for name, s in SCHEDULERS.items()], value="ddim", label="Scheduler", info=SCHEDULERS["ddim"].about, elem_id="denoise-scheduler",
+                [(s.label, name) for name, s in SCHEDULERS.items()], value="ddim", label="Scheduler", info=SCHEDULERS["ddim"].about,
+                elem_id="denoise-scheduler",
             )
             num_steps = gr.Number(entry.default_steps, label="Steps", precision=0, info="More: slower, and closer to the exact path.", elem_id="denoise-steps")
             eta = gr.Slider(0, 1, 0, step=0.05, label="eta", info="Higher: more fresh noise at every step. 0 draws none, 1 is DDPM.", elem_id="denoise-eta")
             with gr.Row(elem_classes="ds-seed"):
-                seed = gr.Number(0, label="Seed", precision=0, info="Another number: other noise to start from.", elem_id="denoise-seed", min_width=120, scale=4)
+                seed = gr.Number(0, label="Seed", precision=0, info="Another number: other noise to start.", elem_id="denoise-seed", min_width=120, scale=4)
                 dice = gr.Button("New seed", elem_id="denoise-dice", size="sm", min_width=72, scale=1)
             num_images = gr.Number(4, label="Images", precision=0, info="More: several seeds side by side, and slower.", elem_id="denoise-images")
             with gr.Accordion("More", open=False, elem_id="denoise-more"):
@@ -124,7 +125,10 @@ def create_tab(studio: Any) -> None:
                 )
                 clip_x0 = gr.Checkbox(True, label="Clip x0_hat", info="On: the belief never leaves the range of a picture.", elem_id="denoise-clip")
                 init_image = picture_input(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="denoise-init")
-                strength = gr.Slider(0, 1, 0.6, step=0.05, label="Noise it up to", info="Higher: less of that picture is left to start from. 1 is pure noise.", elem_id="denoise-strength")
+                strength = gr.Slider(
+                    0, 1, 0.6, step=0.05, label="Noise it up to", info="Higher: less of that picture is left to start from. 1 is pure noise.",
+                    elem_id="denoise-strength",
+                )
             with gr.Accordion("Keep it", open=False, elem_id="denoise-keep"):
                 stream = gr.Radio(STREAMS, value="both", label="Stream", info="What the film and the contact sheet show.")
                 with gr.Row(elem_classes="ds-keep"):
@@ -149,7 +153,8 @@ def create_tab(studio: Any) -> None:
         return trajectory and to_stage(film(trajectory, run="opening", title="A recorded run", autoplay=True))
 
     def on_model(name: str) -> dict[Any, Any]:
-        return {model: gr.update(info=studio.models[name].about), num_steps: studio.models[name].default_steps, class_label: class_update(studio, name, ANY_CLASS)}
+        chosen = studio.models[name]
+        return {model: gr.update(info=chosen.about), num_steps: chosen.default_steps, class_label: class_update(studio, name, ANY_CLASS)}
 
     def on_scheduler(name: str) -> dict[Any, Any]:
         return {scheduler: gr.update(info=SCHEDULERS[name].about), eta: eta_update(name, 0), timesteps: timesteps_update(name, "")}
@@ -279,7 +284,8 @@ def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Sessi
                 session.trajectory = event.trajectory
                 outcome = {
                     "stage": to_stage(film(event.trajectory, run=run, title=title_of(event.trajectory), curve=curve)), "session": session,
-                    "status": how_it_went(event.trajectory, monotonic() - since), "pictures": [str(p) for p in save_pictures(event.trajectory, Path(session.folder.name))],
+                    "status": how_it_went(event.trajectory, monotonic() - since),
+                    "pictures": [str(path) for path in save_pictures(event.trajectory, Path(session.folder.name))],
                 }
     yield {**outcome, "stop": stop_update(session)}
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
-from fakes import FakeStudio  # noqa: E402
+from fakes import FakeStudio
 
-from tabs.denoise import create_tab  # noqa: E402
-from tabs.theme import CSS, HEAD, THEME  # noqa: E402
+from tabs.denoise import create_tab
+from tabs.theme import CSS, HEAD, THEME
 
 FILM = ".ds-stage[data-kind=film]"
 LIVE = ".ds-stage[data-kind=live]"
@@ -349,7 +349,8 @@ def test_both_themes_are_legible(page, served, theme):
     contrast = page.evaluate("""() => {
       const value = (name) => { const probe = document.createElement("i"); probe.style.color = `var(${name})`;
         document.querySelector(".ds-stage").append(probe); const c = getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number); probe.remove(); return c; };
-      const luminance = ([r, g, b]) => [r, g, b].map((v) => ((v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+      const luminance = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255)).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
       const paper = luminance(value("--ds-paper"));
       return Object.fromEntries(["--ds-ink", "--ds-muted", "--ds-signal", "--ds-noise", "--ds-accent"].map((name) => {
         const other = luminance(value(name)); return [name, (Math.max(paper, other) + 0.05) / (Math.min(paper, other) + 0.05)]; }));

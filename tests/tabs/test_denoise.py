@@ -16,16 +16,17 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import FakeStudio  # noqa: E402
+from fakes import FakeStudio
 
-from studio.errors import StudioError  # noqa: E402
-from studio.events import Finished, StepDone  # noqa: E402
-from studio.export import read_options  # noqa: E402
-from studio.images import to_pixels  # noqa: E402
-from studio.options import SampleOptions  # noqa: E402
-from tabs import filmstrip  # noqa: E402
-from tabs.denoise import KEEPERS, Session, create_tab, how_it_went, options_from, run_shown  # noqa: E402
-from tabs.stage import to_stage  # noqa: E402
+from studio.errors import StudioError
+from studio.events import Finished, StepDone
+from studio.export import read_options
+from studio.images import to_pixels
+from studio.options import SampleOptions
+from tabs import filmstrip
+from tabs.denoise import KEEPERS, Session, create_tab, how_it_went, options_from, run_shown
+from tabs.stage import to_stage
+
 
 def run_of(**options):
     studio = FakeStudio()
@@ -184,7 +185,7 @@ def test_a_new_run_replaces_what_runs_and_what_waits():
 
 
 def test_strength_counts_only_with_a_picture(tmp_path):
-    values = dict(model="disc", num_steps=5, scheduler="ddim", eta=0, clip_x0=True, seed=0, num_images=1, class_label="", timesteps=" ", strength=0.4)
+    values = {"model": "disc", "num_steps": 5, "scheduler": "ddim", "eta": 0, "clip_x0": True, "seed": 0, "num_images": 1, "class_label": "", "timesteps": " ", "strength": 0.4}
     assert options_from(init_image=None, **values).strength == 1.0 and options_from(init_image=None, **values).timesteps is None
     path = tmp_path / "grey.png"
     Image.new("L", (9, 5), 80).save(path)
