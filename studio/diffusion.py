@@ -265,10 +265,14 @@ class GaussianDiffusion:
         """p(x_{t-1} | x_t) for a model called as model(x_t, timesteps (B,)): mean, variance, log_variance, x0_hat, eps_hat."""
         return self.estimate(self.predict(model, x_t, t), x_t, t, clip_x0=clip_x0)
 
-    def p_step(self, estimate: Estimate, t: Time, noise: Tensor) -> Tensor:
-        """x_{t-1} = mean + std * noise, and the mean alone at t = 0."""
+    def p_step(self, estimate: Estimate, t: Time, noise: Tensor | None) -> Tensor:
+        """x_{t-1} = mean + std * noise, and the mean alone at t = 0, where `noise` may be None."""
+        if isinstance(t, int) and t == 0:
+            return estimate.mean
+        if noise is None:
+            raise InvalidOption(f"A DDPM step draws noise everywhere but at t = 0; give it at {t=}.")
         if isinstance(t, int):
-            return estimate.mean if t == 0 else estimate.mean + (0.5 * estimate.log_variance).exp() * noise
+            return estimate.mean + (0.5 * estimate.log_variance).exp() * noise
         alive = (t > 0).reshape(-1, *[1] * (noise.ndim - 1))
         return estimate.mean + alive * (0.5 * estimate.log_variance).exp() * noise
 

@@ -125,7 +125,7 @@ def _legend(figure: "Figure", entries: Sequence[Entry], has_own_colours: bool) -
         figure.suptitle(entries[0][0], x=0.01, ha="left", fontsize=10)
         return
     lines = [
-        Line2D([], [], color=f"C{i % 8}" if has_own_colours else "#26241f", linestyle=DASHES[i % len(DASHES)], label=label)
+        Line2D([], [], color=f"C{i % 8}" if has_own_colours else "#26241f", linestyle=DASHES[i % len(DASHES)], label=label)  # type: ignore[arg-type]
         for i, (label, _, _) in enumerate(entries)
     ]
     figure.legend(handles=lines, loc="outside upper left", ncols=min(4, len(lines)), handlelength=3)

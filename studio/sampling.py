@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from studio.diffusion import GaussianDiffusion
@@ -81,7 +82,7 @@ def sample(model: PixelModel, options: SampleOptions, stop: Stop | None = None) 
     first = first_step(len(sampler.timesteps), options)
     generators = [torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)]
     noise = draw_noise(generators, model.shape, model.device)
-    x0 = None if options.init_image is None else _encode(model, options).to(model.device)
+    x0 = None if options.init_image is None else _encode(model, options.init_image, options.num_images)
     state = sampler.start(noise, x0, first)
     yield from _loop(model, options, sampler, state, first, generators, stop)
 
@@ -141,9 +142,9 @@ def draw_noise(generators: list[torch.Generator], shape: tuple[int, ...], device
     return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators]).to(device)
 
 
-def _encode(model: PixelModel, options: SampleOptions) -> Tensor:
+def _encode(model: PixelModel, picture: Image.Image, num_images: int) -> Tensor:
     channels, height, width = model.shape
-    return from_images([fit(options.init_image.convert("RGB"), width, height)] * options.num_images, channels)
+    return from_images([fit(picture.convert("RGB"), width, height)] * num_images, channels).to(model.device)
 
 
 def _log_snr(sigma: float) -> float:

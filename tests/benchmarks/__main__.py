@@ -1,0 +1,21 @@
+"""Measure, side by side in one run, and print ratios: `make bench`, or `python -m tests.benchmarks [name ...]`.
+
+    sampling    our loop with everything recorded against diffusers' own pipelines: same model, steps, seed
+    scrubbing   a step change of the stage in Chromium
+    starting    `import studio`, and the page against a bare Gradio page
+"""
+
+import sys
+from importlib import import_module
+
+BENCHMARKS = ("sampling", "scrubbing", "starting")
+
+
+def main() -> None:
+    for name in sys.argv[1:] or BENCHMARKS:
+        print(f"\n## {name}", flush=True)
+        import_module(f"tests.benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

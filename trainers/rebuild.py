@@ -1,0 +1,105 @@
+"""Train the embedded models again, judge them, and write their cards: what `make models` runs.
+
+    python -m trainers.rebuild [NAME ...] [--judge-only]
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from studio.models import MODELS
+from studio.models.catalogue import ASSETS
+from trainers.ddpm import DDPMOptions, train
+from trainers.judge import JudgeOptions, judge
+
+__all__ = ["RECIPES", "rebuild", "write_card"]
+
+RECIPES: dict[str, DDPMOptions] = {
+    "digits-ddpm": DDPMOptions(
+        data="digits", output="runs/digits-ddpm", resolution=16, widths="32,64,64", attention_from=2, mean_type="v_prediction",
+        schedule="cosine", steps=2400, batch_size=64, lr=1e-3, sample_every=1000, checkpoint_every=100,
+    ),
+    "toybox-ddpm": DDPMOptions(
+        data="toybox", output="runs/toybox-ddpm", resolution=32, widths="32,64,96,128", attention_from=2, mean_type="v_prediction",
+        schedule="cosine", steps=3000, batch_size=48, lr=1e-3, sample_every=500, checkpoint_every=50,
+    ),
+}
+JUDGED_WITH = {"digits-ddpm": JudgeOptions(model="digits-ddpm", data="digits"), "toybox-ddpm": JudgeOptions(model="toybox-ddpm", data="toybox")}
+DATA = {
+    "digits": "scikit-learn's handwritten digits (1,437 of 1,797; 360 are held out), enlarged from 8x8 to 16x16 by bicubic interpolation.",
+    "toybox": "40,000 scenes of the studio's own Toybox, drawn at 32x32; a tenth of the (object, colour, background) combinations is never shown.",
+}
+
+
+def rebuild(name: str, *, judge_only: bool = False) -> None:
+    """Train (unless told not to), put the model into assets/, judge it and write its card."""
+    options, folder = RECIPES[name], ASSETS / MODELS[name].source
+    if not judge_only:
+        for _ in train(options):
+            pass
+    run = Path(options.output)
+    if (run / "model").is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(run / "model", folder)
+        shutil.copy(sorted((run / "samples").glob("*.png"))[-1], folder / "samples.png")
+    quality = judge(JUDGED_WITH[name])
+    (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
+    write_card(folder, name, quality)
+
+
+def command(options: DDPMOptions) -> str:
+    """The command line that repeats a recipe: what differs from the defaults."""
+    default = DDPMOptions()
+    changed = {field: value for field, value in vars(options).items() if value != getattr(default, field)}
+    return "python -m trainers.ddpm " + " ".join(f"--{field.replace('_', '-')} {value}" for field, value in changed.items())
+
+
+def write_card(folder: Path, name: str, quality: dict[str, Any]) -> None:
+    """README.md of a model: data, recipe, measured quality."""
+    options, near = RECIPES[name], quality["nearest_training_picture"]
+    parameters = sum(size for size in (file.stat().st_size for file in folder.rglob("*.safetensors"))) / 2e6
+    (folder / "README.md").write_text(f"""# {name}
+
+A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {parameters:.2f} million parameters in fp16, {len(MODELS[name].class_names)} classes and "no class".
+`DDPMPipeline.from_pretrained` of plain diffusers loads this folder; `studio.json` adds the class names.
+
+![samples](samples.png)
+
+| | |
+|---|---|
+| data | {DATA[options.data]} |
+| recipe | `{command(options)}` |
+| process | {options.schedule} schedule, T = {options.num_timesteps}, the network predicts {options.mean_type} |
+| training | {options.steps} steps of {options.batch_size} on two shared CPU cores; the averaged weights are kept |
+| licence | MIT |
+
+## Measured
+
+{quality["generated"]} pictures from fresh seeds ({quality["sampler"]}), named by a support vector machine that was trained on real pictures only.
+
+| figure | value |
+|---|---|
+| generated pictures recognised as the class asked for | **{quality["recognised_as_asked"]:.1%}** |
+| the same, worst class | {min(quality["recognised_per_class"]):.1%} |
+| the judge's own accuracy on held-out real pictures | {quality["classifier_accuracy_on_held_out"]:.1%} |
+| distance of generated pictures to the nearest training picture (RMS grey levels): smallest, median | {near["generated"]["smallest"]:.1f}, {near["generated"]["median"]:.1f} |
+| the same for held-out real pictures | {near["held_out_real"]["smallest"]:.1f}, {near["held_out_real"]["median"]:.1f} |
+
+Measured by `python -m trainers.judge --model {name} --data {options.data}`.
+""")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.rebuild", description="Train the embedded models again, judge them, write their cards.")
+    parser.add_argument("names", nargs="*", default=list(RECIPES), help="which models (default: all)")
+    parser.add_argument("--judge-only", action="store_true", help="take what is in the run folder, or else in assets/, as it is")
+    args = parser.parse_args()
+    for name in args.names:
+        rebuild(name, judge_only=args.judge_only)
+
+
+if __name__ == "__main__":
+    main()
