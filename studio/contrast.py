@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Barrier
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from studio.errors import InvalidOption
 from studio.options import MAX_SEED, require_float, require_int
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor, device
+    from torch import Tensor, device
     from torch.nn import Module
 
     from studio.diffusion import GaussianDiffusion
@@ -162,8 +162,8 @@ def train_contrast(options: ContrastOptions, stop: "Stop | None" = None) -> Iter
     with _workers(len(learners)) as workers:
         while not (clock.done or stop and stop.is_set()):
             with clock:
-                batch = next(batches)
-                losses = list(workers.map(lambda learner: _update(learner, *batch, clock.steps, options.learning_rate), learners))
+                update = partial(_update, *next(batches), clock.steps, options.learning_rate)
+                losses = list(workers.map(update, learners))
             yield _step_event(clock, losses, options)
 
             if previews and clock.share >= previews[0] and not clock.done:
@@ -183,9 +183,14 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
     before, together = torch.get_num_threads(), Barrier(count)
     workers = ThreadPoolExecutor(count, thread_name_prefix="contrast")
+
     # The barrier hands one task to each thread. The setting is the thread's own, and the default of threads to come,
     # which is therefore put back.
-    list(workers.map(lambda _: (torch.set_num_threads(1), together.wait()), range(count)))
+    def settle(_: int) -> None:
+        torch.set_num_threads(1)
+        together.wait()
+
+    list(workers.map(settle, range(count)))
     torch.set_num_threads(before)
     return workers
 
@@ -246,7 +251,8 @@ class _Learner:
 def _device() -> "device":
     import torch
 
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else found
 
 
 def _make_learner(options: ContrastOptions, mean_type: str, device: "device") -> _Learner:
@@ -267,12 +273,13 @@ def make_network(width: int, seed: int) -> "Module":
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return UNet2DModel(
+        network: Any = UNet2DModel(
             sample_size=SIZE, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8, attention_head_dim=16,
             block_out_channels=(width, 2 * width, 4 * width),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         )
+    return network
 
 
 def _batches(training: "Tensor", options: ContrastOptions) -> "Iterator[tuple[Tensor, Tensor, Tensor]]":
@@ -289,7 +296,7 @@ def _batches(training: "Tensor", options: ContrastOptions) -> "Iterator[tuple[Te
         yield training[chosen.to(training.device)], t.to(training.device), noise.to(training.device)
 
 
-def _update(learner: _Learner, x0: "Tensor", t: "Tensor", noise: "Tensor", index: int, learning_rate: float) -> float:
+def _update(x0: "Tensor", t: "Tensor", noise: "Tensor", index: int, learning_rate: float, learner: _Learner) -> float:
     """One update of the network and its average; returns the loss."""
     import torch
 

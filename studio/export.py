@@ -9,7 +9,7 @@ palettes and chroma see every pixel once and edges stay sharp.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
@@ -171,13 +171,14 @@ def save_mp4(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
     scale = _scale(trajectory, None)
     chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
     chosen += [chosen[-1]] * round(HOLD_S * _check_fps(fps))
-    with imageio.get_writer(str(path), format="FFMPEG", fps=fps, **_h264(trajectory.options)) as writer:
+    writer: Any = imageio.get_writer(str(path), format="FFMPEG", fps=fps, **_h264(trajectory.options))  # type: ignore[arg-type]
+    with writer:
         for frame in _small_frames(trajectory, stream, chosen):
             writer.append_data(_even(_enlarge(frame, scale)))
     return Path(path)
 
 
-def _h264(options: SampleOptions) -> dict[str, object]:
+def _h264(options: SampleOptions) -> dict[str, Any]:
     # Browsers take unmarked colours for BT.709, ffmpeg for BT.601: convert to the one and say so.
     colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     kept = ["-movflags", "+faststart", "-metadata", f"comment={_to_json(options)}"]

@@ -109,13 +109,15 @@ class Progress:
     def stop(self) -> None:
         """The user pressed Stop."""
         self.state = "stopped"
-        self.title = f"Stopped after update {self.step} of about {self.num_steps}; the curves and its pictures stay." if self.step else "Stopped before the first update."
+        self.title = "Stopped before the first update."
+        if self.step:
+            self.title = f"Stopped after update {self.step} of about {self.num_steps}; the curves and its pictures stay."
 
     def stage(self) -> str:
         """JSON text for the stage."""
         share = self.step / self.num_steps if self.num_steps else 0.0
-        shown = {"state": self.state, "title": self.title, "share": share, "times": self.times, "pictures": self.pictures, "drawn_at": self.drawn_at, "table": self.table}
-        return json.dumps({**shown, "losses": thinned(self.losses)}, allow_nan=False)
+        shown = {name: getattr(self, name) for name in ("state", "title", "times", "pictures", "drawn_at", "table")}
+        return json.dumps({**shown, "share": share, "losses": thinned(self.losses)}, allow_nan=False)
 
 
 def thinned(losses: dict[str, list[float]]) -> dict[str, list[float | None]]:
@@ -154,7 +156,8 @@ def explanation(event: ContrastFinished, times: int) -> str:
     if one_step.variety > 0.5 * real.variety:
         return f"{average}. After {event.step} updates the one-step network does not know that yet: give both more seconds and train again."
     return (
-        f"{average}: the same blur whatever the noise (variety {one_step.variety:.3f}, real digits {real.variety:.3f}; {one_step.sharpness / real.sharpness:.0%} of their sharpness). "
+        f"{average}: the same blur whatever the noise "
+        f"(variety {one_step.variety:.3f}, real digits {real.variety:.3f}; {one_step.sharpness / real.sharpness:.0%} of their sharpness). "
         f"DDPM guesses no better, but goes only a little of the way and asks again: each of its {times} answers settles a little more of which digit "
         f"it is to be (variety {ddpm.variety:.3f}, {ddpm.sharpness / real.sharpness:.0%} of the sharpness). It is the asking and not the network: "
         f"the one-step network itself, asked {times} times, reaches variety {repeated.variety:.3f}."
@@ -184,10 +187,19 @@ def create_tab(studio: Any) -> None:
                 info="More: DDPM's digits get better, and the one step stays a blur.",
             )
             with gr.Accordion("More", open=False):
-                sample_steps = gr.Slider(2, 250, defaults.sample_steps, step=1, label="Times DDPM is asked", info="More: smaller steps, better pictures, and slower previews.")
-                width = gr.Slider(8, 32, defaults.width, step=8, label="Width of the networks", info="More channels: learns more from an update, and makes fewer in the time.")
-                batch_size = gr.Slider(8, 256, defaults.batch_size, step=8, label="Digits an update", info="More: smoother losses, and fewer updates in the time.")
-                seed = gr.Number(defaults.seed, label="Seed", precision=0, info="Of the weights, the order of the digits and the noise.", elem_id="contrast-seed")
+                sample_steps = gr.Slider(
+                    2, 250, defaults.sample_steps, step=1, label="Times DDPM is asked",
+                    info="More: smaller steps, better pictures, and slower previews.",
+                )
+                width = gr.Slider(
+                    8, 32, defaults.width, step=8, label="Width of the networks",
+                    info="More channels: learns more from an update, and makes fewer in the time.",
+                )
+                batch_size = gr.Slider(
+                    8, 256, defaults.batch_size, step=8, label="Digits an update",
+                    info="More: smoother losses, and fewer updates in the time.",
+                )
+                seed = gr.Number(defaults.seed, label="Seed", precision=0, info="Of the weights, the order of the digits and the noise.")
         with gr.Column(elem_classes="ds-stage-column"):
             # The template never changes with the value: Gradio must not draw over what the script draws.
             stage = gr.HTML(html_template='<div class="ds-stage ds-contrast"></div>', js_on_load=ON_LOAD, apply_default_css=False, elem_id="contrast-stage")

@@ -73,7 +73,7 @@ def test_events_are_frozen(events):
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another():
-    first, again, other = ([e for e in train_contrast(tiny(num_steps=3, seed=seed))] for seed in (1, 1, 2))
+    first, again, other = (list(train_contrast(tiny(num_steps=3, seed=seed))) for seed in (1, 1, 2))
     assert losses(first) == losses(again) != losses(other)
     assert torch.equal(first[-1].ddpm, again[-1].ddpm) and torch.equal(first[-1].one_step, again[-1].one_step)
 
@@ -210,11 +210,11 @@ def test_both_losses_fall():
 def test_the_average_starts_as_the_network_and_follows_it():
     learner = contrast._make_learner(tiny(), "sample", CPU)
     batch = next(contrast._batches(load_digits()[0], tiny()))
-    contrast._update(learner, *batch, 0, 1e-3)
+    contrast._update(*batch, 0, 1e-3, learner)
     network, average = (next(part.parameters()) for part in (learner.network, learner.average))
     assert torch.equal(network, average)
     before = average.clone()
-    contrast._update(learner, *batch, 1, 1e-3)
+    contrast._update(*batch, 1, 1e-3, learner)
     # At index 1 the newest weights count 8/9.
     torch.testing.assert_close(average, before + 8 / 9 * (network - before))
 
