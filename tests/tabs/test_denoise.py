@@ -185,7 +185,10 @@ def test_a_new_run_replaces_what_runs_and_what_waits():
 
 
 def test_strength_counts_only_with_a_picture(tmp_path):
-    values = {"model": "disc", "num_steps": 5, "scheduler": "ddim", "eta": 0, "clip_x0": True, "seed": 0, "num_images": 1, "class_label": "", "timesteps": " ", "strength": 0.4}
+    values = {
+        "model": "disc", "num_steps": 5, "scheduler": "ddim", "eta": 0, "clip_x0": True, "seed": 0, "num_images": 1,
+        "class_label": "", "timesteps": " ", "strength": 0.4,
+    }
     assert options_from(init_image=None, **values).strength == 1.0 and options_from(init_image=None, **values).timesteps is None
     path = tmp_path / "grey.png"
     Image.new("L", (9, 5), 80).save(path)
