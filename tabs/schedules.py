@@ -238,6 +238,19 @@ def create_parameters() -> tuple[dict[str, gr.Column], dict[gr.Number, tuple[str
     return groups, fields
 
 
+@cache
+def first_picture() -> "Image.Image":
+    """What the tab opens with; not to be written into."""
+    return working_copy(load_picture(FIRST_PICTURE))
+
+
+@cache
+def first_props() -> dict[str, Any]:
+    """Everything the stage needs for its first drawing."""
+    chosen = [NoiseOptions(schedule=name) for name in FIRST_SCHEDULES]
+    return {"picture": pack_picture(first_picture(), 0), "schedules": pack_schedules(chosen), "view": view_of(FIRST_CURVES, "t"), "note": ""}
+
+
 def checked_seed(seed: int | None) -> int:
     """The seed, once it is known to be one."""
     require_int("The seed", seed, 0, MAX_SEED)
@@ -273,7 +286,7 @@ def create_tab(studio: Any = None) -> None:
         with gr.Column(elem_classes="ds-stage-column"):
             stage = gr.HTML(
                 html_template='<div class="ds-stage ds-noiser"></div>', js_on_load=ON_LOAD.replace("{name}", "noiser"), apply_default_css=False,
-                elem_id="schedules-stage", picture=None, schedules=None, note="", view=view_of(FIRST_CURVES, "t"),
+                elem_id="schedules-stage", picture=None, schedules=None, note="", view=None,
             )
             gr.Markdown(ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
 
@@ -303,7 +316,8 @@ def create_tab(studio: Any = None) -> None:
         ]
 
     def on_open() -> dict[Any, Any]:
-        return show_picture(working_copy(load_picture(FIRST_PICTURE)), 0)
+        # All props in one update: Gradio keeps only the last one for a part that is not drawn yet, as in a tab behind.
+        return {picture: first_picture(), stage: gr.HTML(**first_props())}
 
     def show_picture(image: "Image.Image", noise_seed: int | None) -> dict[Any, Any]:
         return {picture: image, stage: gr.HTML(picture=pack_picture(image, checked_seed(noise_seed)), note="")}
@@ -327,7 +341,7 @@ def create_tab(studio: Any = None) -> None:
 
     def on_seed(noise_seed: int | None, image: "Image.Image | None") -> dict[Any, Any]:
         try:
-            return {stage: gr.HTML(picture=pack_picture(image or working_copy(load_picture(FIRST_PICTURE)), checked_seed(noise_seed)), note="")}
+            return {stage: gr.HTML(picture=pack_picture(image or first_picture(), checked_seed(noise_seed)), note="")}
         except StudioError as error:
             return {stage: gr.HTML(note=str(error))}
 
@@ -355,7 +369,7 @@ def create_tab(studio: Any = None) -> None:
         with said_in_a_sentence():
             options = next(options for options in chosen_from(values) if options.schedule == values[chain_name])
             options = dataclasses.replace(options, t=values[chain_t], seed=checked_seed(values[seed]))
-        image = values[picture] or working_copy(load_picture(FIRST_PICTURE))
+        image = values[picture] or first_picture()
         started = time.perf_counter()
         for event in compare_chain(image, options):
             result = show_progress(event, started) if isinstance(event, ChainProgress) else show_finished(event)
@@ -376,7 +390,7 @@ def create_tab(studio: Any = None) -> None:
     fallible: dict[str, Any] = {**private, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "pictures"}
 
     gr.on(None, on_open, None, [picture, stage], **cheap)
-    gr.on(None, on_settings, settings, stage, **cheap)
+    gr.on([control.change for control in settings], on_settings, settings, stage, **cheap)
     example.input(on_example, [example, seed], [picture, stage, upload, another], **fallible)
     another.click(on_another, [example, seed], [picture, stage], **fallible)
     read = upload.input(on_upload, [upload, seed], [picture, stage, upload, example, another], **fallible)

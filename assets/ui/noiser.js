@@ -273,7 +273,7 @@
       arrange();
     };
     const receiveSchedules = () => {
-      if (!props.schedules) return;
+      if (!props.schedules || !props.view) return;
       const share = T > 1 ? t / (T - 1) : FIRST_SHARE, before = items.length ? now().name : null;
       T = props.schedules.T;
       items = props.schedules.items.map((item) => ({ ...item, curves: Object.fromEntries(Object.entries(item.curves).map(([name, text]) => [name, floatsOf(text)])) }));
@@ -286,7 +286,7 @@
       draw();
       root.dataset.schedules = props.schedules.id;
     };
-    const receiveView = () => { if (items.length) { drawCurves(); draw(); } root.dataset.view = `${props.view.axis} ${props.view.curves.join(" ")}`; };
+    const receiveView = () => { if (!props.view) return; if (items.length) { drawCurves(); draw(); } root.dataset.view = `${props.view.axis} ${props.view.curves.join(" ")}`; };
     const receiveNote = () => {
       const complaint = part(".ds-complaint");
       complaint.textContent = props.note || "";
