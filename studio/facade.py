@@ -57,6 +57,10 @@ class Studio:
                 self._loaded.popitem(last=False)
             return self._loaded[name]
 
+    def describe(self, name: str) -> ModelInfo:
+        """The menu entry of a model; one that is not in the menu (a folder, a Hub id) is loaded to find out."""
+        return self.models[name] if name in self.models else self.model(name).info
+
     def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]:
         """Draw pictures: see studio.sampling.sample."""
         from studio.sampling import sample

@@ -54,12 +54,21 @@ class SampleOptions:
         if self.scheduler not in SCHEDULERS:
             raise UnknownName.of("scheduler", self.scheduler, SCHEDULERS)
         info = SCHEDULERS[self.scheduler]
+        # Options also come out of strangers' files, so their types are not taken on trust.
+        if not isinstance(self.model, str) or not self.model:
+            raise InvalidOption(f"model must be the name of a model, but it is {self.model!r}.")
+        if not isinstance(self.class_label, str | int | None):
+            raise InvalidOption(f"class_label must be the name or the index of a class, but it is {self.class_label!r}.")
+        if not isinstance(self.clip_x0, bool):
+            raise InvalidOption(f"clip_x0 must be true or false, but it is {self.clip_x0!r}.")
         require_int("num_steps", self.num_steps, 1, MAX_TIMESTEPS)
         require_int("num_images", self.num_images, 1, MAX_IMAGES)
         require_int("seed", self.seed, 0, MAX_SEED)
         require_float("eta", self.eta, 0.0, 1.0)
         require_float("strength", self.strength, 0.0, 1.0)
         if self.timesteps is not None:
+            if not isinstance(self.timesteps, str):
+                raise InvalidOption(f"timesteps is written like 'ddim50' or '10,15,20', but it is {self.timesteps!r}.")
             parse_timesteps(self.timesteps)
             if info.diffusers_class:
                 raise InvalidOption(f"Respacing works with ddpm and ddim; with {self.scheduler!r} set num_steps instead.")

@@ -91,7 +91,7 @@ def create_tab(studio: Any) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives models, sample, noise_curve, opening_run and load_run, as studio.Studio does.
+        studio: gives models, describe, sample, noise_curve, opening_run and load_run, as studio.Studio does.
     """
     first = next(iter(studio.models))
     entry = studio.models[first]
@@ -99,9 +99,12 @@ def create_tab(studio: Any) -> None:
     session = gr.State(Session(), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            model = gr.Dropdown([(m.label, name) for name, m in studio.models.items()], value=first, label="Model", info=entry.about, elem_id="denoise-model")
+            model = gr.Dropdown(
+                [(m.label, name) for name, m in studio.models.items()], value=first, label="Model", info=entry.about, allow_custom_value=not studio.public,
+                elem_id="denoise-model",
+            )
             class_label = gr.Dropdown(
-                class_choices(studio, first), value=ANY_CLASS, label="Class", info="What the picture is to show; any leaves it to the model.",
+                class_choices(entry), value=ANY_CLASS, label="Class", info="What the picture is to show; any leaves it to the model.",
                 visible=bool(entry.class_names), elem_id="denoise-class",
             )
             with gr.Row(elem_classes="ds-press"):
@@ -153,8 +156,9 @@ def create_tab(studio: Any) -> None:
         return trajectory and to_stage(film(trajectory, run="opening", title="A recorded run", autoplay=True))
 
     def on_model(name: str) -> dict[Any, Any]:
-        chosen = studio.models[name]
-        return {model: gr.update(info=chosen.about), num_steps: chosen.default_steps, class_label: class_update(studio, name, ANY_CLASS)}
+        with said_in_a_sentence():
+            chosen = studio.describe(name)
+        return {model: gr.update(info=chosen.about), num_steps: chosen.default_steps, class_label: class_update(chosen, ANY_CLASS)}
 
     def on_scheduler(name: str) -> dict[Any, Any]:
         return {scheduler: gr.update(info=SCHEDULERS[name].about), eta: eta_update(name, 0), timesteps: timesteps_update(name, "")}
@@ -205,7 +209,7 @@ def create_tab(studio: Any) -> None:
             del values[model], values[class_label]
             return {**values, status: f"{sentence} Its model, {options.model}, is not here, so the chosen one stays."}
         values[model] = gr.update(value=options.model, info=studio.models[options.model].about)
-        values[class_label] = class_update(studio, options.model, options.class_label)
+        values[class_label] = class_update(studio.models[options.model], options.class_label)
         return {**values, status: sentence}
 
     def on_keep(kind: str) -> Callable[[str, Session], dict[Any, Any]]:
@@ -222,7 +226,7 @@ def create_tab(studio: Any) -> None:
     files: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 2}
 
     gr.on(None, on_open_page, None, stage, **cheap)
-    model.input(on_model, model, [model, num_steps, class_label], **cheap)
+    model.input(on_model, model, [model, num_steps, class_label], **private, **files)
     scheduler.input(on_scheduler, scheduler, [scheduler, eta, timesteps], **cheap)
     dice.click(lambda: random.randrange(SEED_END), None, seed, **cheap)
     asked = run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap)
@@ -239,14 +243,14 @@ def create_tab(studio: Any) -> None:
 
 # --- what the controls say -----------------------------------------------------------------------------------
 
-def class_choices(studio: Any, model: str) -> list[tuple[str, str]]:
-    return [("any", ANY_CLASS), *((name, name) for name in studio.models[model].class_names)]
+def class_choices(model: Any) -> list[tuple[str, str]]:
+    return [("any", ANY_CLASS), *((name, name) for name in model.class_names)]
 
 
-def class_update(studio: Any, model: str, label: str | int | None) -> dict[str, Any]:
-    names = studio.models[model].class_names
+def class_update(model: Any, label: str | int | None) -> dict[str, Any]:
+    names = model.class_names
     value = names[label] if isinstance(label, int) and 0 <= label < len(names) else label or ANY_CLASS
-    return gr.update(choices=class_choices(studio, model), value=value, visible=bool(names))
+    return gr.update(choices=class_choices(model), value=value, visible=bool(names))
 
 
 def eta_update(scheduler: str, value: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from studio.diffusion import GaussianDiffusion
 
-__all__ = ["PixelModel", "load_model", "describe_model"]
+__all__ = ["PixelModel", "load_model"]
 
 # The prediction types that both diffusers and studio.diffusion know; "previous" comes from studio.json alone.
 STUDIO_FACTS = "studio.json"
@@ -164,15 +164,8 @@ def _diffusion(config: dict[str, Any], facts: dict[str, Any]) -> "GaussianDiffus
 def _info(name: str, network: Any, config: dict[str, Any], facts: dict[str, Any]) -> ModelInfo:
     size = network.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    known = MODELS.get(name) or ModelInfo(label=Path(name).name, about="", source=name, width=width, height=height)
+    known = MODELS.get(name) or ModelInfo(label=Path(name).name, about=f"From {name}.", source=name, width=width, height=height)
     return dataclasses.replace(
         known, width=width, height=height, channels=network.in_channels,
         class_names=tuple(facts.get("class_names", known.class_names)), num_timesteps=config["num_train_timesteps"],
     )
-
-
-def describe_model(name: str) -> ModelInfo:
-    """The menu entry of a model, without loading its weights."""
-    if name in MODELS:
-        return MODELS[name]
-    return load_model(name).info

@@ -36,11 +36,16 @@ class FakeStudio:
 
     def __init__(self, step_s: float = 0.0, opening: bool = True):
         self.step_s, self.opening, self.fail_at = step_s, opening, None
-        self.asked: list[SampleOptions] = []
+        self.public, self.asked = False, []
         self.models = {
             "disc": FakeModel(label="Discs", about="Coloured discs, 32 x 32.", width=32, height=32, channels=3, class_names=("red", "green", "blue")),
             "ring": FakeModel(label="Rings", about="Grey rings, 16 x 16, without classes.", width=16, height=16, channels=1, default_steps=10),
         }
+
+    def describe(self, name: str) -> FakeModel:
+        if name not in self.models:
+            raise UnknownName.of("model", name, self.models)
+        return self.models[name]
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
         rows = [_scales(t) for t in range(T)]

@@ -1,0 +1,78 @@
+"""The seams: who may import what, what is public, what may be committed."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MIB = 2**20
+
+
+def imports_of(path: Path) -> set[str]:
+    """The top-level names of every module that a file imports, wherever in it."""
+    names = set()
+    tree = ast.parse(path.read_text("utf-8"))
+    for_types = {inner for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in for_types:  # a name in an annotation loads nothing
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(("folder", "forbidden"), [("studio", {"gradio", "tabs", "trainers"}), ("trainers", {"gradio", "tabs"}), ("tabs", {"torch", "diffusers", "transformers"})])
+def test_the_layers_do_not_reach_around_each_other(folder, forbidden):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    wrong = {str(path.relative_to(ROOT)): found for path in files if (found := imports_of(path) & forbidden)}
+    assert not wrong
+
+
+def test_importing_the_studio_and_its_tabs_loads_no_torch():
+    code = "import sys, studio, studio.schedules, studio.toybox; print([m for m in ('torch', 'diffusers', 'transformers', 'gradio', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in (ROOT / "studio").rglob("*.py")))
+def test_every_public_name_exists_and_is_documented(name):
+    module = importlib.import_module(name.removesuffix(".__init__"))
+    assert module.__doc__
+    for public in getattr(module, "__all__", []):
+        value = getattr(module, public)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__doc__, f"{name}.{public} has no docstring"
+
+
+def committed() -> list[Path]:
+    """The files that git tracks, or every file where this is no checkout."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        return [path for folder in ("assets", "studio", "tabs", "trainers", "tests", "docs") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+
+
+def test_what_is_committed_stays_small_and_holds_no_pickle():
+    files = committed()
+    assert sum(path.stat().st_size for path in files) < 60 * MIB
+    assert sum(path.stat().st_size for path in files if "assets" in path.relative_to(ROOT).parts[:1]) < 40 * MIB
+    assert not [path for path in files if path.stat().st_size >= 10 * MIB]
+    assert not [path for path in files if path.suffix in {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}]
+
+
+def test_every_embedded_model_is_there_with_its_card():
+    from studio.models import MODELS
+    from studio.models.catalogue import ASSETS
+
+    for name, info in MODELS.items():
+        if info.embedded:
+            card = (ASSETS / info.source / "README.md").read_text("utf-8")
+            assert "Measured" in card and "recipe" in card, name

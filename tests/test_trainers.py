@@ -1,0 +1,135 @@
+"""The pixel trainer, in a few steps on small data: what it keeps, that it resumes exactly, that it learns."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from studio import SampleOptions, Studio
+from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
+from studio.errors import InvalidOption, UnknownName
+from trainers.data import batch_indices, digit_split, load_pictures
+from trainers.ddpm import DDPMOptions, make_diffusion, min_snr_weights, train
+
+SMALL = {"resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "warmup": 2, "checkpoint_every": 2, "sample_every": 0}
+
+
+def options(folder, **changes) -> DDPMOptions:
+    return DDPMOptions(**{**SMALL, "output": str(folder), "steps": 4, **changes})
+
+
+def finish(folder, **changes) -> list:
+    return list(train(options(folder, **changes), progress=False))
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_run_folder_holds_what_happened_and_a_model_that_the_studio_samples(tmp_path):
+    logs = finish(tmp_path, sample_every=4)
+    assert [log.step for log in logs] == [0, 1, 2, 3]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3] and len(lines[0]["quartiles"]) == 4
+    assert json.loads((tmp_path / "config.json").read_text())["widths"] == "16,32"
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-000001", "step-000003"]
+    assert Image.open(tmp_path / "samples" / "step-000004.png").size == (10 * 8 + 9 * 2, 4 * 8 + 3 * 2)
+    *_, finished = Studio().sample(SampleOptions(model=str(tmp_path / "model"), class_label="7", num_steps=2))
+    assert finished.images[0].size == (8, 8)
+
+
+def test_plain_diffusers_loads_the_result(tmp_path):
+    from diffusers import DDPMPipeline
+
+    finish(tmp_path, steps=1)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.unet.config.num_class_embeds == 11 and pipeline.scheduler.config.beta_schedule == "squaredcos_cap_v2"
+
+
+def test_a_resumed_run_ends_in_the_very_same_weights(tmp_path):
+    finish(tmp_path / "whole", steps=6)
+    stopped = train(options(tmp_path / "stopped", steps=6), progress=False)
+    for _ in range(5):  # the last checkpoint is that of step 3; step 4 was taken and is lost
+        next(stopped)
+    stopped.close()
+    assert [log.step for log in finish(tmp_path / "stopped", steps=6)] == [4, 5]
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
+    assert steps == list(range(6))
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("var_type", VAR_TYPES)
+@pytest.mark.parametrize("mean_type", MEAN_TYPES)
+def test_every_parameterisation_and_loss_takes_steps(tmp_path, mean_type, var_type, loss_type):
+    logs = finish(tmp_path, steps=1, mean_type=mean_type, var_type=var_type, loss_type=loss_type)
+    assert np.isfinite(logs[0].loss) and logs[0].grad_norm > 0
+
+
+def test_the_loss_falls(tmp_path):
+    logs = finish(tmp_path, steps=40, lr=5e-3, mean_type="v_prediction", checkpoint_every=100)
+    first, last = (np.mean([log.loss for log in part]) for part in (logs[:5], logs[-5:]))
+    assert last < 0.7 * first
+
+
+def test_min_snr_weighs_the_error_of_x0_the_same_for_every_target():
+    t = torch.tensor([10, 500, 990])
+    weight = {kind: min_snr_weights(make_diffusion(DDPMOptions(mean_type=kind, schedule="linear")), t, 5.0) for kind in ("sample", "epsilon", "v_prediction")}
+    snr = torch.tensor([make_diffusion(DDPMOptions(schedule="linear")).coefficient("snr", int(i)) for i in t])
+    # An error d of x0 is an error d sqrt(SNR) of eps and d sqrt(SNR + 1) of v, so the weights times those agree.
+    torch.testing.assert_close(weight["epsilon"] * snr, weight["sample"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weight["v_prediction"] * (snr + 1), weight["sample"], rtol=1e-4, atol=1e-6)
+
+
+def test_batches_follow_the_step_alone_and_cover_every_picture_once_an_epoch():
+    whole = batch_indices(10, 4, seed=1)
+    batches = [next(whole) for _ in range(5)]
+    assert sorted(torch.cat(batches).tolist()) == sorted([*range(10)] * 2)
+    resumed = batch_indices(10, 4, seed=1, start=3)
+    assert torch.equal(next(resumed), batches[3])
+
+
+def test_a_folder_is_read_with_aspect_kept_and_folders_as_classes(tmp_path):
+    for name, colour in (("cats", (255, 0, 0)), ("dogs", (0, 0, 255))):
+        (tmp_path / name).mkdir()
+        wide = Image.new("RGB", (40, 20), (0, 255, 0))
+        wide.paste(colour, (10, 0, 30, 20))  # the centre that a crop to a square must keep
+        wide.save(tmp_path / name / "wide.png")
+    pictures = load_pictures(str(tmp_path), 8)
+    assert pictures.class_names == ("cats", "dogs") and pictures.pixels.shape == (2, 3, 8, 8)
+    middle = pictures.pixels[0, :, 4, 1:-1].float()
+    assert (middle[0] > 250).all() and (middle[1:] < 5).all()
+    # Shrinking a fine checkerboard must give grey, not some of its squares.
+    board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    folder = tmp_path / "fine"
+    folder.mkdir()
+    board.save(folder / "board.png")
+    grey = load_pictures(str(folder), 8, channels=1).pixels.float()
+    assert grey.std() < 3 and abs(grey.mean() - 127.5) < 3
+
+
+def test_the_digits_are_split_once_and_for_all():
+    train_part, held_out = digit_split(16)
+    assert (len(train_part), len(held_out)) == (1437, 360)
+    seen = {tuple(row.flatten().tolist()) for row in train_part.pixels}
+    assert sum(tuple(row.flatten().tolist()) in seen for row in held_out.pixels) <= 1  # the data itself may hold a double
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"lr": 0.0}, {"lr": 1e3}, {"label_drop": 2.0}, {"widths": "10,20"}, {"widths": "wide"}, {"resolution": 15}, {"batch_size": -1}])
+def test_nonsense_is_refused_before_anything_starts(tmp_path, changes):
+    with pytest.raises(InvalidOption):
+        options(tmp_path, **changes)
+
+
+def test_data_that_is_not_there_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(UnknownName, match="neither digits, toybox"):
+        load_pictures("no-such-folder-or-dataset", 8)
+    with pytest.raises(InvalidOption, match="no pictures"):
+        load_pictures(str(tmp_path), 8)
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(InvalidOption, match="text.png"):
+        load_pictures(str(tmp_path), 8)

@@ -1,0 +1,70 @@
+"""Run files: what is saved comes back, and what is not a run file is refused in a sentence."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from studio import SampleOptions, Studio
+from studio.errors import BadRunFile
+from studio.trajectory import STREAMS, Trajectory
+
+
+@pytest.fixture(scope="module")
+def trajectory(tiny_model):
+    *_, finished = Studio().sample(SampleOptions(model=tiny_model, scheduler="ddpm", num_steps=4, num_images=2, class_label="a", seed=3))
+    return finished.trajectory
+
+
+def test_a_run_file_gives_back_the_run(trajectory, tmp_path):
+    back = Trajectory.load(trajectory.save(tmp_path / "run.safetensors"))
+    assert back.options == trajectory.options and list(back.steps) == list(trajectory.steps) and back.complete
+    for name in (*STREAMS, "x_final"):
+        assert torch.equal(getattr(back, name), getattr(trajectory, name))
+
+
+def test_zero_snr_survives_the_file(tiny_model_folder, tmp_path):
+    model = tiny_model_folder(schedule="flow", mean_type="v_prediction")
+    *_, finished = Studio().sample(SampleOptions(model=model, num_steps=3))
+    back = Trajectory.load(finished.trajectory.save(tmp_path / "run.safetensors"))
+    assert back.steps[0].sigma == float("inf") and back.steps[0].log_snr == float("-inf")
+
+
+def rewritten(trajectory, tmp_path, **changes):
+    """The run file with some metadata changed."""
+    path = trajectory.save(tmp_path / "run.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    save_file(tensors, path, metadata={**metadata, **changes})
+    return path
+
+
+def test_a_file_cut_short_is_refused(trajectory, tmp_path):
+    path = trajectory.save(tmp_path / "run.safetensors")
+    for keep in (0, 5, 200, path.stat().st_size - 10):
+        cut = tmp_path / f"cut-{keep}.safetensors"
+        cut.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(BadRunFile, match="Save it again"):
+            Trajectory.load(cut)
+
+
+def test_another_version_is_refused_by_its_number(trajectory, tmp_path):
+    with pytest.raises(BadRunFile, match="version 7"):
+        Trajectory.load(rewritten(trajectory, tmp_path, version="7"))
+
+
+def test_other_peoples_safetensors_are_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(BadRunFile, match="not a run of the studio"):
+        Trajectory.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"options": "{"}, {"options": json.dumps({"eta": 7})}, {"options": json.dumps({"wings": 2})}, {"steps": "[]"}, {"steps": "[{}]"}, {"steps": "3"}, {"options": "[1]"}],
+)
+def test_damaged_metadata_is_refused_in_a_sentence(trajectory, tmp_path, changes):
+    with pytest.raises(BadRunFile, match="Save it again"):
+        Trajectory.load(rewritten(trajectory, tmp_path, **changes))
