@@ -238,7 +238,7 @@
       const { curves, axis, titles } = props.view, onLogSnr = axis === "log_snr";
       const wanted = panels(curves);
       if (!wanted.length) node("p", "ds-muted", curvesBox, "No curve is chosen: take one under Curves.");
-      curvesBox.dataset.count = wanted.length;
+      root.dataset.view = `${axis} ${curves.join(" ")}`;
       charts = wanted.map((names) => {
         const title = names.length > 1 ? "signal and noise scale" : titles[names[0]];
         const box = node("div", "ds-curve-panel", curvesBox);
@@ -260,6 +260,7 @@
       part(".ds-empty").hidden = ready;
       bar.disable(!ready);
       if (!ready) return;
+      panes.style.setProperty("--ds-ratio", picture.width / picture.height);
       for (const canvas of [clean, noised]) canvas.style.aspectRatio = `${picture.width} / ${picture.height}`;
       drawStrip();
       draw();
@@ -286,7 +287,7 @@
       draw();
       root.dataset.schedules = props.schedules.id;
     };
-    const receiveView = () => { if (!props.view) return; if (items.length) { drawCurves(); draw(); } root.dataset.view = `${props.view.axis} ${props.view.curves.join(" ")}`; };
+    const receiveView = () => { if (props.view && items.length) { drawCurves(); draw(); } };
     const receiveNote = () => {
       const complaint = part(".ds-complaint");
       complaint.textContent = props.note || "";

@@ -20,7 +20,7 @@ def open_tab(page, app_url):
     """The tab with its first picture and schedules drawn."""
     page.goto(app_url)
     page.get_by_role("tab", name="Noise schedules").click()
-    page.wait_for_selector(f"{STAGE}[data-t][data-picture][data-schedules]")
+    page.wait_for_selector(f"{STAGE}[data-t][data-picture][data-schedules][data-view]")
 
 
 def state(page, key):
@@ -89,6 +89,7 @@ def test_ones_own_photograph_scrubbed_is_pythons_noise_image(page, app_url, phot
 
 def test_scrubbing_asks_nothing_of_the_server(page, app_url):
     open_tab(page, app_url)
+    page.click(CANVAS)
     asked = []
     page.on("request", lambda request: asked.append(request.url) if "/gradio_api/run" in request.url or "/queue/join" in request.url else None)
     for t in range(251, 271):
@@ -102,7 +103,7 @@ def test_the_stage_is_whole_when_its_tab_is_opened_late_and_after_coming_back(pa
     with page.expect_response(lambda response: "/gradio_api/run/predict" in response.url):
         page.goto(app_url)
     open_now = page.get_by_role("tab", name="Noise schedules")
-    page.wait_for_function("window.Studio && Studio.noiser")
+    page.wait_for_function("Boolean(window.Studio && Studio.noiser)")
     open_now.click()
     page.wait_for_selector(f"{STAGE}[data-t][data-picture][data-schedules]")
     before = pixels(page)
@@ -111,6 +112,7 @@ def test_the_stage_is_whole_when_its_tab_is_opened_late_and_after_coming_back(pa
     open_now.click()
     page.wait_for_selector(STAGE)
     assert np.array_equal(pixels(page), before)
+    page.click(CANVAS)
     page.keyboard.press("ArrowRight")
     wait_until(page, "t", 251)
 
