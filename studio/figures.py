@@ -27,7 +27,7 @@ Entry = tuple[str, np.ndarray, Sequence[int]]
 STYLE = Path(__file__).parents[1] / "assets" / "ui" / "studio.mplstyle"
 # matplotlib's style is global, so only one figure at a time is drawn under it.
 STYLE_LOCK = Lock()
-SIGNAL, NOISE = "#bf5516", "#5b7083"
+SIGNAL, NOISE = "#b04d12", "#5b7083"
 HUES = {"sqrt_alpha_bar": SIGNAL, "sqrt_one_minus_alpha_bar": NOISE}
 Dash = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1)), (0, (9, 3)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))

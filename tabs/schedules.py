@@ -65,7 +65,8 @@ CHAIN_ABOUT = r"""
 ### Is the chain the same as the closed form?
 
 Training jumps to $x_t$ at once; the process is defined by single steps $x_s = \sqrt{1-\beta_s}\,x_{s-1} + \sqrt{\beta_s}\,z_s$.
-Run both with independent noise. If they draw from the same distribution, the noise of each has mean 0 and variance $1-\bar\alpha_t$, and their difference has mean 0 and variance $2(1-\bar\alpha_t)$.
+Run both with independent noise. If they draw from the same distribution, the noise of each has mean 0 and variance $1-\bar\alpha_t$,
+and their difference has mean 0 and variance $2(1-\bar\alpha_t)$.
 """
 
 
@@ -271,7 +272,9 @@ def create_tab(studio: Any = None) -> None:
             with gr.Row():
                 num_timesteps = gr.Number(1000, label="T", precision=0, min_width=80, info="More: finer steps.", elem_id="schedules-timesteps")
                 seed = gr.Number(0, label="Seed", precision=0, min_width=80, info="Another: other noise.", elem_id="schedules-seed")
-            shown_curves = gr.Dropdown([(label, name) for name, label in CURVES.items()], value=FIRST_CURVES, multiselect=True, label="Curves", elem_id="schedules-curves")
+            shown_curves = gr.Dropdown(
+                [(label, name) for name, label in CURVES.items()], value=FIRST_CURVES, multiselect=True, label="Curves", elem_id="schedules-curves",
+            )
             axis = gr.Radio([("timestep t", "t"), ("log-SNR", "log_snr")], value="t", label="Axis", elem_id="schedules-axis")
             zero_terminal_snr = gr.Checkbox(False, label="Zero terminal SNR", info="On: the last timestep is pure noise.", elem_id="schedules-zero-snr")
             respacing = gr.Textbox(
@@ -293,7 +296,7 @@ def create_tab(studio: Any = None) -> None:
     with gr.Column(elem_classes="ds-section"):
         gr.Markdown(CHAIN_ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
         with gr.Row(elem_classes="ds-chain-controls"):
-            chain_name = gr.Dropdown(schedule_choices(FIRST_SCHEDULES), value=FIRST_SCHEDULES[0], label="Schedule", min_width=160, elem_id="schedules-chain-name")
+            chain_name = gr.Dropdown(schedule_choices(FIRST_SCHEDULES), value=FIRST_SCHEDULES[0], label="Schedule", elem_id="schedules-chain-name")
             chain_t = gr.Slider(0, 999, FIRST_T, step=1, label="Timestep t", min_width=200, scale=2, elem_id="schedules-chain-t")
             run = gr.Button("Run", variant="primary", min_width=90, scale=0, elem_id="schedules-run")
             stop = gr.Button("Stop", interactive=False, min_width=70, scale=0, elem_id="schedules-stop")

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from studio.errors import InvalidOption, UnknownName
-from studio.figures import NOISE, SIGNAL, plot_schedules, save_figure, schedule_csv
+from studio.figures import NOISE, SIGNAL, STYLE, plot_schedules, save_figure, schedule_csv
 from studio.schedules import CURVES, SCHEDULES, alphas_cumprod, curves, make_betas, space_timesteps
 
 
@@ -26,6 +27,13 @@ def test_the_two_scales_share_a_panel_in_the_two_hues():
     table = curves(make_betas("linear", 100))
     assert np.allclose(ax.lines[0].get_ydata(), table["sqrt_alpha_bar"]) and np.allclose(ax.lines[1].get_ydata(), table["sqrt_one_minus_alpha_bar"])
     assert ax.get_xlabel() == "timestep t"
+
+
+def test_the_hues_and_series_are_those_of_the_page():
+    css = (STYLE.parent / "studio.css").read_text().split("}")[0]
+    assert f"--ds-signal: {SIGNAL};" in css and f"--ds-noise: {NOISE};" in css
+    series = re.findall(r"--ds-series-\d: #(\w+);", css)
+    assert f"{series}" in STYLE.read_text()
 
 
 def test_every_curve_of_every_schedule_can_be_drawn_on_both_axes(tmp_path):

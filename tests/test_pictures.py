@@ -48,5 +48,6 @@ def test_unknown_name_names_the_nearest():
 
 
 def test_import_brings_nothing_heavy():
-    code = "import sys, studio.pictures, studio.uploads, studio.figures, studio.noising; print(sorted({'torch', 'skimage', 'sklearn', 'matplotlib', 'scipy', 'gradio'} & set(sys.modules)))"
+    code = """import sys, studio.pictures, studio.uploads, studio.figures, studio.noising
+print(sorted({'torch', 'skimage', 'sklearn', 'matplotlib', 'scipy', 'gradio'} & set(sys.modules)))"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -142,7 +142,7 @@ def test_the_numbers_beside_the_picture_are_those_of_the_schedule(page, app_url)
 def test_examples_are_one_click_away(page, app_url):
     open_tab(page, app_url)
     for label, name in (("Digit", "digit"), ("Toybox scene", "toybox"), ("Coffee", "coffee")):
-        after(page, "picture", lambda: page.locator("#schedules-example").get_by_label(label).check())
+        after(page, "picture", page.locator("#schedules-example").get_by_label(label).check)
         assert np.array_equal(pixels(page, f"{STAGE} [data-stream=x0] canvas"), np.asarray(working_copy(load_picture(name))))
 
 
@@ -258,7 +258,7 @@ def test_a_narrow_window_stacks_with_the_stage_first_and_never_scrolls_sideways(
     page.set_viewport_size({"width": 390, "height": 800})
     open_tab(page, app_url)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    top = {name: page.locator(selector).bounding_box()["y"] for name, selector in {"stage": STAGE, "controls": "#schedules-names", "chain": "#schedules-run"}.items()}
-    assert top["stage"] < top["controls"] < top["chain"]
+    stage, controls, chain = (page.locator(selector).bounding_box()["y"] for selector in (STAGE, "#schedules-names", "#schedules-run"))
+    assert stage < controls < chain
     boxes = [page.locator(f"{STAGE} [data-stream={name}] canvas").bounding_box() for name in ("x0", "x_t")]
     assert abs(boxes[0]["y"] - boxes[1]["y"]) < 2 and boxes[0]["width"] > 140 and boxes[1]["x"] + boxes[1]["width"] <= 390

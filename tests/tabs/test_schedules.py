@@ -67,7 +67,7 @@ def test_what_the_browser_computes_from_the_payload_is_pythons_picture(schedule,
 
 
 def test_schedules_are_packed_with_every_curve_and_the_kept_steps():
-    packed = tab.pack_schedules([NoiseOptions(schedule="cosine", num_timesteps=100, respacing="ddim10"), NoiseOptions(schedule="flow", num_timesteps=100, respacing="ddim10")])
+    packed = tab.pack_schedules([NoiseOptions(schedule=name, num_timesteps=100, respacing="ddim10") for name in ("cosine", "flow")])
     assert packed["T"] == 100 and [item["label"] for item in packed["items"]] == ["Cosine", "Flow matching"]
     assert packed["items"][0]["kept"] == list(range(0, 100, 10))
     assert list(packed["items"][1]["curves"]) == list(CURVES)
@@ -222,7 +222,13 @@ def test_noise_image_endpoint_gives_the_picture_and_its_coefficients(client, tmp
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"schedule": "cosin"}, "did you mean 'cosine'"), ({"num_timesteps": 0}, "num_timesteps"), ({"num_timesteps": "many"}, "many"), ({"respacing": "ddim7x"}, "ddim7x"), ({"respacing": 5}, "5")],
+    [
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"num_timesteps": 0}, "num_timesteps"),
+        ({"num_timesteps": "many"}, "many"),
+        ({"respacing": "ddim7x"}, "ddim7x"),
+        ({"respacing": 5}, "5"),
+    ],
 )
 def test_schedule_endpoint_refuses_nonsense_in_a_sentence(client, changes, words):
     with pytest.raises(Exception, match=words):
