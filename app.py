@@ -12,11 +12,11 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import gradio as gr  # noqa: E402
+import gradio as gr
 
-from studio import Studio  # noqa: E402
-from tabs import contrast, denoise, schedules  # noqa: E402
-from tabs.theme import CSS, HEAD, THEME  # noqa: E402
+from studio import Studio
+from tabs import contrast, denoise, schedules
+from tabs.theme import CSS, HEAD, THEME
 
 TABS = {
     "Noise schedules": schedules.create_tab,
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=None, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's servers")
     parser.add_argument("--auth-file", type=Path, help="a text file of user:password lines; visitors must then sign in")
-    parser.add_argument("--public", action="store_true", help="for strangers: only the embedded models, no folders or Hub ids (on by itself on Hugging Face Spaces)")
+    parser.add_argument("--public", action="store_true", help="for strangers: embedded models only, no folders or Hub ids (always on in Hugging Face Spaces)")
     return parser.parse_args()
 
 

@@ -107,7 +107,9 @@ def resume(model: PixelModel, trajectory: Trajectory, index: int, stop: Stop | N
     yield from _loop(model, options, sampler, sampler.own_scale(x_t, first), first, generators, stop)
 
 
-def _loop(model: PixelModel, options: SampleOptions, sampler: Sampler, state: Tensor, first: int, generators: list[torch.Generator], stop: Stop | None) -> Iterator[StepDone | Finished]:
+def _loop(
+    model: PixelModel, options: SampleOptions, sampler: Sampler, state: Tensor, first: int, generators: list[torch.Generator], stop: Stop | None,
+) -> Iterator[StepDone | Finished]:
     denoiser = model.denoiser(options.class_label, options.num_images)
     recorder = Recorder(options, {"name": model.name, "kind": "pixel", "label": model.info.label})
     count = len(sampler.timesteps) - first

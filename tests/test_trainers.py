@@ -119,7 +119,10 @@ def test_the_digits_are_split_once_and_for_all():
     assert sum(tuple(row.flatten().tolist()) in seen for row in held_out.pixels) <= 1  # the data itself may hold a double
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"lr": 0.0}, {"lr": 1e3}, {"label_drop": 2.0}, {"widths": "10,20"}, {"widths": "wide"}, {"resolution": 15}, {"batch_size": -1}])
+NONSENSE = [{"steps": 0}, {"lr": 0.0}, {"lr": 1e3}, {"label_drop": 2.0}, {"widths": "10,20"}, {"widths": "wide"}, {"resolution": 15}, {"batch_size": -1}]
+
+
+@pytest.mark.parametrize("changes", NONSENSE)
 def test_nonsense_is_refused_before_anything_starts(tmp_path, changes):
     with pytest.raises(InvalidOption):
         options(tmp_path, **changes)

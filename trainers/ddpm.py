@@ -81,7 +81,7 @@ class DDPMOptions:
         if not 0 < self.lr < 1:
             raise InvalidOption(f"lr must lie between 0 and 1, but it is {self.lr}.")
         if self.resolution % 2 ** (len(self.level_widths) - 1):
-            raise InvalidOption(f"{len(self.level_widths)} levels halve the picture {len(self.level_widths) - 1} times, which {self.resolution=} does not allow.")
+            raise InvalidOption(f"{len(self.level_widths)} levels halve the picture {len(self.level_widths) - 1} times; {self.resolution=} cannot be.")
 
     @property
     def level_widths(self) -> tuple[int, ...]:
@@ -166,6 +166,50 @@ def update_ema(ema: torch.nn.Module, network: torch.nn.Module, decay: float, ste
 
 # --- the loop ------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a run works with. `network` and `optimizer` are as accelerate prepared them; `plain` is the bare network."""
+
+    options: DDPMOptions
+    accelerator: Any
+    folder: RunFolder
+    pictures: Pictures
+    diffusion: GaussianDiffusion
+    plain: torch.nn.Module
+    network: torch.nn.Module
+    ema: torch.nn.Module
+    optimizer: Any
+    first: int
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the pictures have, 0 = none."""
+        return len(self.pictures.class_names)
+
+
+def set_up(options: DDPMOptions) -> Training:
+    """Load the data, make or resume the networks, open the run folder."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=options.mixed_precision)
+    folder = RunFolder(options.output)
+    torch.manual_seed(options.seed)
+    pictures = load_pictures(options.data, options.resolution, channels=options.channels, limit=options.data_limit, seed=options.seed)
+
+    plain = make_network(options, pictures.pixels.shape[1], len(pictures.class_names)).to(accelerator.device, memory_format=torch.channels_last)
+    ema = copy.deepcopy(plain).requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, 0.99))
+    first = _resume(folder, plain, ema, optimizer)
+    network, prepared = accelerator.prepare(plain, optimizer)
+    if accelerator.is_main_process:
+        folder.write_config(options)
+        folder.forget_events_after(first - 1)
+    return Training(
+        options=options, accelerator=accelerator, folder=folder, pictures=pictures, diffusion=make_diffusion(options), plain=plain,
+        network=network, ema=ema, optimizer=prepared, first=first,
+    )
+
+
 def train(options: DDPMOptions, *, progress: bool = True) -> Iterator[StepLog]:
     """Run (or resume) a training, one StepLog a step. Everything it keeps is in the folder `options.output`.
 
@@ -173,71 +217,52 @@ def train(options: DDPMOptions, *, progress: bool = True) -> Iterator[StepLog]:
     optimiser state has to be saved for a resumed run to continue exactly. Closing the generator stops it; what is
     after the last checkpoint is then lost.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision=options.mixed_precision)
-    folder = RunFolder(options.output)
-    torch.manual_seed(options.seed)
-
-    # data
-    pictures = load_pictures(options.data, options.resolution, channels=options.channels, limit=options.data_limit, seed=options.seed)
-    num_classes = len(pictures.class_names)
-
-    # network, its average, optimiser
-    diffusion = make_diffusion(options)
-    network = make_network(options, pictures.pixels.shape[1], num_classes).to(accelerator.device, memory_format=torch.channels_last)
-    ema = copy.deepcopy(network).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, 0.99))
-    first = _resume(folder, network, ema, optimizer)
-    plain, (network, optimizer) = network, accelerator.prepare(network, optimizer)
-    if accelerator.is_main_process:
-        folder.write_config(options)
-        folder.forget_events_after(first - 1)
-
-    # the loop
-    batches = batch_indices(len(pictures), options.batch_size, options.seed, start=first)
+    run = set_up(options)
+    accelerator, is_main = run.accelerator, run.accelerator.is_main_process
+    batches = batch_indices(len(run.pictures), options.batch_size, options.seed, start=run.first)
     seconds, started = 0.0, time.perf_counter()
-    for step in tqdm(range(first, options.steps), initial=first, total=options.steps, disable=not (progress and accelerator.is_main_process)):
-        for group in optimizer.param_groups:
+    for step in tqdm(range(run.first, options.steps), initial=run.first, total=options.steps, disable=not (progress and is_main)):
+        for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(options, step)
         mine = next(batches)[accelerator.process_index :: accelerator.num_processes]
-        losses, t, grad_norm = _step(accelerator, network, optimizer, diffusion, *pictures.batch(mine), options, num_classes, step)
-        update_ema(ema, plain, options.ema_decay, step)
+        losses, t, grad_norm = _step(run, *run.pictures.batch(mine), step)
+        update_ema(run.ema, run.plain, options.ema_decay, step)
 
         seconds += time.perf_counter() - started
         losses, t = accelerator.gather(losses), accelerator.gather(t)
         log = StepLog(
-            step=step, loss=losses.mean().item(), quartiles=_by_quartile(losses, t, diffusion.num_timesteps), grad_norm=float(grad_norm),
-            lr=learning_rate(options, step), samples=(step + 1) * options.batch_size, samples_per_s=options.batch_size * (step - first + 1) / seconds,
+            step=step, loss=losses.mean().item(), quartiles=_by_quartile(losses, t, run.diffusion.num_timesteps), grad_norm=float(grad_norm),
+            lr=learning_rate(options, step), samples=(step + 1) * options.batch_size, samples_per_s=options.batch_size * (step - run.first + 1) / seconds,
         )
-        if accelerator.is_main_process:
-            _keep(folder, options, log, plain, ema, optimizer, diffusion, pictures)
+        if is_main:
+            _keep(run, log)
         yield log
         # The clock runs for the steps alone: what the caller does between them is not the training's time.
         started = time.perf_counter()
 
-    if accelerator.is_main_process:
-        save_model(folder.path / "model", options, ema, pictures)
+    if is_main:
+        save_model(run.folder.path / "model", options, run.ema, run.pictures)
 
 
-def _step(accelerator: Any, network: Any, optimizer: Any, diffusion: GaussianDiffusion, x0: Tensor, labels: Tensor, options: DDPMOptions, num_classes: int, step: int) -> tuple[Tensor, Tensor, Any]:
+def _step(run: Training, x0: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Any]:
     """One descent; gives the loss of each picture, its timestep, and the gradient's norm."""
+    options, accelerator = run.options, run.accelerator
     generator = torch.Generator().manual_seed((options.seed << 40) + (step << 8) + accelerator.process_index)
     # Dropout draws from the global generator, so that follows the step as well.
     torch.manual_seed(generator.initial_seed())
-    t = torch.randint(diffusion.num_timesteps, (len(x0),), generator=generator)
+    t = torch.randint(run.diffusion.num_timesteps, (len(x0),), generator=generator)
     noise = torch.randn(x0.shape, generator=generator)
     dropped = torch.rand(len(x0), generator=generator) < options.label_drop
-    labels = labels.masked_fill(dropped, num_classes)
+    labels = labels.masked_fill(dropped, run.num_classes)
     x0, t, noise, labels = (tensor.to(accelerator.device) for tensor in (x0.contiguous(memory_format=torch.channels_last), t, noise, labels))
 
     with accelerator.autocast():
-        losses = diffusion.training_losses(as_model(network, labels if num_classes else None), x0, t, noise)["loss"]
-    weights = min_snr_weights(diffusion, t, options.min_snr_gamma) if options.min_snr_gamma else 1.0
+        losses = run.diffusion.training_losses(as_model(run.network, labels if run.num_classes else None), x0, t, noise)["loss"]
+    weights = min_snr_weights(run.diffusion, t, options.min_snr_gamma) if options.min_snr_gamma else 1.0
     accelerator.backward((losses * weights).mean())
-    grad_norm = accelerator.clip_grad_norm_(network.parameters(), options.grad_clip)
-    optimizer.step()
-    optimizer.zero_grad()
+    grad_norm = accelerator.clip_grad_norm_(run.network.parameters(), options.grad_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
     return losses.detach(), t, grad_norm
 
 
@@ -258,15 +283,17 @@ def _resume(folder: RunFolder, network: torch.nn.Module, ema: torch.nn.Module, o
     return facts["step"] + 1
 
 
-def _keep(folder: RunFolder, options: DDPMOptions, log: StepLog, network: Any, ema: Any, optimizer: Any, diffusion: GaussianDiffusion, pictures: Pictures) -> None:
+def _keep(run: Training, log: StepLog) -> None:
     """Write the step's event, and what is due: a checkpoint, a sample grid."""
-    done, last = log.step + 1, log.step + 1 == options.steps
-    folder.event(**dataclasses.asdict(log))
+    options, done = run.options, log.step + 1
+    last = done == options.steps
+    run.folder.event(**dataclasses.asdict(log))
     if last or done % options.checkpoint_every == 0:
-        parts = {"network": network.state_dict(), "ema": ema.state_dict(), "optimizer": pack_optimizer(getattr(optimizer, "optimizer", optimizer))}
-        folder.save_checkpoint(log.step, parts, {"samples": log.samples}, options.keep_checkpoints)
+        optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
+        parts = {"network": run.plain.state_dict(), "ema": run.ema.state_dict(), "optimizer": pack_optimizer(optimizer)}
+        run.folder.save_checkpoint(log.step, parts, {"samples": log.samples}, options.keep_checkpoints)
     if options.sample_every and (last or done % options.sample_every == 0):
-        sample_sheet(ema, diffusion, pictures).save(folder.samples / f"step-{done:06d}.png")
+        sample_sheet(run.ema, run.diffusion, run.pictures).save(run.folder.samples / f"step-{done:06d}.png")
 
 
 @torch.no_grad()

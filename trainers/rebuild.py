@@ -59,10 +59,15 @@ def command(options: DDPMOptions) -> str:
 def write_card(folder: Path, name: str, quality: dict[str, Any]) -> None:
     """README.md of a model: data, recipe, measured quality."""
     options, near = RECIPES[name], quality["nearest_training_picture"]
+
+    def distances(which: str) -> str:
+        return f"{near[which]['smallest']:.1f}, {near[which]['median']:.1f}"
+
     parameters = sum(size for size in (file.stat().st_size for file in folder.rglob("*.safetensors"))) / 2e6
     (folder / "README.md").write_text(f"""# {name}
 
-A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {parameters:.2f} million parameters in fp16, {len(MODELS[name].class_names)} classes and "no class".
+A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {parameters:.2f} million parameters in fp16,
+{len(MODELS[name].class_names)} classes and "no class".
 `DDPMPipeline.from_pretrained` of plain diffusers loads this folder; `studio.json` adds the class names.
 
 ![samples](samples.png)
@@ -84,8 +89,8 @@ A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {para
 | generated pictures recognised as the class asked for | **{quality["recognised_as_asked"]:.1%}** |
 | the same, worst class | {min(quality["recognised_per_class"]):.1%} |
 | the judge's own accuracy on held-out real pictures | {quality["classifier_accuracy_on_held_out"]:.1%} |
-| distance of generated pictures to the nearest training picture (RMS grey levels): smallest, median | {near["generated"]["smallest"]:.1f}, {near["generated"]["median"]:.1f} |
-| the same for held-out real pictures | {near["held_out_real"]["smallest"]:.1f}, {near["held_out_real"]["median"]:.1f} |
+| distance of generated pictures to the nearest training picture (RMS grey levels): smallest, median | {distances("generated")} |
+| the same for held-out real pictures | {distances("held_out_real")} |
 
 Measured by `python -m trainers.judge --model {name} --data {options.data}`.
 """)

@@ -45,12 +45,15 @@ MODELS: dict[str, ModelInfo] = {
         width=16, height=16, channels=1, class_names=tuple("0123456789"),
     ),
     "google/ddpm-cifar10-32": ModelInfo(
-        label="CIFAR-10 32x32", about="The DDPM paper's CIFAR-10 model.", source="google/ddpm-cifar10-32", width=32, height=32, size_mib=137, licence="Apache-2.0",
+        label="CIFAR-10 32x32", about="The DDPM paper's CIFAR-10 model.", source="google/ddpm-cifar10-32",
+        width=32, height=32, size_mib=137, licence="Apache-2.0",
     ),
     "johnowhitaker/ddpm-butterflies-32px": ModelInfo(
-        label="Butterflies 32x32", about="Butterflies from the Smithsonian collection.", source="johnowhitaker/ddpm-butterflies-32px", width=32, height=32, size_mib=74,
+        label="Butterflies 32x32", about="Butterflies from the Smithsonian collection.", source="johnowhitaker/ddpm-butterflies-32px",
+        width=32, height=32, size_mib=74,
     ),
     "google/ddpm-celebahq-256": ModelInfo(
-        label="CelebA-HQ 256x256", about="The DDPM paper's faces; wants a GPU.", source="google/ddpm-celebahq-256", width=256, height=256, size_mib=434, licence="Apache-2.0",
+        label="CelebA-HQ 256x256", about="The DDPM paper's faces; wants a GPU.", source="google/ddpm-celebahq-256",
+        width=256, height=256, size_mib=434, licence="Apache-2.0",
     ),
 }

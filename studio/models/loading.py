@@ -96,12 +96,9 @@ def resolve(name: str) -> str:
 
 def load_model(name: str) -> PixelModel:
     """Load a model by menu name, folder or Hub id. Raises UnknownName, or ModelUnavailable with what to do."""
-    import torch
-    from diffusers import UNet2DModel
-
     source = resolve(name)
     config = _load_part(source, "scheduler", _scheduler_config, name)
-    network = _load_part(source, "unet", lambda path, **where: UNet2DModel.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, **where), name)
+    network = _load_part(source, "unet", _network, name)
     facts = _facts(source)
     network = network.to(pick_device()).eval().requires_grad_(False)
     return PixelModel(
@@ -109,6 +106,13 @@ def load_model(name: str) -> PixelModel:
         timestep_spacing=config.get("timestep_spacing", "leading"), clip_sample=bool(config.get("clip_sample", True)),
         null_class=len(facts["class_names"]) if facts.get("class_names") else None,
     )
+
+
+def _network(path: str, **where: str) -> Any:
+    import torch
+    from diffusers import UNet2DModel
+
+    return UNet2DModel.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, **where)
 
 
 def _scheduler_config(path: str, **where: str) -> dict[str, Any]:
@@ -134,7 +138,10 @@ def _why(name: str, error: Exception) -> str:
         return f"{name!r} is gated or private: accept its licence on the Hub and log in with `hf auth login`."
     if Path(name).is_dir():
         return f"The folder {name!r} holds no pixel diffusion model with safetensors weights in diffusers' format (unet/ and scheduler/)."
-    return f"{name!r} could not be fetched: it is not in the cache and the Hub cannot be reached, or it holds no pixel diffusion model with safetensors weights."
+    return (
+        f"{name!r} could not be fetched: it is not in the cache and the Hub cannot be reached, "
+        "or it holds no pixel diffusion model with safetensors weights."
+    )
 
 
 def _facts(source: str) -> dict[str, Any]:

@@ -21,13 +21,13 @@ PATIENCE_MS = 60_000
 @pytest.fixture(scope="session")
 def app_url(tmp_path_factory):
     """The address of the studio as `python app.py` starts it."""
-    log = open(tmp_path_factory.mktemp("app") / "log.txt", "w+")
-    process = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        yield _address(process, log)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    with open(tmp_path_factory.mktemp("app") / "log.txt", "w+") as log:
+        process = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            yield _address(process, log)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def _address(process: subprocess.Popen, log) -> str:
