@@ -1,7 +1,8 @@
 """What the trainers learn from: pictures with labels, as tensors of one size.
 
     digits              scikit-learn's 1,797 handwritten digits, enlarged to fill the frame
-    toybox              the embedded world, rendered once into memory; labels are the objects
+    toybox              the embedded world, drawn once into memory; labels are the objects
+    toybox-large        the same with every object large and in the middle: the shapes are learned much sooner
     <folder>            pictures in a folder; the sub-folders are the labels
     <datasets id>       an id of the Hugging Face `datasets` library with an image column, e.g. "cifar10"
 """
@@ -79,7 +80,9 @@ def _digits(resolution: int, limit: int, seed: int) -> Pictures:
     return digit_split(resolution)[0]
 
 
-def _toybox(resolution: int, limit: int, seed: int) -> Pictures:
+def _toybox(resolution: int, limit: int, seed: int, **same: str) -> Pictures:
+    """`limit` training scenes; `same` are attributes that all of them share."""
+    from dataclasses import replace
     from itertools import islice
 
     from tqdm import tqdm
@@ -90,11 +93,15 @@ def _toybox(resolution: int, limit: int, seed: int) -> Pictures:
     pixels = np.empty((limit, resolution, resolution, 3), np.uint8)
     labels = np.empty(limit, np.int64)
     for i, scene in enumerate(tqdm(islice(scene_stream(seed, split="train"), limit), total=limit, desc="drawing scenes", leave=False)):
-        pixels[i], labels[i] = render(scene, resolution), names.index(scene.object)
+        pixels[i], labels[i] = render(replace(scene, **same), resolution), names.index(scene.object)
     return Pictures(pixels=torch.from_numpy(pixels).movedim(-1, 1).contiguous(), labels=torch.from_numpy(labels), class_names=names)
 
 
-SOURCES: dict[str, Callable[[int, int, int], Pictures]] = {"digits": _digits, "toybox": _toybox}
+def _toybox_large(resolution: int, limit: int, seed: int) -> Pictures:
+    return _toybox(resolution, limit, seed, size="large", position="center")
+
+
+SOURCES: dict[str, Callable[[int, int, int], Pictures]] = {"digits": _digits, "toybox": _toybox, "toybox-large": _toybox_large}
 
 
 # --- the user's own data -------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ __all__ = ["DDPMOptions", "train", "StepLog"]
 class DDPMOptions:
     """The knobs of a run; `python -m trainers.ddpm --help` prints them."""
 
-    data: str = option("digits", "digits, toybox, a folder of pictures, or a `datasets` id")
+    data: str = option("digits", "digits, toybox, toybox-large, a folder of pictures, or a `datasets` id")
     output: str = option("runs/ddpm", "the run folder; an unfinished run in it is resumed")
     resolution: int = option(16, "pixels a side, a multiple of 2 per level of the network")
     channels: int = option(3, "3 = colour, 1 = grey (folders and datasets; digits are grey)")
