@@ -15,8 +15,8 @@ import gradio as gr
 from PIL import Image
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
-from studio.errors import StudioError
 from studio.images import grid, to_pixels
+from tabs.stage import said_in_a_sentence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,12 +211,10 @@ def create_tab(studio: Any) -> None:
 
     def on_train(budget: float, sample_steps: int, width: int, batch_size: int, seed: int, held: Session) -> Iterator[dict[Any, Any]]:
         switch = held.switch or Event()
-        try:
+        with said_in_a_sentence():
             options = ContrastOptions(seconds=budget, sample_steps=sample_steps, width=width, batch_size=batch_size, seed=seed)
             for change in shown(studio, options, switch):
                 yield {components[name]: value for name, value in change.items()}
-        except StudioError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
     def on_stop(held: Session) -> dict[Any, Any]:
         return {status: "Stopping after this update." if held.stop() else "Nothing is training."}

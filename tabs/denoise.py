@@ -5,7 +5,6 @@ import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -23,7 +22,7 @@ from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
 from tabs.filmstrip import curve_of, film, freshest, live_frame
-from tabs.stage import create_stage, picture_input, to_stage, unchecked
+from tabs.stage import create_stage, picture_input, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
     from studio.trajectory import Trajectory
@@ -74,15 +73,6 @@ class Session:
         for switch in switches:
             switch.set()
         return bool(switches)
-
-
-@contextmanager
-def said_in_a_sentence() -> Iterator[None]:
-    """What the studio refuses becomes a message of the page, without a traceback; the stage keeps its picture."""
-    try:
-        yield
-    except StudioError as error:
-        raise gr.Error(str(error), print_exception=False) from None
 
 
 # --- the tab -------------------------------------------------------------------------------------------------

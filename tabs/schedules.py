@@ -7,7 +7,6 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from studio.options import MAX_SEED, require_int
 from studio.pictures import PICTURES, load_picture
 from studio.schedules import CURVES, SCHEDULES, curves, schedule_options
 from studio.uploads import open_picture
-from tabs.stage import picture_input
+from tabs.stage import picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,15 +67,6 @@ Training jumps to $x_t$ at once; the process is defined by single steps $x_s = \
 Run both with independent noise. If they draw from the same distribution, the noise of each has mean 0 and variance $1-\bar\alpha_t$,
 and their difference has mean 0 and variance $2(1-\bar\alpha_t)$.
 """
-
-
-@contextmanager
-def said_in_a_sentence() -> Iterator[None]:
-    """What the studio refuses becomes a message of the page; the stage keeps its picture."""
-    try:
-        yield
-    except StudioError as error:
-        raise gr.Error(str(error), print_exception=False) from None
 
 
 # --- what the browser is sent --------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
-"""The stage and the picture input: two components that several tabs share."""
+"""What several tabs share: the stage, the picture input, and how a refusal is told."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import gradio as gr
 
-__all__ = ["create_stage", "to_stage", "picture_input", "unchecked"]
+from studio.errors import StudioError
+
+__all__ = ["create_stage", "to_stage", "picture_input", "unchecked", "said_in_a_sentence"]
 
 Control = TypeVar("Control", gr.Dropdown, gr.Slider)
 
@@ -49,3 +53,15 @@ def unchecked(control: Control) -> Control:
     what a program sends is judged by the studio, in its own words."""
     control.preprocess = lambda payload: payload  # type: ignore[method-assign]
     return control
+
+
+@contextmanager
+def said_in_a_sentence() -> Iterator[None]:
+    """What the studio refuses becomes a message of the page, without a traceback; the stage keeps its picture.
+
+    Gradio shows the message only of a handler that went through its queue.
+    """
+    try:
+        yield
+    except StudioError as error:
+        raise gr.Error(str(error), print_exception=False) from None

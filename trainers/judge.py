@@ -26,7 +26,7 @@ class JudgeOptions:
     """What is judged."""
 
     model: str = option("digits-ddpm", "a model of the catalogue, or a folder")
-    data: str = option("digits", "what it was trained on", ("digits", "toybox"))
+    data: str = option("digits", "what it was trained on", ("digits", "toybox", "toybox-large"))
     count: int = option(500, "generated pictures, the classes in turn")
     num_steps: int = option(50, "sampling steps")
     scheduler: str = option("ddim", "scheduler of the samples")
@@ -67,13 +67,14 @@ def _real_digits() -> Any:
     return tuple((part.pixels.movedim(1, -1).numpy(), part.labels.numpy()) for part in digit_split(16))
 
 
-def _real_toybox() -> Any:
+def _real_toybox(**same: str) -> Any:
+    """Scenes to train on and held-out ones; `same` are attributes that all of them share."""
     from itertools import islice
 
     from studio.toybox import OBJECTS, render_batch, scene_stream
 
     def scenes(seed: int, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-        drawn = list(islice(scene_stream(seed, split=split), count))
+        drawn = [dataclasses.replace(scene, **same) for scene in islice(scene_stream(seed, split=split), count)]
         return render_batch(drawn, 32), np.array([list(OBJECTS).index(scene.object) for scene in drawn])
 
     return scenes(71, "train", 6000), scenes(72, "held_out", 1000)
@@ -101,8 +102,12 @@ def _flat(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), -1) / 255.0
 
 
-REAL = {"digits": _real_digits, "toybox": _real_toybox}
-FEATURES = {"digits": _flat, "toybox": silhouettes}
+def _real_toybox_large() -> Any:
+    return _real_toybox(size="large", position="center")
+
+
+REAL = {"digits": _real_digits, "toybox": _real_toybox, "toybox-large": _real_toybox_large}
+FEATURES = {"digits": _flat, "toybox": silhouettes, "toybox-large": silhouettes}
 
 
 # --- generated ones ------------------------------------------------------------------------------------------

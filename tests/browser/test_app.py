@@ -111,6 +111,6 @@ def test_a_client_reads_a_schedule_and_noises_a_picture(client, tmp_path):
     alpha_bar = numbers["curves"]["alpha_bar"]
     assert len(alpha_bar) == 100 and alpha_bar[0] > alpha_bar[-1]
     white = tmp_path / "white.png"
-    Image.new("RGB", (32, 32), "white").save(white)
+    Image.new("RGB", (96, 80), "white").save(white)
     picture, coefficients = client.predict(picture=handle_file(white), schedule="linear", num_timesteps=1000, t=999, seed=0, api_name="/noise_image")
-    assert Image.open(picture).size == (32, 32) and coefficients["log_snr"] < -9
+    assert Image.open(picture).size == (96, 80) and coefficients["log_snr"] < -9
