@@ -189,7 +189,8 @@ def test_the_picture_is_that_of_diffusers_own_pipeline(model, scheduler, eta):
 def test_a_seed_gives_the_same_picture_alone_and_in_a_batch(model, scheduler):
     together = run(model, scheduler=scheduler, num_images=3, seed=5)[1].trajectory.x_final
     alone = run(model, scheduler=scheduler, num_images=1, seed=7)[1].trajectory.x_final
-    torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=1e-4)
+    # A batch adds up in another order; at sigma 164 that reaches the fourth digit. Other noise would differ by about 1.
+    torch.testing.assert_close(together[2:], alone, atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
