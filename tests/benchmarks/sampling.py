@@ -69,7 +69,7 @@ class _WithLabel(torch.nn.Module):
 
     def __init__(self, network, labels):
         super().__init__()
-        self.network, self.labels, self.config, self.dtype = network, labels, network.config, network.dtype
+        self.network, self.labels, self.config, self.dtype, self.device = network, labels, network.config, network.dtype, network.device
 
     def forward(self, x, t):
         return self.network(x, t, class_labels=self.labels)
