@@ -20,7 +20,6 @@ from tabs.stage import said_in_a_sentence
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
 __all__ = ["create_tab"]
 
@@ -102,7 +101,7 @@ class Progress:
             means.append(means[-1] + weight * (loss - means[-1]) if means else loss)
         self.title = f"Update {self.step} of about {self.num_steps}, {seconds(event.seconds_left)} left, {event.samples_per_s:.0f} digits/s"
 
-    def draw(self, step: int, **pictures: "Tensor") -> None:
+    def draw(self, step: int, **pictures: Any) -> None:
         self.pictures = {name: picture(drawn) for name, drawn in pictures.items()}
         self.drawn_at = step
 
@@ -131,7 +130,7 @@ def seconds(s: float) -> str:
     return f"{max(1, round(s))} s" if s < 90 else f"{round(s / 60)} min"
 
 
-def picture(x: "Tensor") -> str:
+def picture(x: Any) -> str:
     """(n, 1, H, W) in [-1, 1] as one near-square grid with clear gaps, a PNG in a data URI."""
     return png(grid(with_alpha(to_pixels(x)), columns=math.ceil(math.sqrt(len(x))), gap=1, fill=0))
 

@@ -16,11 +16,7 @@ MIB = 2**20
 def imports_of(path: Path) -> set[str]:
     """The top-level names of every module that a file imports, wherever in it."""
     names = set()
-    tree = ast.parse(path.read_text("utf-8"))
-    for_types = {inner for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if node in for_types:  # a name in an annotation loads nothing
-            continue
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
