@@ -16,7 +16,7 @@ import gradio as gr
 
 from studio import Studio
 from tabs import contrast, denoise, schedules
-from tabs.theme import CSS, HEAD, THEME
+from tabs.page import PAGE
 
 TABS = {
     "Noise schedules": schedules.create_tab,
@@ -63,7 +63,7 @@ def main() -> None:
     app.queue(default_concurrency_limit=4, max_size=64)
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, auth=read_users(args.auth_file),
-        theme=THEME, css=CSS, head=HEAD, max_file_size="30mb", show_error=False,
+        max_file_size="30mb", show_error=False, **PAGE,
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from studio.images import grid, to_pixels
-from tabs.stage import said_in_a_sentence
+from tabs.stage import drawn_by, said_in_a_sentence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,11 +30,6 @@ SMOOTHING = 20  # updates that the running mean of the losses looks back on
 INTRO = """## One step or many?
 If a network can clean a noisy picture, why not ask it **once** to clean pure noise? Train that network beside a DDPM,
 same weights to start from, same digits, same number of updates, and see what each makes of the same noise."""
-
-ON_LOAD = """
-const start = () => (window.Studio && window.Studio.contrast && window.Studio.chart ? window.Studio.contrast(element, props, watch) : setTimeout(start, 20));
-start();
-"""
 
 NAMES = {"one_step": "One step, asked once", "ddpm": "DDPM", "repeated": "One step, asked often", "real": "Real digits"}
 
@@ -200,8 +195,7 @@ def create_tab(studio: Any) -> None:
                 )
                 seed = gr.Number(defaults.seed, label="Seed", precision=0, info="Of the weights, the order of the digits and the noise.")
         with gr.Column(elem_classes="ds-stage-column"):
-            # The template never changes with the value: Gradio must not draw over what the script draws.
-            stage = gr.HTML(html_template='<div class="ds-stage ds-contrast"></div>', js_on_load=ON_LOAD, apply_default_css=False, elem_id="contrast-stage")
+            stage = drawn_by("contrast", '<div class="ds-stage ds-contrast"></div>', elem_id="contrast-stage")
             why = gr.Markdown(visible=False, elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
 
     def on_ask(held: Session) -> dict[Any, Any]:

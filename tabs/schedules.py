@@ -22,7 +22,7 @@ from studio.options import MAX_SEED, require_int
 from studio.pictures import PICTURES, load_picture
 from studio.schedules import CURVES, SCHEDULES, curves, schedule_options
 from studio.uploads import open_picture
-from tabs.stage import picture_input, said_in_a_sentence
+from tabs.stage import drawn_by, picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,11 +36,6 @@ FIRST_CURVES = ["sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "log_snr"]
 KEPT_EXPORTS = 20
 LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
 
-# Scripts of the page's head may come after the first components, so each waits for its own.
-ON_LOAD = """
-const start = () => (window.Studio && window.Studio.{name} ? window.Studio.{name}(element, props, watch) : setTimeout(start, 20));
-start();
-"""
 # A download button holds its file from the moment the file is there, so one hidden button serves all three formats.
 DOWNLOAD = "() => setTimeout(() => document.querySelector('#schedules-download').click(), 50)"
 
@@ -277,9 +272,8 @@ def create_tab(studio: Any = None) -> None:
                 keep_buttons = {kind: gr.Button(kind.upper(), size="sm", min_width=60, elem_id=f"schedules-keep-{kind}") for kind in ("png", "svg", "csv")}
                 download = gr.DownloadButton(visible="hidden", elem_id="schedules-download")
         with gr.Column(elem_classes="ds-stage-column"):
-            stage = gr.HTML(
-                html_template='<div class="ds-stage ds-noiser"></div>', js_on_load=ON_LOAD.replace("{name}", "noiser"), apply_default_css=False,
-                elem_id="schedules-stage", picture=None, schedules=None, note="", view=None,
+            stage = drawn_by(
+                "noiser", '<div class="ds-stage ds-noiser"></div>', elem_id="schedules-stage", picture=None, schedules=None, note="", view=None,
             )
             gr.Markdown(ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
 
@@ -290,10 +284,7 @@ def create_tab(studio: Any = None) -> None:
             chain_t = gr.Slider(0, 999, FIRST_T, step=1, label="Timestep t", min_width=200, scale=2, elem_id="schedules-chain-t")
             run = gr.Button("Run", variant="primary", min_width=90, scale=0, elem_id="schedules-run")
             stop = gr.Button("Stop", interactive=False, min_width=70, scale=0, elem_id="schedules-stop")
-        chain = gr.HTML(
-            html_template='<div class="ds-stage ds-chain"></div>', js_on_load=ON_LOAD.replace("{name}", "chain"), apply_default_css=False,
-            elem_id="schedules-chain", result=None,
-        )
+        chain = drawn_by("chain", '<div class="ds-stage ds-chain"></div>', elem_id="schedules-chain", result=None)
 
     settings: set[Any] = {names, num_timesteps, zero_terminal_snr, respacing, *parameters}
 

@@ -9,15 +9,26 @@ import gradio as gr
 
 from studio.errors import StudioError
 
-__all__ = ["create_stage", "to_stage", "picture_input", "unchecked", "said_in_a_sentence"]
+__all__ = ["create_stage", "drawn_by", "to_stage", "picture_input", "unchecked", "said_in_a_sentence"]
 
 Control = TypeVar("Control", gr.Dropdown, gr.Slider)
 
-# Scripts of the page's head may come after the first components, so the stage waits for its own.
+# The page's scripts may come after its first components, one by one.
 ON_LOAD = """
-const start = () => (window.Studio && window.Studio.stage ? window.Studio.stage(element, props, watch) : setTimeout(start, 20));
+const start = () => {
+  const { Studio = {} } = window;
+  ["chart", "transport", "PART"].every((part) => Studio[part]) ? Studio.PART(element, props, watch) : setTimeout(start, 20);
+};
 start();
 """
+
+
+def drawn_by(part: str, template: str, **options: Any) -> gr.HTML:
+    """gr.HTML that Studio.<part>(element, props, watch) of assets/ui draws.
+
+    The template never changes with the value: Gradio must not draw over what the script draws.
+    """
+    return gr.HTML(html_template=template, js_on_load=ON_LOAD.replace("PART", part), apply_default_css=False, **options)
 
 
 def create_stage(elem_id: str, drop_to: str = "") -> gr.HTML:
@@ -26,9 +37,7 @@ def create_stage(elem_id: str, drop_to: str = "") -> gr.HTML:
     Args:
         drop_to: CSS selector of what holds the file input that files dropped on the stage go to.
     """
-    # The template never changes with the value: Gradio must not draw over what the script draws.
-    template = f'<div class="ds-stage" data-drop-to="{drop_to}"></div>'
-    return gr.HTML(html_template=template, js_on_load=ON_LOAD, apply_default_css=False, elem_id=elem_id)
+    return drawn_by("stage", f'<div class="ds-stage" data-drop-to="{drop_to}"></div>', elem_id=elem_id)
 
 
 def to_stage(payload: dict[str, Any]) -> str:

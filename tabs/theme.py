@@ -1,16 +1,8 @@
-"""How the studio looks: Gradio's theme in the studio's colours, and the page's own style and scripts.
-
-Everything is inlined once through launch(head=HEAD, theme=THEME, css=CSS), so the page needs no network. Scripts
-hang on window.Studio; colours and parts that tabs share are in assets/ui/studio.css.
-"""
-
-from pathlib import Path
+"""How the studio looks: Gradio's theme in the studio's colours. Colours and parts that are ours are in assets/ui."""
 
 import gradio as gr
 
-__all__ = ["THEME", "CSS", "HEAD"]
-
-UI = Path(__file__).parents[1] / "assets" / "ui"
+__all__ = ["THEME", "CSS"]
 
 ACCENT = gr.themes.Color(
     name="studio_accent", c50="#eef6f4", c100="#d9e9e6", c200="#b3d4cf", c300="#8cc3bb", c400="#62b8ae", c500="#2f8a82",
@@ -59,13 +51,3 @@ CSS = """
 .gradio-container input[type=range] { --neutral-200: var(--ds-line); }
 @media (max-width: 640px) { .gradio-container > .main { padding: 6px 12px 20px; } }
 """
-
-
-def _head() -> str:
-    """Every style sheet, then every script of assets/ui, in the order of their names."""
-    styles = [f"<style>\n{path.read_text('utf-8')}</style>" for path in sorted(UI.glob("*.css"))]
-    scripts = [f"<script>\n{path.read_text('utf-8')}</script>" for path in sorted(UI.glob("*.js"))]
-    return "\n".join([*styles, *scripts])
-
-
-HEAD = _head()

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
 from fakes import FakeStudio
 
 from tabs.denoise import create_tab
-from tabs.theme import CSS, HEAD, THEME
+from tabs.page import PAGE
 
 FILM = ".ds-stage[data-kind=film]"
 LIVE = ".ds-stage[data-kind=live]"
@@ -26,7 +26,7 @@ def served():
     with gr.Blocks(analytics_enabled=False) as demo:
         create_tab(studio)
     _, url, _ = demo.queue().launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", theme=THEME, css=CSS, head=HEAD, footer_links=[],
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", footer_links=[], **PAGE,
     )
     yield studio, url
     demo.close()
