@@ -5,8 +5,8 @@
 //   bar.go(index)    moves as a hand would: pauses, calls onChange
 //   bar.play()  bar.pause()  bar.playing  bar.index  bar.fps(n)  bar.disable(true or false)  bar.destroy()
 //
-// Keys on keyTarget (the document by default), while the bar is visible and nobody is typing: left and right arrows,
-// space, Home, End. Moving by hand pauses.
+// Keys on keyTarget (the document by default), while the bar is visible and no control in focus needs them: left and
+// right arrows, space, Home, End. Moving by hand pauses.
 (() => {
   const Studio = (window.Studio = window.Studio || {});
   const ICONS = {
@@ -14,7 +14,17 @@
     play: "M3.5 1.8v12.4L14 8z", pause: "M3.5 2h3.2v12H3.5zM9.3 2h3.2v12H9.3z",
   };
   const icon = (name) => `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
-  const typing = (node) => node instanceof Element && (node.matches("input:not([type=range]), textarea, select, [contenteditable=true], [role=tab], [role=listbox], [role=slider]"));
+
+  // Which controls keep a key to themselves, beside the bar's own slider.
+  const EVERY_KEY = "textarea, select, input:not([type=checkbox], [type=button], [type=file]), [contenteditable=true], [role=tab], [role=listbox], [role=option], [role=slider], [role=radio], video, audio";
+  const SPACE_KEY = "button, a, summary, input, [role=button], [role=checkbox], [role=switch]";
+  const keeps = (node, key) => node instanceof Element && (node.matches(EVERY_KEY) || (key === " " && node.closest(SPACE_KEY) !== null));
+
+  // Arrows walk along the tabs for those who came to them by keyboard; after a click they are the stage's.
+  document.addEventListener("click", (event) => {
+    const tab = event.target instanceof Element && event.target.closest("[role=tab]");
+    if (tab && event.detail > 0 && !tab.matches(":focus-visible")) tab.blur();
+  });
 
   Studio.transport = (container, options = {}) => {
     const { onChange = () => {}, keyTarget = document, noun = "step" } = options;
@@ -105,9 +115,8 @@
     const onKey = (event) => {
       if (!root.isConnected) return destroy();
       const target = event.target;
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || root.offsetParent === null) return;
-      if (typing(target) || (target instanceof Element && target.matches("input[type=range]") && target !== slider)) return;
-      if (event.key === " " && target instanceof Element && target.closest("button, a, summary")) return;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || root.offsetParent === null) return;
+      if (target !== slider && keeps(target, event.key)) return;
       const act = { ArrowLeft: () => byHand(index - 1), ArrowRight: () => byHand(index + 1), Home: () => byHand(0), End: () => byHand(length - 1), " ": () => (playing ? pause() : play()) }[event.key];
       if (!act || disabled || length < 2) return;
       event.preventDefault();

@@ -117,6 +117,46 @@ def test_the_stage_is_whole_when_its_tab_is_opened_late_and_after_coming_back(pa
     wait_until(page, "t", 251)
 
 
+def test_keys_reach_the_stage_right_after_a_click_on_its_tab(page, app_url):
+    open_tab(page, app_url)
+    for key, t in (("ArrowRight", 251), ("ArrowLeft", 250), ("Home", 0), ("End", 999)):
+        page.keyboard.press(key)
+        wait_until(page, "t", t)
+    page.keyboard.press(" ")
+    page.wait_for_selector(f"{STAGE} .ds-transport[data-playing=true]")
+
+
+def test_the_tabs_keep_their_keys_for_those_who_came_by_keyboard(page, app_url):
+    open_tab(page, app_url)
+    page.keyboard.press("Tab")
+    page.wait_for_selector("[role=tab]:focus-visible:text('Denoising')")
+    for key in ("ArrowLeft", "ArrowRight", "Home", "End"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.innerText") == "Denoising" and state(page, "t") == "250"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=tab][aria-selected=true]:text('Denoising')")
+    page.wait_for_selector(STAGE, state="hidden")
+
+
+@pytest.mark.parametrize(("selector", "keys"), [
+    ("#schedules-seed input", ["ArrowUp", "ArrowLeft", "Home", "End", " "]),
+    ("#schedules-chain-t input[type=range]", ["ArrowRight", "End", "Home"]),
+    ("#schedules-example input[type=radio]", ["ArrowLeft", " "]),
+    ("#schedules-curves input", ["ArrowLeft", " ", "Home"]),
+    ("#schedules-more button", [" "]),
+])
+def test_controls_keep_the_keys_that_they_use(page, app_url, selector, keys):
+    open_tab(page, app_url)
+    page.locator(selector).first.focus()
+    for key in keys:
+        page.keyboard.press(key)
+    assert state(page, "t") == "250" and page.get_attribute(f"{STAGE} .ds-transport", "data-playing") == "false"
+    # A checkbox has no use for arrows.
+    page.locator("#schedules-zero-snr input").focus()
+    page.keyboard.press("ArrowRight")
+    wait_until(page, "t", 251)
+
+
 def test_seed_and_schedule_change_the_picture_as_in_python(page, app_url):
     open_tab(page, app_url)
     after(page, "picture", lambda: page.fill("#schedules-seed input", "5"))
