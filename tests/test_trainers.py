@@ -12,7 +12,8 @@ from studio import SampleOptions, Studio
 from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 from studio.errors import InvalidOption, UnknownName
 from trainers.data import batch_indices, digit_split, load_pictures
-from trainers.ddpm import DDPMOptions, make_diffusion, min_snr_weights, train
+from trainers.ddpm import DDPMOptions, make_diffusion, train
+from trainers.loop import min_snr_weights
 
 SMALL = {"resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "warmup": 2, "checkpoint_every": 2, "sample_every": 0}
 
@@ -78,8 +79,8 @@ def test_the_loss_falls(tmp_path):
 
 def test_min_snr_weighs_the_error_of_x0_the_same_for_every_target():
     t = torch.tensor([10, 500, 990])
-    weight = {kind: min_snr_weights(make_diffusion(DDPMOptions(mean_type=kind, schedule="linear")), t, 5.0) for kind in ("sample", "epsilon", "v_prediction")}
     snr = torch.tensor([make_diffusion(DDPMOptions(schedule="linear")).coefficient("snr", int(i)) for i in t])
+    weight = {kind: min_snr_weights(kind, snr, 5.0) for kind in ("sample", "epsilon", "v_prediction")}
     # An error d of x0 is an error d sqrt(SNR) of eps and d sqrt(SNR + 1) of v, so the weights times those agree.
     torch.testing.assert_close(weight["epsilon"] * snr, weight["sample"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weight["v_prediction"] * (snr + 1), weight["sample"], rtol=1e-4, atol=1e-6)

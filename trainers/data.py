@@ -110,10 +110,11 @@ def _folder(folder: Path, limit: int) -> tuple[list[Image.Image], list[str]]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:limit]
     if not paths:
         raise InvalidOption(f"The folder {str(folder)!r} holds no pictures; put PNG, JPEG or WebP files into it.")
-    return [_open(path) for path in paths], [path.parent.name if path.parent != folder else "" for path in paths]
+    return [open_picture(path) for path in paths], [path.parent.name if path.parent != folder else "" for path in paths]
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """The picture in RGB. Raises InvalidOption naming the file."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

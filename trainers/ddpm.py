@@ -11,10 +11,7 @@ The result, <output>/model, is a folder that plain diffusers loads: DDPMPipeline
 """
 
 import copy
-import dataclasses
 import json
-import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +19,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from studio import schedules
 from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusion
 from studio.errors import InvalidOption
-from trainers.data import Pictures, batch_indices, load_pictures
+from trainers.data import Pictures, load_pictures
+from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.options import option, parse_options
-from trainers.run_folder import RunFolder, pack_optimizer, unpack_optimizer
 
-__all__ = ["DDPMOptions", "train", "StepLog"]
+__all__ = ["DDPMOptions", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPMOptions:
+class DDPMOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.ddpm --help` prints them."""
 
     data: str = option("digits", "digits, toybox, toybox-large, a folder of pictures, or a `datasets` id")
@@ -56,30 +52,11 @@ class DDPMOptions:
     layers: int = option(1, "residual blocks a level")
     attention_from: int = option(1, "self-attention from this level down (0 = the full resolution)")
     dropout: float = option(0.0, "dropout inside the residual blocks, 0 to 1")
-    # the optimiser
-    steps: int = option(4000, "optimiser steps in all")
-    batch_size: int = option(64, "pictures a step, over all devices")
-    lr: float = option(1e-3, "peak learning rate of AdamW, reached after the warm-up, then cosine to 5 %%")
-    warmup: int = option(100, "steps over which the learning rate rises")
-    weight_decay: float = option(0.01, "AdamW's weight decay")
-    grad_clip: float = option(1.0, "largest gradient norm")
-    ema_decay: float = option(0.999, "decay of the averaged weights, which are the ones kept")
-    mixed_precision: str = option("no", "bf16 or fp16 on a GPU that has it", ("no", "bf16", "fp16"))
-    seed: int = option(0, "of weights, order, timesteps and noise")
-    # keeping
-    sample_every: int = option(500, "steps between sample grids, 0 = none")
-    checkpoint_every: int = option(500, "steps between checkpoints")
-    keep_checkpoints: int = option(2, "newest checkpoints kept")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "resolution", "layers", "num_timesteps", "checkpoint_every", "keep_checkpoints", "data_limit"):
-            if getattr(self, name) < 1:
-                raise InvalidOption(f"{name} must be at least 1, but it is {getattr(self, name)}.")
-        for name in ("label_drop", "dropout", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidOption(f"{name} must lie in 0..1, but it is {getattr(self, name)}.")
-        if not 0 < self.lr < 1:
-            raise InvalidOption(f"lr must lie between 0 and 1, but it is {self.lr}.")
+        super().__post_init__()
+        self.require_at_least(1, "resolution", "layers", "num_timesteps", "data_limit")
+        self.require_share("label_drop", "dropout")
         if self.resolution % 2 ** (len(self.level_widths) - 1):
             raise InvalidOption(f"{len(self.level_widths)} levels halve the picture {len(self.level_widths) - 1} times; {self.resolution=} cannot be.")
 
@@ -93,19 +70,6 @@ class DDPMOptions:
         if any(width < 16 or width % 16 for width in widths):
             raise InvalidOption(f"widths must be multiples of 16, but they are {self.widths!r}.")
         return widths
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepLog:
-    """One step as it is written to events.jsonl. quartiles: mean loss where t lies in each quarter of 0..T, or None."""
-
-    step: int
-    loss: float
-    quartiles: tuple[float | None, ...]
-    grad_norm: float
-    lr: float
-    samples: int
-    samples_per_s: float
 
 
 # --- what is trained -----------------------------------------------------------------------------------------
@@ -139,161 +103,42 @@ def as_model(network: torch.nn.Module, labels: Tensor | None):
     return lambda x_t, t: network(x_t, t, class_labels=labels).sample
 
 
-def min_snr_weights(diffusion: GaussianDiffusion, t: Tensor, gamma: float) -> Tensor:
-    """(B,) weights min(SNR, gamma) on the error of x0, in the units of the model's own target (Hang et al. 2023)."""
-    snr = torch.as_tensor(schedules.curves(diffusion.betas)["snr"], dtype=torch.float32, device=t.device)[t]
-    weight = snr.clamp(max=gamma)
-    if diffusion.mean_type == "epsilon":
-        return weight / snr.clamp(min=1e-8)
-    return weight / (snr + 1) if diffusion.mean_type == "v_prediction" else weight
+# --- the task ------------------------------------------------------------------------------------------------
 
+class DDPMTask(Task):
+    """Pictures, the process, and the network that learns to go back through it."""
 
-def learning_rate(options: DDPMOptions, step: int) -> float:
-    """Linear warm-up, then a cosine down to 5 % of the peak."""
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    progress = (step - options.warmup) / max(options.steps - options.warmup, 1)
-    return options.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
+    def __init__(self, options: DDPMOptions):
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.pictures = load_pictures(options.data, options.resolution, channels=options.channels, limit=options.data_limit, seed=options.seed)
+        self.size, self.num_classes = len(self.pictures), len(self.pictures.class_names)
+        self.diffusion = make_diffusion(options)
+        self.network = make_network(options, self.pictures.pixels.shape[1], self.num_classes)
+        self.alphas_cumprod = torch.as_tensor(schedules.alphas_cumprod(self.diffusion.betas))
 
+    def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
+        options, num_timesteps = self.options, self.diffusion.num_timesteps
+        x0, labels = self.pictures.batch(indices)
+        t = torch.randint(num_timesteps, (len(x0),), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        dropped = torch.rand(len(x0), generator=generator) < options.label_drop
+        labels = labels.masked_fill(dropped, self.num_classes)
+        x0, t, noise, labels = (tensor.to(device) for tensor in (x0.contiguous(memory_format=torch.channels_last), t, noise, labels))
+        losses = self.diffusion.training_losses(as_model(network, labels if self.num_classes else None), x0, t, noise)["loss"]
+        weights = min_snr_weights(options.mean_type, snr_of(self.alphas_cumprod, t), options.min_snr_gamma) if options.min_snr_gamma else 1.0
+        return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
 
-@torch.no_grad()
-def update_ema(ema: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
-    """ema <- decay * ema + (1 - decay) * weights, with a smaller decay at first, when the weights still run away."""
-    decay = min(decay, (1 + step) / (10 + step))
-    averaged, current = list(ema.parameters()), [p.detach() for p in network.parameters()]
-    torch._foreach_lerp_(averaged, current, 1 - decay)
+    def sheet(self, ema: Any) -> Any:
+        return sample_sheet(ema, self.diffusion, self.pictures)
 
-
-# --- the loop ------------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a run works with. `network` and `optimizer` are as accelerate prepared them; `plain` is the bare network."""
-
-    options: DDPMOptions
-    accelerator: Any
-    folder: RunFolder
-    pictures: Pictures
-    diffusion: GaussianDiffusion
-    plain: torch.nn.Module
-    network: torch.nn.Module
-    ema: torch.nn.Module
-    optimizer: Any
-    first: int
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes the pictures have, 0 = none."""
-        return len(self.pictures.class_names)
-
-
-def set_up(options: DDPMOptions) -> Training:
-    """Load the data, make or resume the networks, open the run folder."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision=options.mixed_precision)
-    folder = RunFolder(options.output)
-    torch.manual_seed(options.seed)
-    pictures = load_pictures(options.data, options.resolution, channels=options.channels, limit=options.data_limit, seed=options.seed)
-
-    plain = make_network(options, pictures.pixels.shape[1], len(pictures.class_names)).to(accelerator.device, memory_format=torch.channels_last)
-    ema = copy.deepcopy(plain).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, 0.99))
-    first = _resume(folder, plain, ema, optimizer)
-    network, prepared = accelerator.prepare(plain, optimizer)
-    if accelerator.is_main_process:
-        folder.write_config(options)
-        folder.forget_events_after(first - 1)
-    return Training(
-        options=options, accelerator=accelerator, folder=folder, pictures=pictures, diffusion=make_diffusion(options), plain=plain,
-        network=network, ema=ema, optimizer=prepared, first=first,
-    )
+    def save(self, ema: Any, path: Path) -> None:
+        save_model(path, self.options, ema, self.pictures)
 
 
 def train(options: DDPMOptions, *, progress: bool = True) -> Iterator[StepLog]:
-    """Run (or resume) a training, one StepLog a step. Everything it keeps is in the folder `options.output`.
-
-    The noise, timesteps and label drops of a step are functions of (seed, step), so nothing but weights, averages and
-    optimiser state has to be saved for a resumed run to continue exactly. Closing the generator stops it; what is
-    after the last checkpoint is then lost.
-    """
-    run = set_up(options)
-    accelerator, is_main = run.accelerator, run.accelerator.is_main_process
-    batches = batch_indices(len(run.pictures), options.batch_size, options.seed, start=run.first)
-    seconds, started = 0.0, time.perf_counter()
-    for step in tqdm(range(run.first, options.steps), initial=run.first, total=options.steps, disable=not (progress and is_main)):
-        for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(options, step)
-        mine = next(batches)[accelerator.process_index :: accelerator.num_processes]
-        losses, t, grad_norm = _step(run, *run.pictures.batch(mine), step)
-        update_ema(run.ema, run.plain, options.ema_decay, step)
-
-        seconds += time.perf_counter() - started
-        losses, t = accelerator.gather(losses), accelerator.gather(t)
-        log = StepLog(
-            step=step, loss=losses.mean().item(), quartiles=_by_quartile(losses, t, run.diffusion.num_timesteps), grad_norm=float(grad_norm),
-            lr=learning_rate(options, step), samples=(step + 1) * options.batch_size, samples_per_s=options.batch_size * (step - run.first + 1) / seconds,
-        )
-        if is_main:
-            _keep(run, log)
-        yield log
-        # The clock runs for the steps alone: what the caller does between them is not the training's time.
-        started = time.perf_counter()
-
-    if is_main:
-        save_model(run.folder.path / "model", options, run.ema, run.pictures)
-
-
-def _step(run: Training, x0: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Any]:
-    """One descent; gives the loss of each picture, its timestep, and the gradient's norm."""
-    options, accelerator = run.options, run.accelerator
-    generator = torch.Generator().manual_seed((options.seed << 40) + (step << 8) + accelerator.process_index)
-    # Dropout draws from the global generator, so that follows the step as well.
-    torch.manual_seed(generator.initial_seed())
-    t = torch.randint(run.diffusion.num_timesteps, (len(x0),), generator=generator)
-    noise = torch.randn(x0.shape, generator=generator)
-    dropped = torch.rand(len(x0), generator=generator) < options.label_drop
-    labels = labels.masked_fill(dropped, run.num_classes)
-    x0, t, noise, labels = (tensor.to(accelerator.device) for tensor in (x0.contiguous(memory_format=torch.channels_last), t, noise, labels))
-
-    with accelerator.autocast():
-        losses = run.diffusion.training_losses(as_model(run.network, labels if run.num_classes else None), x0, t, noise)["loss"]
-    weights = min_snr_weights(run.diffusion, t, options.min_snr_gamma) if options.min_snr_gamma else 1.0
-    accelerator.backward((losses * weights).mean())
-    grad_norm = accelerator.clip_grad_norm_(run.network.parameters(), options.grad_clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    return losses.detach(), t, grad_norm
-
-
-def _by_quartile(losses: Tensor, t: Tensor, num_timesteps: int) -> tuple[float | None, ...]:
-    quarter = (4 * t // num_timesteps).clamp(max=3)
-    return tuple(losses[quarter == q].mean().item() if (quarter == q).any() else None for q in range(4))
-
-
-def _resume(folder: RunFolder, network: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint, if any; gives the first step to take."""
-    checkpoints = folder.list_checkpoints()
-    if not checkpoints:
-        return 0
-    parts, facts = folder.read_checkpoint(checkpoints[-1])
-    network.load_state_dict(parts["network"])
-    ema.load_state_dict(parts["ema"])
-    unpack_optimizer(optimizer, parts["optimizer"])
-    return facts["step"] + 1
-
-
-def _keep(run: Training, log: StepLog) -> None:
-    """Write the step's event, and what is due: a checkpoint, a sample grid."""
-    options, done = run.options, log.step + 1
-    last = done == options.steps
-    run.folder.event(**dataclasses.asdict(log))
-    if last or done % options.checkpoint_every == 0:
-        optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
-        parts = {"network": run.plain.state_dict(), "ema": run.ema.state_dict(), "optimizer": pack_optimizer(optimizer)}
-        run.folder.save_checkpoint(log.step, parts, {"samples": log.samples}, options.keep_checkpoints)
-    if options.sample_every and (last or done % options.sample_every == 0):
-        sample_sheet(run.ema, run.diffusion, run.pictures).save(run.folder.samples / f"step-{done:06d}.png")
+    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop."""
+    yield from run_loop(DDPMTask(options), progress=progress)
 
 
 @torch.no_grad()

@@ -1,0 +1,85 @@
+"""Captioned pictures to learn from, in memory.
+
+    toybox      the embedded world; every picture has its full caption, and varied ones without end
+    <folder>    pictures with a metadata.jsonl of {"file_name", "text"} lines, as `datasets` image folders have it,
+                or with a .txt beside each picture
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studio.errors import InvalidOption
+from studio.toybox import Scene, caption, render_batch, scene_stream
+
+__all__ = ["Captioned", "load_captioned", "toybox_scenes"]
+
+# Half of the captions say everything: what the full caption leaves unsaid (medium, centre) must come to mean just that.
+FULL_CAPTIONS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """pixels (N, 3, H, W) uint8; texts: what is known of each picture, a Toybox scene or a caption."""
+
+    pixels: Tensor
+    texts: Sequence[Scene | str]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 in [-1, 1]."""
+        return (self.pixels[indices].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+    def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
+        """The picture's caption; with rng, a Toybox scene is half the time put in other words, and parts are left unsaid."""
+        text = self.texts[index]
+        if isinstance(text, str):
+            return text
+        return caption(text, None if rng is None or rng.random() < FULL_CAPTIONS else rng)
+
+
+def toybox_scenes(seed: int, count: int, split: str = "train") -> list[Scene]:
+    """`count` scenes of a split."""
+    from itertools import islice
+
+    return list(islice(scene_stream(seed, split=split), count))
+
+
+def draw(scenes: Sequence[Scene], resolution: int, chunk: int = 1000) -> Tensor:
+    """(N, 3, resolution, resolution) uint8."""
+    from tqdm import tqdm
+
+    parts = [render_batch(scenes[i : i + chunk], resolution) for i in tqdm(range(0, len(scenes), chunk), desc="drawing scenes", leave=False)]
+    return torch.from_numpy(np.concatenate(parts)).movedim(-1, 1).contiguous()
+
+
+def load_captioned(data: str, resolution: int, *, limit: int = 40_000, seed: int = 0, split: str = "train") -> Captioned:
+    """The pictures named by `data` (see the module). Raises InvalidOption with what to do."""
+    if data == "toybox":
+        scenes = toybox_scenes(seed, limit, split)
+        return Captioned(pixels=draw(scenes, resolution), texts=scenes)
+    if not Path(data).is_dir():
+        raise InvalidOption(f"{data!r} is neither toybox nor a folder of captioned pictures.")
+    return _folder(Path(data), resolution, limit)
+
+
+def _folder(folder: Path, resolution: int, limit: int) -> Captioned:
+    from studio.images import fit
+    from trainers.data import IMAGE_SUFFIXES, open_picture
+
+    texts = {path.stem: path.read_text().strip() for path in folder.glob("*.txt")}
+    pairs = [(path, texts[path.stem]) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.stem in texts]
+    table = folder / "metadata.jsonl"
+    if table.is_file():
+        pairs = [(folder / row["file_name"], row["text"]) for row in map(json.loads, table.read_text().splitlines())]
+    if not pairs:
+        raise InvalidOption(f"The folder {str(folder)!r} holds no captioned pictures; put a .txt beside each, or a metadata.jsonl with file_name and text.")
+    pixels = np.stack([np.asarray(fit(open_picture(path), resolution, resolution).convert("RGB")) for path, _ in pairs[:limit]])
+    return Captioned(pixels=torch.from_numpy(pixels).movedim(-1, 1).contiguous(), texts=[text for _, text in pairs[:limit]])

@@ -1,0 +1,182 @@
+"""Train a small CLIP: a picture tower and a text tower whose features agree where a caption fits a picture.
+
+    python -m trainers.clip --data toybox --output runs/toybox-clip
+
+Every step: a batch of pictures and their captions; each picture must find its caption among the batch, and each caption
+its picture (Radford et al. 2021, arXiv:2103.00020, figure 3; the temperature is learned). The tokenizer is a
+byte-level BPE as CLIP's, with a vocabulary of its own: a word it does not know falls into pieces, never into an error.
+
+The result, <output>/model, is a CLIPModel folder that transformers loads, with tokenizer and image processor.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studio.errors import InvalidOption
+from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
+from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
+from trainers.options import option, parse_options
+
+__all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy"]
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.clip --help` prints them."""
+
+    data: str = option("toybox", "toybox, or a folder of captioned pictures")
+    output: str = option("runs/toybox-clip", "the run folder; an unfinished run in it is resumed")
+    resolution: int = option(64, "pixels a side of the pictures, a multiple of the patch")
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
+    steps: int = option(2000, "optimiser steps in all")
+    batch_size: int = option(128, "pictures a step: each caption has this many to choose from")
+    lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    weight_decay: float = option(0.05, "AdamW's weight decay")
+    # the towers
+    patch: int = option(8, "pixels a side of a patch of the picture tower")
+    width: int = option(128, "features of both towers, a multiple of 32")
+    text_layers: int = option(3, "blocks of the text tower")
+    vision_layers: int = option(4, "blocks of the picture tower")
+    max_tokens: int = option(32, "longest text in tokens, with start and end")
+    freeze_text: bool = option(False, "train the picture tower alone, to a text tower that is fixed (arXiv:2111.07991)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "patch", "text_layers", "vision_layers", "data_limit")
+        self.require_at_least(4, "max_tokens")
+        self.require_at_least(2, "batch_size")
+        if self.width < 32 or self.width % 32:
+            raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
+        if self.resolution % self.patch:
+            raise InvalidOption(f"resolution must be a multiple of the patch, but {self.resolution=} and {self.patch=}.")
+
+
+# --- the tokenizer -------------------------------------------------------------------------------------------
+
+def make_tokenizer(texts: Iterable[str], max_tokens: int) -> Any:
+    """A CLIPTokenizer in whose vocabulary every word of `texts` is one token, and every byte is one besides."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False))
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    # Bytes inside a word, bytes that end one, then the merges: the layout of CLIP's own vocabulary.
+    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), START, END]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=max_tokens)
+
+
+def toybox_texts() -> list[str]:
+    """Every word of the embedded world, several times over."""
+    from studio.toybox import caption
+
+    rng = np.random.default_rng(0)
+    return [caption(scene, rng) for scene in toybox_scenes(0, 4000, "all")]
+
+
+def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
+    """(B, max_tokens) int64 ids, padded, cut off at the limit."""
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+
+
+# --- the network ---------------------------------------------------------------------------------------------
+
+def make_network(options: ClipOptions, tokenizer: Any) -> Any:
+    """A small CLIPModel; pixels enter in [-1, 1]."""
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = {"hidden_size": options.width, "intermediate_size": 4 * options.width, "num_attention_heads": options.width // 32, "projection_dim": options.width}
+    text = {
+        **tower, "num_hidden_layers": options.text_layers, "vocab_size": len(tokenizer), "max_position_embeddings": options.max_tokens,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**tower, "num_hidden_layers": options.vision_layers, "image_size": options.resolution, "patch_size": options.patch}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=options.width))
+
+
+class ClipTask(Task):
+    """Captioned pictures and the two towers."""
+
+    def __init__(self, options: ClipOptions):
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
+        self.size = len(self.data)
+        self.tokenizer = make_tokenizer(toybox_texts() if options.data == "toybox" else [str(text) for text in self.data.texts], options.max_tokens)
+        self.network = make_network(options, self.tokenizer)
+        if options.freeze_text:
+            self.network.text_model.requires_grad_(False)
+            self.network.text_projection.requires_grad_(False)
+
+    def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
+        rng = np.random.default_rng(generator.initial_seed())
+        ids = tokenize(self.tokenizer, [self.data.caption(int(i), rng) for i in indices])
+        output = network(input_ids=ids.to(device), pixel_values=self.data.batch(indices).to(device))
+        logits = output.logits_per_image
+        # Equal captions fit each other's pictures: they share the target instead of being set against each other.
+        same = (ids[:, None] == ids[None]).all(-1).float().to(device)
+        target = same / same.sum(1, keepdim=True)
+        each = -(target * logits.log_softmax(1)).sum(1) / 2 - (target * logits.log_softmax(0)).sum(0) / 2
+        right = same.gather(1, logits.argmax(1, keepdim=True)).mean()
+        return Losses(descend=each.mean(), each=each, extra={"accuracy": right, "logit_scale": network.logit_scale.exp()})
+
+    def save(self, ema: Any, path: Path) -> None:
+        save_model(path, self.options, ema, self.tokenizer)
+
+
+def save_model(path: Path, options: ClipOptions, network: Any, tokenizer: Any) -> None:
+    """Write the folder that transformers loads, in fp16."""
+    from transformers import CLIPImageProcessor
+
+    size = options.resolution
+    copy.deepcopy(network).to("cpu", torch.float16).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    ).save_pretrained(path)
+
+
+def train(options: ClipOptions, *, progress: bool = True) -> Iterator[StepLog]:
+    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop."""
+    yield from run_loop(ClipTask(options), progress=progress)
+
+
+# --- judging -------------------------------------------------------------------------------------------------
+
+@torch.inference_mode()
+def retrieval_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", groups: int = 50, choices: int = 64, seed: int = 5_000) -> float:
+    """Share of pictures that find their own full caption among `choices` different ones, over groups x choices scenes."""
+    from studio.toybox import caption
+
+    right = 0
+    for group in range(groups):
+        by_caption = {caption(scene): scene for scene in toybox_scenes(seed + group, 2 * choices, split)}
+        texts, scenes = zip(*list(by_caption.items())[:choices])
+        pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
+        logits = model(input_ids=tokenize(tokenizer, list(texts)), pixel_values=pictures.batch(torch.arange(choices))).logits_per_image
+        right += int((logits.argmax(1) == torch.arange(choices)).sum())
+    return right / (groups * choices)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse_options(ClipOptions, argv, prog="python -m trainers.clip", description="Train a small CLIP.")
+    for _ in train(options):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Train text-to-image in latent space: a UNet that denoises a VAE's latents under a frozen CLIP text encoder.
+
+    python -m trainers.latent --vae runs/toybox-vae/model --clip runs/toybox-clip/model --output runs/toybox-sd
+
+Each step: latents z of pictures, noise to a timestep t, ask the UNet with the captions' token features, descend on the
+error of eps or v (Rombach et al. 2021, arXiv:2112.10752; v: arXiv:2202.00512; Min-SNR: arXiv:2303.09556). A tenth of
+the captions is replaced by the empty one, so that guidance has an unconditional model to start from (arXiv:2207.12598).
+Latents and text features are computed once and kept in <output>/cache.
+
+The result, <output>/model, is a StableDiffusionPipeline folder that plain diffusers loads.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from studio.errors import InvalidOption
+from trainers.captions import Captioned, load_captioned
+from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
+from trainers.options import option, parse_options
+
+__all__ = ["LatentOptions", "train", "make_scheduler", "make_pipeline"]
+
+SHEET_PROMPTS = (
+    "a red heart on a white background", "a purple butterfly on a yellow background", "a green tree on a blue background",
+    "a small orange fish at the top on a teal background", "a large blue car on a pink background", "a yellow star on a black background",
+    "a black cat on a green background", "a pink flower in the bottom right corner on a white background", "a large brown house on a blue background",
+    "a white boat on the left on a red background", "a small gray umbrella in the top left corner on an orange background",
+    "a teal mushroom on the right on a purple background",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.latent --help` prints them."""
+
+    data: str = option("toybox", "toybox, or a folder of captioned pictures")
+    output: str = option("runs/toybox-sd", "the run folder; an unfinished run in it is resumed")
+    vae: str = option("runs/toybox-vae/model", "an AutoencoderKL folder, frozen")
+    clip: str = option("runs/toybox-clip/model", "a CLIP folder with its tokenizer, frozen")
+    decoder: str = option("", "an AutoencoderKL folder with the same encoder whose decoder the result takes, or nothing")
+    resolution: int = option(64, "pixels a side")
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
+    wordings: int = option(2, "captions kept for each picture")
+    steps: int = option(10_000, "optimiser steps in all")
+    batch_size: int = option(48, "pictures a step")
+    lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
+    lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    prediction_type: str = option("v_prediction", "what the network predicts", ("epsilon", "v_prediction"))
+    min_snr_gamma: float = option(5.0, "weigh the error by min(SNR, gamma), 0 = off")
+    caption_drop: float = option(0.1, "share of captions replaced by the empty one, 0 to 1")
+    widths: str = option("64,96,112", "channels of each level, comma-separated multiples of 16")
+    layers: int = option(1, "residual blocks a level")
+    attention_from: int = option(1, "cross-attention from this level down (0 = the full latent)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "data_limit", "wordings", "layers", "resolution")
+        self.require_at_least(0, "min_snr_gamma", "attention_from")
+        self.require_share("caption_drop")
+        for name in ("vae", "clip"):
+            if not Path(getattr(self, name)).is_dir():
+                raise InvalidOption(f"{name} must name a folder, but {getattr(self, name)!r} is none; train it first or give its path.")
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels a level."""
+        try:
+            widths = tuple(int(width) for width in self.widths.split(","))
+        except ValueError:
+            raise InvalidOption(f"widths is written like '64,96,112', but it is {self.widths!r}.") from None
+        if any(width < 16 or width % 16 for width in widths):
+            raise InvalidOption(f"widths must be multiples of 16, but they are {self.widths!r}.")
+        return widths
+
+
+# --- the parts -----------------------------------------------------------------------------------------------
+
+def load_text_encoder(clip: str) -> tuple[Any, Any]:
+    """(CLIPTextModel, CLIPTokenizer) of a CLIP folder, float32, frozen."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    return CLIPTextModel.from_pretrained(clip, dtype=torch.float32).eval().requires_grad_(False), CLIPTokenizer.from_pretrained(clip)
+
+
+def load_vae(path: str) -> Any:
+    """An AutoencoderKL, float32, frozen."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(path, torch_dtype=torch.float32).eval().requires_grad_(False)
+
+
+def make_network(options: LatentOptions, latent_channels: int, side: int, text_width: int) -> Any:
+    """A UNet2DConditionModel with cross-attention at its lower levels and in the middle."""
+    from diffusers import UNet2DConditionModel
+
+    widths = options.level_widths
+    crossed = [level >= options.attention_from for level in range(len(widths))]
+    return UNet2DConditionModel(
+        sample_size=side, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=widths, layers_per_block=options.layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in crossed),
+        up_block_types=tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(crossed)),
+        # diffusers' name notwithstanding, this is the number of heads.
+        attention_head_dim=tuple(max(1, width // 32) for width in widths), cross_attention_dim=text_width, norm_num_groups=16,
+    )
+
+
+def make_scheduler(prediction_type: str) -> Any:
+    """Stable Diffusion's process: 1000 steps, scaled_linear."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction_type, timestep_spacing="trailing",
+    )
+
+
+@torch.inference_mode()
+def encode_texts(encoder: Any, tokenizer: Any, texts: list[str], chunk: int = 256) -> Tensor:
+    """(N, L, D) float16 features of every token, padding included, as the pipeline feeds them."""
+    from tqdm import tqdm
+
+    device, parts = encoder.device, []
+    for i in tqdm(range(0, len(texts), chunk), desc="reading captions", leave=False):
+        ids = tokenizer(texts[i : i + chunk], padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+        parts.append(encoder(ids.to(device))[0].to("cpu", torch.float16))
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def encode_pictures(vae: Any, data: Captioned, chunk: int = 64) -> Tensor:
+    """(N, C, h, w) float16 scaled latents: the means of the posterior times the scaling factor."""
+    from tqdm import tqdm
+
+    chunks = torch.arange(len(data)).split(chunk)
+    parts = [vae.encode(data.batch(part).to(vae.device)).latent_dist.mode() for part in tqdm(chunks, desc="encoding pictures", leave=False)]
+    return (torch.cat(parts) * vae.config.scaling_factor).to("cpu", torch.float16)
+
+
+# --- what is computed once -----------------------------------------------------------------------------------
+
+def prepare(options: LatentOptions, vae: Any, encoder: Any, tokenizer: Any) -> dict[str, Tensor]:
+    """latents (N, C, h, w), features (U, L, D) of the U different captions, which (N, wordings): the captions of each picture,
+    empty (L, D). Read from <output>/cache where an earlier start of the run has left it."""
+    path = Path(options.output) / "cache" / f"{_fingerprint(options)}.safetensors"
+    if path.is_file():
+        return load_file(path)
+    data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
+    rng = np.random.default_rng(options.seed)
+    captions = [[data.caption(i, rng if wording else None) for wording in range(options.wordings)] for i in range(len(data))]
+    place: dict[str, int] = {"": 0}
+    which = torch.tensor([[place.setdefault(text, len(place)) for text in texts] for texts in captions])
+    features = encode_texts(encoder, tokenizer, list(place))
+    parts = {"latents": encode_pictures(vae, data), "features": features, "which": which}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    save_file(parts, aside)
+    aside.replace(path)
+    return parts
+
+
+def _fingerprint(options: LatentOptions) -> str:
+    """Of all that the cache depends on: the data options and the frozen weights."""
+    digest = hashlib.sha256(json.dumps([options.data, options.resolution, options.data_limit, options.wordings, options.seed]).encode())
+    for folder in (options.vae, options.clip):
+        for file in sorted(Path(folder).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# --- the task ------------------------------------------------------------------------------------------------
+
+class LatentTask(Task):
+    """Latents, caption features, and the UNet."""
+
+    def __init__(self, options: LatentOptions):
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.vae = load_vae(options.vae)
+        self.encoder, self.tokenizer = load_text_encoder(options.clip)
+        parts = prepare(options, self.vae, self.encoder, self.tokenizer)
+        self.latents, self.features, self.which = parts["latents"], parts["features"], parts["which"]
+        self.size = len(self.latents)
+        self.scheduler = make_scheduler(options.prediction_type)
+        self.network = make_network(options, self.latents.shape[1], self.latents.shape[-1], self.features.shape[-1])
+
+    def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
+        options, num_timesteps = self.options, self.scheduler.config.num_train_timesteps
+        z = self.latents[indices].float()
+        t = torch.randint(num_timesteps, (len(z),), generator=generator)
+        noise = torch.randn(z.shape, generator=generator)
+        wording = torch.randint(options.wordings, (len(z),), generator=generator)
+        dropped = torch.rand(len(z), generator=generator) < options.caption_drop
+        text = self.features[self.which[indices, wording].masked_fill(dropped, 0)].float()
+        z, t, noise, text = (tensor.to(device) for tensor in (z, t, noise, text))
+
+        z_t = self.scheduler.add_noise(z, noise, t)
+        target = noise if options.prediction_type == "epsilon" else self.scheduler.get_velocity(z, noise, t)
+        output = network(z_t.contiguous(memory_format=torch.channels_last), t, text, return_dict=False)[0]
+        losses = (output - target).square().mean(dim=(1, 2, 3))
+        snr = snr_of(self.scheduler.alphas_cumprod, t)
+        weights = min_snr_weights(options.prediction_type, snr, options.min_snr_gamma) if options.min_snr_gamma else 1.0
+        return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
+
+    def sheet(self, ema: Any) -> Any:
+        from studio.images import grid, to_image
+
+        pipeline = self._pipeline(ema)
+        pipeline.set_progress_bar_config(disable=True)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(SHEET_PROMPTS))]
+        pictures = pipeline(list(SHEET_PROMPTS), num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np").images
+        return to_image(grid((pictures * 255).round().astype(np.uint8), 6, gap=2))
+
+    def _pipeline(self, unet: Any) -> Any:
+        return make_pipeline(unet, self.vae.to(unet.device), self.encoder.to(unet.device), self.tokenizer, self.scheduler)
+
+    def save(self, ema: Any, path: Path) -> None:
+        vae = load_vae(self.options.decoder) if self.options.decoder else copy.deepcopy(self.vae).cpu()
+        parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (ema, vae, self.encoder)]
+        make_pipeline(*parts, self.tokenizer, self.scheduler).save_pretrained(path)
+
+
+def make_pipeline(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> Any:
+    """The parts as a StableDiffusionPipeline; the toy world needs no safety checker."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def train(options: LatentOptions, *, progress: bool = True) -> Iterator[StepLog]:
+    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop."""
+    yield from run_loop(LatentTask(options), progress=progress)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse_options(LatentOptions, argv, prog="python -m trainers.latent", description="Train text-to-image in latent space.")
+    for _ in train(options):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The loop that every trainer shares: batches in a seeded order, descent, averaged weights, events, checkpoints, resume.
+
+    a trainer = options (a LoopOptions) + a Task: the network, and the loss of a batch
+
+The noise, timesteps and drops of a step are functions of (seed, step), so nothing but weights, averages and optimiser
+state has to be saved for a resumed run to continue exactly.
+"""
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from studio.errors import InvalidOption
+from trainers.data import batch_indices
+from trainers.options import option
+from trainers.run_folder import RunFolder, pack_optimizer, unpack_optimizer
+
+__all__ = ["LoopOptions", "Losses", "StepLog", "Task", "run_loop", "min_snr_weights", "snr_of"]
+
+LR_PLANS = ("cosine", "trapezoid", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """The knobs that every trainer has."""
+
+    output: str = option("runs/run", "the run folder; an unfinished run in it is resumed")
+    steps: int = option(4000, "optimiser steps in all")
+    batch_size: int = option(64, "examples a step, over all devices")
+    lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
+    lr_plan: str = option("cosine", "after the warm-up: cosine to 5 %%, trapezoid (flat, then down over the last fifth), or constant", LR_PLANS)
+    warmup: int = option(100, "steps over which the learning rate rises")
+    weight_decay: float = option(0.01, "AdamW's weight decay")
+    grad_clip: float = option(1.0, "largest gradient norm")
+    ema_decay: float = option(0.999, "decay of the averaged weights, which are the ones kept, 0 to 1")
+    mixed_precision: str = option("no", "bf16 or fp16 on a GPU that has it", ("no", "bf16", "fp16"))
+    seed: int = option(0, "of weights, order, timesteps and noise")
+    sample_every: int = option(500, "steps between sample grids, 0 = none")
+    checkpoint_every: int = option(500, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "newest checkpoints kept")
+
+    def __post_init__(self) -> None:
+        self.require_at_least(1, "steps", "batch_size", "checkpoint_every", "keep_checkpoints")
+        self.require_at_least(0, "warmup", "sample_every", "weight_decay")
+        self.require_share("ema_decay")
+        if not 0 < self.lr < 1:
+            raise InvalidOption(f"lr must lie between 0 and 1, but it is {self.lr}.")
+        if self.grad_clip <= 0:
+            raise InvalidOption(f"grad_clip must be above 0, but it is {self.grad_clip}.")
+
+    def require_at_least(self, least: float, *names: str) -> None:
+        """Refuse values below `least`, in a sentence."""
+        for name in names:
+            if not getattr(self, name) >= least:
+                raise InvalidOption(f"{name} must be at least {least}, but it is {getattr(self, name)}.")
+
+    def require_share(self, *names: str) -> None:
+        """Refuse values outside 0..1, in a sentence."""
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidOption(f"{name} must lie in 0..1, but it is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What a task says of a batch. descend: the scalar to minimise; each: (B,) the plain loss of each example;
+    t_share: (B,) t / T in [0, 1) where the task has timesteps; extra: further figures for the log."""
+
+    descend: Tensor
+    each: Tensor
+    t_share: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLog:
+    """One step as it is written to events.jsonl. quartiles: mean loss where t lies in each quarter of 0..T, or None."""
+
+    step: int
+    loss: float
+    quartiles: tuple[float | None, ...]
+    grad_norm: float
+    lr: float
+    samples: int
+    samples_per_s: float
+    extra: dict[str, float]
+
+
+class Task:
+    """What a trainer adds to the loop. A subclass sets the three attributes and says what the loss is.
+
+    network: what is trained (its parameters that require gradients). size: how many examples there are.
+    """
+
+    options: Any
+    network: torch.nn.Module
+    size: int
+
+    def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
+        """The losses of the examples `indices`. All chance comes from `generator` (or the global one, which is seeded alike)."""
+        raise NotImplementedError
+
+    def sheet(self, ema: Any) -> Any:
+        """A PIL picture that shows what the network can do by now, from fixed seeds, or None."""
+        return None
+
+    def save(self, ema: Any, path: Path) -> None:
+        """Write the result of a finished run."""
+        raise NotImplementedError
+
+
+def learning_rate(options: LoopOptions, step: int) -> float:
+    """Linear warm-up, then the plan."""
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    if options.lr_plan == "constant":
+        return options.lr
+    progress = min((step - options.warmup) / max(options.steps - options.warmup, 1), 1)
+    if options.lr_plan == "trapezoid":
+        return options.lr * min(1.0, max((1 - progress) / 0.2, 0.01))
+    return options.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@torch.no_grad()
+def update_ema(ema: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
+    """ema <- decay * ema + (1 - decay) * weights, with a smaller decay at first, when the weights still run away."""
+    decay = min(decay, (1 + step) / (10 + step))
+    averaged, current = list(ema.parameters()), [p.detach() for p in network.parameters()]
+    torch._foreach_lerp_(averaged, current, 1 - decay)
+    for ours, theirs in zip(ema.buffers(), network.buffers()):  # running statistics are averages already
+        ours.copy_(theirs)
+
+
+def snr_of(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
+    """(B,) SNR = alpha_bar / (1 - alpha_bar) at the timesteps t."""
+    alpha_bar = alphas_cumprod.to(t.device)[t].float()
+    return alpha_bar / (1 - alpha_bar)
+
+
+def min_snr_weights(mean_type: str, snr: Tensor, gamma: float) -> Tensor:
+    """(B,) weights min(SNR, gamma) on the error of x0, in the units of the model's own target (Hang et al. 2023, arXiv:2303.09556)."""
+    weight = snr.clamp(max=gamma)
+    if mean_type == "epsilon":
+        return weight / snr.clamp(min=1e-8)
+    return weight / (snr + 1) if mean_type == "v_prediction" else weight
+
+
+# --- the loop ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a run works with. `network` and `optimizer` are as accelerate prepared them; `task.network` is the bare one."""
+
+    task: Task
+    options: LoopOptions
+    accelerator: Any
+    folder: RunFolder
+    network: Any
+    ema: torch.nn.Module
+    optimizer: Any
+    first: int
+
+
+def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
+    """Move the task to its device, resume what the folder holds."""
+    options, plain = task.options, task.network.to(accelerator.device, memory_format=torch.channels_last)
+    ema = copy.deepcopy(plain).requires_grad_(False).eval()
+    trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, 0.99))
+    first = _resume(folder, plain, ema, optimizer)
+    network, prepared = accelerator.prepare(plain, optimizer)
+    if accelerator.is_main_process:
+        folder.write_config(options)
+        folder.forget_events_after(first - 1)
+    return Training(
+        task=task, options=options, accelerator=accelerator, folder=folder, network=network, ema=ema, optimizer=prepared, first=first,
+    )
+
+
+def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
+    """Run (or resume) a training, one StepLog a step. Everything it keeps is in the folder `task.options.output`.
+
+    Closing the generator stops it; what is after the last checkpoint is then lost.
+    """
+    from accelerate import Accelerator
+
+    options = task.options
+    run = set_up(task, RunFolder(options.output), Accelerator(mixed_precision=options.mixed_precision))
+    accelerator, is_main = run.accelerator, run.accelerator.is_main_process
+    batches = batch_indices(task.size, options.batch_size, options.seed, start=run.first)
+    seconds, started = 0.0, time.perf_counter()
+    for step in tqdm(range(run.first, options.steps), initial=run.first, total=options.steps, disable=not (progress and is_main)):
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(options, step)
+        mine = next(batches)[accelerator.process_index :: accelerator.num_processes]
+        losses, grad_norm = _step(run, mine, step)
+        update_ema(run.ema, task.network, options.ema_decay, step)
+
+        seconds += time.perf_counter() - started
+        log = StepLog(
+            step=step, loss=accelerator.gather(losses.each).mean().item(), quartiles=_by_quartile(accelerator, losses), grad_norm=float(grad_norm),
+            lr=learning_rate(options, step), samples=(step + 1) * options.batch_size, samples_per_s=options.batch_size * (step - run.first + 1) / seconds,
+            extra={name: float(accelerator.gather(value.detach().reshape(1)).mean()) for name, value in losses.extra.items()},
+        )
+        if is_main:
+            _keep(run, log)
+        yield log
+        # The clock runs for the steps alone: what the caller does between them is not the training's time.
+        started = time.perf_counter()
+
+    if is_main:
+        task.save(run.ema, run.folder.path / "model")
+
+
+def _step(run: Training, indices: Tensor, step: int) -> tuple[Losses, Any]:
+    """One descent; gives the losses and the gradient's norm."""
+    accelerator = run.accelerator
+    generator = torch.Generator().manual_seed((run.options.seed << 40) + (step << 8) + accelerator.process_index)
+    # Dropout draws from the global generator, so that follows the step as well.
+    torch.manual_seed(generator.initial_seed())
+    with accelerator.autocast():
+        losses = run.task.losses(run.network, indices, generator, accelerator.device)
+    accelerator.backward(losses.descend)
+    grad_norm = accelerator.clip_grad_norm_(run.network.parameters(), run.options.grad_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return dataclasses.replace(losses, each=losses.each.detach()), grad_norm
+
+
+def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
+    if losses.t_share is None:
+        return ()
+    each, share = accelerator.gather(losses.each), accelerator.gather(losses.t_share)
+    quarter = (4 * share).long().clamp(max=3)
+    return tuple(each[quarter == q].mean().item() if (quarter == q).any() else None for q in range(4))
+
+
+def _resume(folder: RunFolder, network: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint, if any; gives the first step to take."""
+    checkpoints = folder.list_checkpoints()
+    if not checkpoints:
+        return 0
+    parts, facts = folder.read_checkpoint(checkpoints[-1])
+    network.load_state_dict(parts["network"])
+    ema.load_state_dict(parts["ema"])
+    unpack_optimizer(optimizer, parts["optimizer"])
+    return facts["step"] + 1
+
+
+def _keep(run: Training, log: StepLog) -> None:
+    """Write the step's event, and what is due: a checkpoint, a sample grid."""
+    options, done = run.options, log.step + 1
+    last = done == options.steps
+    values = dataclasses.asdict(log)
+    run.folder.event(**{key: value for key, value in values.items() if key != "extra"}, **values["extra"])
+    if last or done % options.checkpoint_every == 0:
+        optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
+        parts = {"network": run.task.network.state_dict(), "ema": run.ema.state_dict(), "optimizer": pack_optimizer(optimizer)}
+        run.folder.save_checkpoint(log.step, parts, {"samples": log.samples}, options.keep_checkpoints)
+    if options.sample_every and (last or done % options.sample_every == 0):
+        sheet = run.task.sheet(run.ema)
+        if sheet is not None:
+            sheet.save(run.folder.samples / f"step-{done:06d}.png")

@@ -1,0 +1,194 @@
+"""Train a variational autoencoder: pictures to latents 1/4 the size and back.
+
+    python -m trainers.vae --data toybox --output runs/toybox-vae
+    python -m trainers.vae --output runs/toybox-vae-decoder --start runs/toybox-vae/model --decoder-only
+
+Each step: encode to a mean and a variance, draw z, decode, descend on the reconstruction error + a little KL to N(0, I)
+(Kingma & Welling 2013, arXiv:1312.6114; Rombach et al. 2021, arXiv:2112.10752, appendix G). Optionally a perceptual
+term: the distance of the hidden features of a CLIP picture tower. With --decoder-only the encoder is left as it is, so
+that latents that something else learned from stay valid.
+
+The result, <output>/model, is an AutoencoderKL folder of diffusers with its scaling factor measured: 1 / std of latents.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.errors import InvalidOption
+from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
+from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
+from trainers.options import option, parse_options
+
+__all__ = ["VaeOptions", "train", "reconstruction_psnr"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.vae --help` prints them."""
+
+    data: str = option("toybox", "toybox, or a folder of captioned pictures")
+    output: str = option("runs/toybox-vae", "the run folder; an unfinished run in it is resumed")
+    resolution: int = option(64, "pixels a side, a multiple of 2 per level of the network")
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
+    steps: int = option(5000, "optimiser steps in all")
+    batch_size: int = option(32, "pictures a step")
+    lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
+    lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    weight_decay: float = option(0.0, "AdamW's weight decay")
+    ema_decay: float = option(0.998, "decay of the averaged weights, which are the ones kept, 0 to 1")
+    widths: str = option("32,64,64", "channels of each level, comma-separated multiples of 8; one level fewer halvings")
+    latent_channels: int = option(4, "channels of a latent")
+    kl_weight: float = option(1e-5, "weight of the KL term (mean over latents) beside the mean squared error")
+    perceptual_weight: float = option(0.0, "weight of the perceptual term, 0 = off")
+    perceptual_model: str = option("runs/toybox-clip/model", "the CLIP folder whose features it compares")
+    start: str = option("", "a VAE folder to go on from, or nothing")
+    decoder_only: bool = option(False, "leave the encoder as it is")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "latent_channels", "data_limit")
+        self.require_at_least(0, "kl_weight", "perceptual_weight")
+        if self.resolution % 2 ** (len(self.level_widths) - 1):
+            raise InvalidOption(f"{len(self.level_widths)} levels halve the picture {len(self.level_widths) - 1} times; {self.resolution=} cannot be.")
+        if self.decoder_only and not self.start:
+            raise InvalidOption("decoder_only needs a VAE to go on from: name its folder with start.")
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels a level."""
+        try:
+            widths = tuple(int(width) for width in self.widths.split(","))
+        except ValueError:
+            raise InvalidOption(f"widths is written like '32,64,64', but it is {self.widths!r}.") from None
+        if any(width < 8 or width % 8 for width in widths):
+            raise InvalidOption(f"widths must be multiples of 8, but they are {self.widths!r}.")
+        return widths
+
+
+def make_network(options: VaeOptions) -> Any:
+    """An AutoencoderKL, new or the one to go on from."""
+    from diffusers import AutoencoderKL
+
+    if options.start:
+        return AutoencoderKL.from_pretrained(options.start, torch_dtype=torch.float32)
+    levels = len(options.level_widths)
+    return AutoencoderKL(
+        sample_size=options.resolution, block_out_channels=options.level_widths, latent_channels=options.latent_channels, layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+
+
+class _Both(torch.nn.Module):
+    """Encode, draw, decode as one forward pass, so that accelerate wraps it whole."""
+
+    def __init__(self, vae: Any):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(x).latent_dist
+        z = posterior.mean + posterior.std * noise
+        return self.vae.decode(z, return_dict=False)[0], posterior.kl() / z[0].numel()
+
+
+class VaeTask(Task):
+    """Pictures and the autoencoder."""
+
+    def __init__(self, options: VaeOptions):
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
+        self.size = len(self.data)
+        vae = make_network(options)
+        if options.decoder_only:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
+        self.network = _Both(vae)
+        self.perceptual = _perceptual(options)
+
+    def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
+        x = self.data.batch(indices)
+        side = x.shape[-1] // 2 ** (len(self.options.level_widths) - 1)
+        noise = torch.randn((len(x), self.options.latent_channels, side, side), generator=generator).to(device)
+        x = x.to(device)
+        reconstruction, kl = network(x, noise)
+        mse = (reconstruction - x).square().mean(dim=(1, 2, 3))
+        descend = (mse + self.options.kl_weight * kl).mean()
+        if self.perceptual:
+            descend = descend + self.options.perceptual_weight * self.perceptual(reconstruction, x)
+        return Losses(descend=descend, each=mse, extra={"kl": kl.mean(), "psnr": 10 * torch.log10(4 / mse.mean())})
+
+    def sheet(self, ema: Any) -> Any:
+        from studio.images import grid, to_image, to_pixels
+
+        x = self.data.batch(torch.arange(12)).to(next(ema.parameters()).device)
+        with torch.inference_mode():
+            back = ema.vae.decode(ema.vae.encode(x).latent_dist.mode()).sample
+        return to_image(grid(to_pixels(torch.cat([x, back])), 12, gap=2))
+
+    def save(self, ema: Any, path: Path) -> None:
+        vae = copy.deepcopy(ema.vae).to("cpu", torch.float32)
+        if not self.options.decoder_only:
+            vae.register_to_config(scaling_factor=measure_scaling_factor(vae, self.data))
+        vae.to(torch.float16).save_pretrained(path)
+
+
+def _perceptual(options: VaeOptions) -> Any:
+    """The distance of two batches in the hidden features of a CLIP picture tower, or None when it is off."""
+    if not options.perceptual_weight:
+        return None
+    from transformers import CLIPVisionModel
+
+    tower = CLIPVisionModel.from_pretrained(options.perceptual_model, torch_dtype=torch.float32).eval().requires_grad_(False)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        tower.to(a.device)
+        ours, theirs = (tower(pixel_values=pixels, output_hidden_states=True).hidden_states[1:] for pixels in (a, b))
+        return torch.stack([(x - y).square().mean() / y.square().mean() for x, y in zip(ours, theirs)]).mean()
+
+    return distance
+
+
+@torch.inference_mode()
+def measure_scaling_factor(vae: Any, data: Captioned, count: int = 1024) -> float:
+    """1 / standard deviation of the latents of `count` pictures, so that scaled latents have unit variance."""
+    chunks = torch.arange(min(count, len(data))).split(64)
+    latents = torch.cat([vae.encode(data.batch(chunk)).latent_dist.mode() for chunk in chunks])
+    return round(1 / latents.std().item(), 5)
+
+
+@torch.inference_mode()
+def reconstruction_psnr(vae: Any, *, split: str = "held_out", count: int = 1024, seed: int = 6_000) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error of the 8-bit pictures), over fresh scenes."""
+    from studio.images import to_pixels
+
+    scenes = toybox_scenes(seed, count, split)
+    data = Captioned(pixels=draw(scenes, vae.config.sample_size), texts=scenes)
+    errors = []
+    for chunk in torch.arange(count).split(64):
+        back = to_pixels(vae.decode(vae.encode(data.batch(chunk)).latent_dist.mode()).sample).astype(float)
+        errors.append(((back - data.pixels[chunk].movedim(1, -1).numpy()) ** 2).mean())
+    return float(10 * torch.log10(torch.tensor(255**2 / (sum(errors) / len(errors)))))
+
+
+def train(options: VaeOptions, *, progress: bool = True) -> Iterator[StepLog]:
+    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop."""
+    yield from run_loop(VaeTask(options), progress=progress)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse_options(VaeOptions, argv, prog="python -m trainers.vae", description="Train a variational autoencoder.")
+    for _ in train(options):
+        pass
+
+
+if __name__ == "__main__":
+    main()
