@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from studio.trajectory import Trajectory
 
-__all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "save_png", "read_options", "STREAMS"]
+__all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "save_png", "options_text", "read_options", "STREAMS"]
 
 STREAMS = ("x_t", "x0_hat", "eps_hat", "both")
 MAX_FRAMES = 160
@@ -138,7 +138,7 @@ def save_gif(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
     durations = [10 * hundredths] * len(rest) + [int(1000 * HOLD_S)]
     first.save(
         path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=1,
-        comment=_to_json(trajectory.options).encode(),
+        comment=options_text(trajectory.options).encode(),
     )
     return Path(path)
 
@@ -181,7 +181,7 @@ def save_mp4(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
 def _h264(options: SampleOptions) -> dict[str, Any]:
     # Browsers take unmarked colours for BT.709, ffmpeg for BT.601: convert to the one and say so.
     colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    kept = ["-movflags", "+faststart", "-metadata", f"comment={_to_json(options)}"]
+    kept = ["-movflags", "+faststart", "-metadata", f"comment={options_text(options)}"]
     return {"codec": "libx264", "pixelformat": "yuv420p", "quality": None, "macro_block_size": 2, "output_params": ["-crf", "16", *colours, *kept]}
 
 
@@ -273,9 +273,14 @@ def _place(sheet: Image.Image, cell: np.ndarray, label: tuple[str, str], row: in
 def save_png(image: Image.Image, path: str | Path, options: SampleOptions) -> Path:
     """Write a PNG that carries the options as JSON in an iTXt chunk named "diffusion-studio"; returns the path."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(KEY, _to_json(options))
+    info.add_itxt(KEY, options_text(options))
     image.save(path, "PNG", pnginfo=info)
     return Path(path)
+
+
+def options_text(options: SampleOptions) -> str:
+    """What a picture carries of the options; `read_options` reads it."""
+    return json.dumps({"version": VERSION, "options": options.to_dict()})
 
 
 def read_options(path: str | Path | BinaryIO) -> SampleOptions:
@@ -315,7 +320,3 @@ def _comment(image: Image.Image) -> str:
     assert isinstance(image, GifImagePlugin.GifImageFile)
     comment = image.info.get("comment", b"")
     return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-
-
-def _to_json(options: SampleOptions) -> str:
-    return json.dumps({"version": VERSION, "options": options.to_dict()})

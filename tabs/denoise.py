@@ -1,6 +1,5 @@
 """The Denoising tab: a model turns noise into a picture, x_t and x0_hat at every step."""
 
-import dataclasses
 import random
 import re
 import zipfile
@@ -21,7 +20,7 @@ from studio.images import to_images
 from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
-from tabs.filmstrip import curve_of, film, freshest, live_frame
+from tabs.filmstrip import curve_of, each_alone, film, freshest, live_frame
 from tabs.stage import create_stage, picture_input, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
@@ -273,7 +272,7 @@ def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Sessi
         curve = curve_of(studio.noise_curve(options))
         for event in freshest(studio.sample(options, stop=switch), switch):
             if not isinstance(event, Finished):
-                yield {"stage": to_stage(live_frame(event, run=run, curve=curve)), "status": ""}
+                yield {"stage": to_stage(live_frame(event, run=run, curve=curve, options=options)), "status": ""}
             elif event.trajectory.steps:
                 session.trajectory = event.trajectory
                 outcome = {
@@ -302,8 +301,7 @@ def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
 def save_pictures(trajectory: "Trajectory", folder: Path) -> list[Path]:
     """The pictures as PNG files, each with the options that make it alone; a stopped run gives its last belief."""
     final = trajectory.x_final if trajectory.complete else trajectory.x0_hat[-1]
-    options = trajectory.options
-    alone = [dataclasses.replace(options, seed=options.seed + i, num_images=1) for i in range(len(final))]
+    alone = each_alone(trajectory.options)
     return [save_png(image, folder / f"{file_stem(one)}.png", one) for image, one in zip(to_images(final), alone)]
 
 

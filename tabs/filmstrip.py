@@ -1,13 +1,15 @@
 """What the stage is shown: a live frame while a run goes on, and the whole run as a filmstrip when it is over.
 
     film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
-                 sprite_columns, curve, autoplay}; one PNG sprite a stream, tile frame * images + image, row by row
-    live frame  {kind: "live", run, step, pictures, tile, images, columns, curve}
+                 sprite_columns, curve, autoplay, options}; one PNG sprite a stream, tile frame * images + image, row by row
+    live frame  {kind: "live", run, step, pictures, tile, images, columns, curve, options}
+    options     {all, each}: texts that a picture saved from the stage carries
 
 Values are JSON-ready: what is infinite travels as null.
 """
 
 import base64
+import dataclasses
 import math
 from collections.abc import Iterator
 from io import BytesIO
@@ -18,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from studio.events import Finished, StepDone, StepInfo
+from studio.export import options_text
 from studio.images import grid, to_pixels
+from studio.options import SampleOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
     from studio.trajectory import Trajectory
 
-__all__ = ["film", "live_frame", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
+__all__ = ["film", "live_frame", "carried", "each_alone", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
 
 STREAMS = {"x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds"}
 MAX_SPRITE_PIXELS = 4_000_000
@@ -50,21 +54,32 @@ def film(trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str
     columns = _sprite_columns(len(frames) * images, width, height)
     steps = [_step(step) for step in trajectory.steps]
     return {
-        "kind": "film", "run": run, "title": title, "complete": trajectory.complete, "num_steps": num_steps,
+        "kind": "film", "run": run, "title": title, "options": carried(trajectory.options), "complete": trajectory.complete, "num_steps": num_steps,
         "steps": steps, "frames": frames, "every": every, "tile": [width, height], "images": images,
         "sprite_columns": columns, "curve": curve or _curve_of_steps(steps), "autoplay": autoplay,
         "streams": [{"name": name, "label": label, "src": _sprite(trajectory, name, frames, columns)} for name, label in STREAMS.items()],
     }
 
 
-def live_frame(event: StepDone, *, run: str, curve: dict[str, Any]) -> dict[str, Any]:
+def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: SampleOptions) -> dict[str, Any]:
     """One step of a run that is going on: x_t and x0_hat of all its pictures."""
     images, _, height, width = event.x_t.shape
     columns = math.ceil(math.sqrt(images))
     return {
         "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
+        "options": carried(options),
         "pictures": {name: _png(grid(to_pixels(getattr(event, name)), columns)) for name in ("x_t", "x0_hat")},
     }
+
+
+def carried(options: SampleOptions) -> dict[str, Any]:
+    """What a picture saved from the stage carries: the options of all pictures together, and of each alone."""
+    return {"all": options_text(options), "each": [options_text(one) for one in each_alone(options)]}
+
+
+def each_alone(options: SampleOptions) -> list[SampleOptions]:
+    """The options that make each picture of a run by itself."""
+    return [dataclasses.replace(options, seed=options.seed + i, num_images=1) for i in range(options.num_images)]
 
 
 def curve_of(noise_curve: dict[str, Any]) -> dict[str, list[float | None]]:

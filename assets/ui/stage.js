@@ -233,7 +233,7 @@
     dialog.onclose = () => { full = null; };
     dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); };
     dialog.querySelector(".ds-close").onclick = () => dialog.close();
-    dialog.querySelector(".ds-download").onclick = () => {
+    dialog.querySelector(".ds-download").onclick = async () => {
       // Enlarged by whole pixels to at least 512, so that it stays sharp wherever it is shown.
       const scale = Math.max(1, Math.ceil(512 / Math.max(fullCanvas.width, fullCanvas.height)));
       const copy = document.createElement("canvas");
@@ -243,9 +243,13 @@
       context.imageSmoothingEnabled = false;
       context.drawImage(fullCanvas, 0, 0, copy.width, copy.height);
       const link = document.createElement("a");
-      link.href = copy.toDataURL("image/png");
       link.download = `${full}-step-${stepNow().index + 1}.png`;
+      // The options that make what is seen: one picture, or all of them.
+      const text = layoutOf().count === 1 ? value.options.each[solo || 0] : value.options.all;
+      const png = await new Promise((resolve) => copy.toBlob(resolve, "image/png"));
+      link.href = URL.createObjectURL(await Studio.pngWith(png, "diffusion-studio", text));
       link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     };
 
     // --- what comes from the server

@@ -1,5 +1,6 @@
 """The Denoising tab in a real browser, over a backend without a model: frames, stop, scrubbing, files, both themes."""
 
+import dataclasses
 import re
 import statistics
 import sys
@@ -12,6 +13,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
 from fakes import FakeStudio
 
+from studio.export import read_options
+from studio.options import SampleOptions
 from tabs.denoise import create_tab
 from tabs.page import PAGE
 
@@ -255,10 +258,36 @@ def test_a_click_shows_one_picture_alone_and_full_view_follows_the_step(tab):
     assert "step 1 of 24" in tab.locator("dialog .ds-caption").inner_text()
     with tab.expect_download() as caught:
         tab.click(".ds-download")
-    assert Image.open(caught.value.path()).size == (512, 512)
+    with Image.open(caught.value.path()) as picture:
+        assert picture.size == (512, 512)
     tab.keyboard.press("Escape")
     tab.click(".ds-all")
     assert tab.evaluate("document.querySelector('.ds-pane canvas').width") == wide
+
+
+def test_a_picture_saved_from_the_full_view_carries_the_options_that_make_it(tab):
+    ran(tab, steps=6, images=3, seed=41)
+    tab.click(".ds-pane[data-stream=x0_hat] .ds-open-full")
+    together = saved_from_full_view(tab)
+    assert (together.seed, together.num_images, together.num_steps) == (41, 3, 6)
+    tab.keyboard.press("Escape")
+    box = tab.locator(".ds-pane[data-stream=x0_hat] canvas").bounding_box()
+    tab.click(".ds-pane[data-stream=x0_hat] canvas", position={"x": 0.75 * box["width"], "y": 0.25 * box["height"]})
+    tab.click(".ds-pane[data-stream=x0_hat] .ds-open-full")
+    assert saved_from_full_view(tab) == dataclasses.replace(together, seed=42, num_images=1)
+
+
+def saved_from_full_view(page) -> SampleOptions:
+    """Download it, decode it as Pillow does with every checksum checked, and read what it carries."""
+    shown = page.eval_on_selector("dialog canvas", "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+    with page.expect_download() as caught:
+        page.click(".ds-download")
+    with Image.open(caught.value.path()) as picture:
+        picture.verify()
+    with Image.open(caught.value.path()) as picture:
+        width, height = page.eval_on_selector("dialog canvas", "c => [c.width, c.height]")
+        assert list(picture.convert("RGBA").resize((width, height), Image.Resampling.NEAREST).tobytes()) == shown
+    return read_options(caught.value.path())
 
 
 def test_eps_hat_joins_as_a_third_pane(tab):

@@ -77,7 +77,7 @@ def test_infinities_travel_as_null():
     steps, trajectory = run_of()
     first = json.loads(to_stage(filmstrip.film(trajectory, run="a")))["steps"][0]
     assert first["sigma"] is None and first["log_snr"] is None and first["signal"] == 0 and first["noise"] == 1
-    live = json.loads(to_stage(filmstrip.live_frame(steps[0], run="a", curve={})))
+    live = json.loads(to_stage(filmstrip.live_frame(steps[0], run="a", curve={}, options=SampleOptions())))
     assert live["step"]["sigma"] is None and live["columns"] == 2
 
 
