@@ -1,4 +1,4 @@
-"""Any upload made into a safe picture: an RGB image in memory, without metadata, upright, on white.
+"""Any upload made into a safe picture: an sRGB image in memory, without metadata, upright, on white.
 
 The bytes are judged by decoding them, never by the file's name; the size in pixels is judged by the header, before
 anything is decoded, so that a small file cannot ask for gigabytes.
@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from studio.errors import BadImage
 
@@ -19,10 +19,12 @@ MAX_BYTES = 30 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 1024
 WHITE = (255, 255, 255)
+# The pictures that a profile of each kind can speak of, and the mode that it takes them in.
+KINDS = {"RGB": ("RGB", ("RGB", "RGBA", "P", "L", "LA")), "GRAY": ("L", ("L", "LA")), "CMYK": ("CMYK", ("CMYK",))}
 
 
 def open_picture(source: str | Path | bytes | None, max_side: int = MAX_SIDE) -> Image.Image:
-    """The picture of a file: RGB, upright by its EXIF tag, the first frame of an animation, transparency over white.
+    """The picture of a file: sRGB, upright by its EXIF tag, the first frame of an animation, transparency over white.
 
     Args:
         source: a path, or the bytes themselves.
@@ -33,7 +35,8 @@ def open_picture(source: str | Path | bytes | None, max_side: int = MAX_SIDE) ->
         BadImage: nothing given, empty, not a picture, damaged, or too large; the message says what to do.
     """
     image = _first_frame(_read(source))
-    image = _on_white(_eight_bit(_upright(image)))
+    profile = image.info.get("icc_profile")
+    image = _on_white(_in_srgb(_eight_bit(_upright(image)), profile))
     if max(image.size) > max_side:
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     # A copy of the pixels alone: whatever else the file said (place, camera, comments) stays behind.
@@ -110,6 +113,33 @@ def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
     scale = 255.0 / (high - low) if high > low else 0.0
     scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(scale)
     return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colours as the embedded ICC profile means them; one that is broken, or of another kind of picture, means nothing."""
+    if not profile:
+        return image
+    try:
+        meant = ImageCms.ImageCmsProfile(BytesIO(profile))
+        # Nearly every profile is sRGB itself: then every value stays exactly what it was.
+        if "sRGB" in ImageCms.getProfileDescription(meant):
+            return image
+        return _converted(image, meant)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, SyntaxError):
+        return image
+
+
+def _converted(image: Image.Image, meant: ImageCms.ImageCmsProfile) -> Image.Image:
+    mode, modes = KINDS.get(meant.profile.xcolor_space.strip(), ("", ()))
+    if image.mode not in modes:
+        return image
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    colours = image.convert("RGBA").convert("RGB") if alpha else image
+    converted = ImageCms.profileToProfile(colours.convert(mode), meant, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert converted is not None  # only in place is nothing returned
+    if alpha:
+        converted.putalpha(alpha)
+    return converted
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -216,3 +216,88 @@ def test_no_picture_and_a_missing_file_say_what_to_do(tmp_path):
         open_picture(None)
     with pytest.raises(BadImage, match="upload the picture again"):
         open_picture(tmp_path / "gone.png")
+
+
+# --- colour profiles -----------------------------------------------------------------------------------------
+
+# Colorants as columns, adapted to D50, of Adobe RGB (1998) and of sRGB (Lindbloom's tables).
+ADOBE_RGB = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+SRGB = np.array([[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]])
+GAMMA = 563 / 256
+
+
+def fixed(value: float) -> bytes:
+    return struct.pack(">i", round(value * 65536))
+
+
+def icc_profile(*, space: bytes = b"RGB ", name: bytes = b"Wide") -> bytes:
+    """A version 2 display profile of Adobe RGB's primaries, or of one grey, both of gamma 2.2."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(GAMMA * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + fixed(0.9642) + fixed(1) + fixed(0.8249)
+    description = b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(1 + 78 + (-len(name) - 91) % 4)
+    tags = {b"desc": description, b"cprt": b"text" + bytes(4) + b"none", b"wtpt": white}
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {letter + b"TRC": curve for letter in (b"r", b"g", b"b")}
+        tags |= {letter + b"XYZ": b"XYZ " + bytes(4) + b"".join(map(fixed, ADOBE_RGB[:, i])) for i, letter in enumerate((b"r", b"g", b"b"))}
+    table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for tag, data in tags.items():
+        table += tag + struct.pack(">II", start + len(body), len(data))
+        body += data
+    header = struct.pack(">I4sI4s4s4s12s4s", start + len(body), bytes(4), 0x02100000, b"mntr", space, b"XYZ ", bytes(12), b"acsp")
+    header += bytes(28) + fixed(0.9642) + fixed(1) + fixed(0.8249)
+    return header.ljust(128, b"\0") + table + body
+
+
+def as_srgb(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) of Adobe RGB as sRGB shows it, by the colorimetric formulas."""
+    light = (pixels / 255.0) ** GAMMA @ (np.linalg.inv(SRGB) @ ADOBE_RGB).T
+    light = light.clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_colours_of_a_wide_profile_become_those_of_srgb(kind):
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    data = encode(Image.fromarray(gradient()), kind, icc_profile=icc_profile(), **options)
+    stored = np.asarray(Image.open(BytesIO(data)))
+    read = open_picture(data)
+    assert np.abs(as_srgb(stored) - stored).max() > 30
+    assert np.abs(np.asarray(read) - as_srgb(stored)).max() <= 2
+    assert not read.info
+
+
+def test_a_profile_leaves_transparency_alone():
+    pixels = np.dstack([gradient(), np.where(np.arange(60) < 30, 0, 255)[None, :].repeat(40, 0)]).astype(np.uint8)
+    read = np.asarray(open_picture(encode(Image.fromarray(pixels), icc_profile=icc_profile())))
+    assert (read[:, :30] == 255).all()
+    assert np.abs(read[:, 30:] - as_srgb(gradient())[:, 30:]).max() <= 2
+
+
+def test_a_palette_has_a_profile_too():
+    palette = Image.fromarray(gradient()).quantize(32)
+    read = np.asarray(open_picture(encode(palette, icc_profile=icc_profile())))
+    assert np.abs(read - as_srgb(np.asarray(palette.convert("RGB")))).max() <= 2
+
+
+def test_grey_with_a_profile_stays_grey_and_keeps_its_ends():
+    grey = np.arange(256, dtype=np.uint8)[None, :].repeat(4, 0)
+    read = np.asarray(open_picture(encode(Image.fromarray(grey), icc_profile=icc_profile(space=b"GRAY"))), dtype=int)
+    assert np.abs(read - read[..., :1]).max() <= 1 and read[0, 0, 0] <= 1 and read[0, 255, 0] >= 254
+    light = (np.arange(256) / 255.0) ** GAMMA
+    expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(read[0, :, 0] - expected).max() <= 2
+
+
+def test_a_profile_that_is_srgb_changes_no_value():
+    read = open_picture(encode(Image.fromarray(gradient()), icc_profile=icc_profile(name=b"sRGB IEC61966-2.1")))
+    assert np.array_equal(np.asarray(read), gradient())
+
+
+@pytest.mark.parametrize("profile", [
+    b"not a profile", icc_profile()[:200], icc_profile(space=b"GRAY"), icc_profile().replace(b"rTRC", b"oops"), icc_profile(space=b"CMYK"), bytes(5000),
+], ids=["words", "cut", "grey", "without a curve", "cmyk", "zeros"])
+def test_a_profile_that_does_not_fit_is_no_reason_to_refuse_a_picture(profile):
+    read = open_picture(encode(Image.fromarray(gradient()), icc_profile=profile))
+    assert np.array_equal(np.asarray(read), gradient())
