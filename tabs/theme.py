@@ -49,5 +49,8 @@ CSS = """
 .gradio-container .form { border: 0; background: transparent; gap: 2px; box-shadow: none; }
 .gradio-container input[type=number], .gradio-container textarea, .gradio-container input[type=text] { padding: 5px 10px; }
 .gradio-container input[type=range] { --neutral-200: var(--ds-line); }
+/* Gradio's invitation to the camera is 240 px high, and lies over what comes below it in a lower picker. */
+.gradio-container [title="grant webcam access"] .wrap { min-height: 0; height: 100%; padding: 18px 0 0; font-size: 14px; }
+.gradio-container .icon-button-wrapper:not(:has(*)) { display: none; }
 @media (max-width: 640px) { .gradio-container > .main { padding: 6px 12px 20px; } }
 """

@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 180
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# A camera that shows a green test picture, and says yes when a page asks for it.
+CHROMIUM_ARGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 # Two busy cores can take their time; what is tested is what happens, never how soon.
 PATIENCE_MS = 60_000
 

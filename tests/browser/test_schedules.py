@@ -233,6 +233,37 @@ def test_a_setting_that_makes_no_sense_is_said_on_the_stage_and_changes_nothing_
     page.wait_for_selector(f"{STAGE} .ds-complaint", state="hidden")
 
 
+def test_a_picture_from_the_camera_is_noised_as_any_other(page, app_url):
+    open_tab(page, app_url)
+    picker = page.locator("#schedules-upload")
+    picker.get_by_label("Capture from camera").click()
+    picker.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#schedules-upload video').videoWidth > 0")
+    after(page, "picture", picker.get_by_label("capture photo").click)
+    photograph = pixels(page, f"{STAGE} [data-stream=x0] canvas")
+    assert photograph.shape == (192, 256, 3)
+    assert (photograph[..., 1] > 100).mean() > 0.9 and (photograph[..., 0] < 100).mean() > 0.9
+    expected = noise_image(Image.fromarray(photograph.astype(np.uint8)), NoiseOptions(t=250))
+    assert np.abs(pixels(page) - np.asarray(expected)).max() <= 1
+
+
+def test_a_picture_from_the_clipboard_is_noised_as_any_other(page, app_url):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_tab(page, app_url)
+    page.evaluate("""async () => {
+      const canvas = new OffscreenCanvas(90, 60), context = canvas.getContext("2d");
+      context.fillStyle = "teal";
+      context.fillRect(0, 0, 90, 60);
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": await canvas.convertToBlob({ type: "image/png" }) })]);
+    }""")
+    picker = page.locator("#schedules-upload")
+    # The way back from the camera, whose invitation must not lie over it.
+    picker.get_by_label("Capture from camera").click()
+    after(page, "picture", picker.get_by_label("Paste from clipboard").click)
+    pasted = pixels(page, f"{STAGE} [data-stream=x0] canvas")
+    assert pasted.shape == (60, 90, 3) and (pasted == (0, 128, 128)).all()
+
+
 @pytest.mark.parametrize(("content", "sentence"), [(b"just words", "This file is not a picture"), (b"", "empty")])
 def test_a_bad_upload_is_said_in_a_sentence_and_the_stage_stays(page, app_url, tmp_path, content, sentence):
     open_tab(page, app_url)
