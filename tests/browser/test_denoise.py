@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import gradio as gr
+import imageio.v3 as imageio
+import numpy as np
 import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
 from fakes import FakeStudio
 
-from studio.export import read_options
+from studio.export import frames, read_options
 from studio.options import SampleOptions
 from tabs.denoise import create_tab
 from tabs.page import PAGE
@@ -351,6 +353,19 @@ def test_a_cut_run_file_gets_a_sentence_and_the_stage_stays(tab, tmp_path):
 def test_films_and_sheets_are_downloaded(tab, tmp_path, kind, magic):
     ran(tab, steps=4, images=2)
     assert keep(tab, kind, tmp_path).read_bytes().startswith(magic)
+
+
+def test_the_film_that_is_downloaded_shows_the_run_on_the_stage(tab, served, tmp_path):
+    ran(tab, steps=4, images=2)
+    path = keep(tab, "mp4", tmp_path)
+    assert path.name == "disc-ddim-seed0-both.mp4"
+    trajectory = list(served[0].sample(served[0].asked[-1]))[-1].trajectory
+    film, shown = frames(trajectory, "both"), imageio.imread(path, plugin="FFMPEG")
+    # Four steps and the picture, which is held for 1.5 s at 12 frames a second.
+    assert len(shown) == 5 + 18 and imageio.immeta(path, plugin="FFMPEG")["fps"] == 12
+    height, width = film.shape[1:3]
+    error = np.abs(shown[:5, :height, :width].astype(float) - film).mean(axis=(1, 2, 3))
+    assert error.max() < 12 and error[-1] < 4
 
 
 # --- controls and looks --------------------------------------------------------------------------------------
