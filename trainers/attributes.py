@@ -22,6 +22,7 @@ from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
 from trainers.options import option, parse_options
+from trainers.program import run_program
 
 __all__ = ["AttributeOptions", "Examiner", "train", "load_examiner", "examine", "judge_prompts"]
 
@@ -164,8 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         examiner = load_examiner(Path(options.output) / "model")
         print(json.dumps({split: judge_prompts(options.judge, examiner, split=split, count=options.prompts) for split in ("train", "held_out")}, indent=2))
         return
-    for _ in train(options):
-        pass
+    run_program(AttributeOptions, train, argv, description="Train the examiner.")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
-from trainers.options import option, parse_options
+from trainers.options import option
+from trainers.program import run_program
 
 __all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy"]
 
@@ -173,9 +174,7 @@ def retrieval_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", g
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    options = parse_options(ClipOptions, argv, prog="python -m trainers.clip", description="Train a small CLIP.")
-    for _ in train(options):
-        pass
+    run_program(ClipOptions, train, argv, description="Train a small CLIP.")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusio
 from studio.errors import InvalidOption
 from trainers.data import Pictures, load_pictures
 from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
-from trainers.options import option, parse_options
+from trainers.options import option
+from trainers.program import run_program
 
 __all__ = ["DDPMOptions", "train"]
 
@@ -192,9 +193,7 @@ def make_scheduler(options: DDPMOptions) -> Any:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    options = parse_options(DDPMOptions, argv, prog="python -m trainers.ddpm", description="Train a pixel DDPM.")
-    for _ in train(options):
-        pass
+    run_program(DDPMOptions, train, argv, description="Train a pixel DDPM.")
 
 
 if __name__ == "__main__":

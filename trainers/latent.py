@@ -26,7 +26,8 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from trainers.captions import Captioned, load_captioned
 from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
-from trainers.options import option, parse_options
+from trainers.options import option
+from trainers.program import run_program
 
 __all__ = ["LatentOptions", "train", "make_scheduler", "make_pipeline"]
 
@@ -246,9 +247,7 @@ def train(options: LatentOptions, *, progress: bool = True) -> Iterator[StepLog]
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    options = parse_options(LatentOptions, argv, prog="python -m trainers.latent", description="Train text-to-image in latent space.")
-    for _ in train(options):
-        pass
+    run_program(LatentOptions, train, argv, description="Train text-to-image in latent space.")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from studio.errors import InvalidOption
+from studio.errors import InvalidOption, RunFailed
 from trainers.data import batch_indices
 from trainers.options import option
 from trainers.run_folder import RunFolder, pack_optimizer, unpack_optimizer
@@ -46,7 +46,8 @@ class LoopOptions:
     seed: int = option(0, "of weights, order, timesteps and noise")
     sample_every: int = option(500, "steps between sample grids, 0 = none")
     checkpoint_every: int = option(500, "steps between checkpoints")
-    keep_checkpoints: int = option(2, "newest checkpoints kept")
+    keep_checkpoints: int = option(2, "newest checkpoints kept; the one with the lowest loss is kept besides")
+    tensorboard: bool = option(True, "write TensorBoard logs to <output>/tensorboard")
 
     def __post_init__(self) -> None:
         self.require_at_least(1, "steps", "batch_size", "checkpoint_every", "keep_checkpoints")
@@ -92,6 +93,7 @@ class StepLog:
     lr: float
     samples: int
     samples_per_s: float
+    memory_gib: float
     extra: dict[str, float]
 
 
@@ -168,6 +170,18 @@ class Training:
     ema: torch.nn.Module
     optimizer: Any
     first: int
+    writer: Any
+    smooth: "SmoothLoss"
+
+
+class SmoothLoss:
+    """A running mean of the loss over about a hundred steps, by which the best checkpoint is chosen; it is saved with each."""
+
+    def __init__(self, value: float | None = None):
+        self.value = value
+
+    def add(self, loss: float) -> None:
+        self.value = loss if self.value is None else self.value + 0.01 * (loss - self.value)
 
 
 def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
@@ -176,20 +190,28 @@ def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
     ema = copy.deepcopy(plain).requires_grad_(False).eval()
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, 0.99))
-    first = _resume(folder, plain, ema, optimizer)
+    first, smooth = _resume(folder, plain, ema, optimizer)
     network, prepared = accelerator.prepare(plain, optimizer)
     if accelerator.is_main_process:
         folder.write_config(options)
         folder.forget_events_after(first - 1)
     return Training(
         task=task, options=options, accelerator=accelerator, folder=folder, network=network, ema=ema, optimizer=prepared, first=first,
+        writer=_tensorboard(folder, first) if options.tensorboard and accelerator.is_main_process else None, smooth=SmoothLoss(smooth),
     )
+
+
+def _tensorboard(folder: RunFolder, first: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder.path / "tensorboard", purge_step=first)
 
 
 def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     """Run (or resume) a training, one StepLog a step. Everything it keeps is in the folder `task.options.output`.
 
-    Closing the generator stops it; what is after the last checkpoint is then lost.
+    A file `stop` in the folder ends it after the current step, saved. Closing the generator ends it at once; what is
+    after the last checkpoint is then lost. Raises RunFailed when the loss is no longer a number.
     """
     from accelerate import Accelerator
 
@@ -209,11 +231,16 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
         log = StepLog(
             step=step, loss=accelerator.gather(losses.each).mean().item(), quartiles=_by_quartile(accelerator, losses), grad_norm=float(grad_norm),
             lr=learning_rate(options, step), samples=(step + 1) * options.batch_size, samples_per_s=options.batch_size * (step - run.first + 1) / seconds,
+            memory_gib=memory_gib(),
             extra={name: float(accelerator.gather(value.detach().reshape(1)).mean()) for name, value in losses.extra.items()},
         )
+        _require_number(run, log)
+        stopping = run.folder.stop_requested()
         if is_main:
-            _keep(run, log)
+            _keep(run, log, stopping)
         yield log
+        if stopping:
+            return
         # The clock runs for the steps alone: what the caller does between them is not the training's time.
         started = time.perf_counter()
 
@@ -236,6 +263,22 @@ def _step(run: Training, indices: Tensor, step: int) -> tuple[Losses, Any]:
     return dataclasses.replace(losses, each=losses.each.detach()), grad_norm
 
 
+def _require_number(run: Training, log: StepLog) -> None:
+    if not (math.isfinite(log.loss) and math.isfinite(log.grad_norm)):
+        raise RunFailed(f"The loss is no longer a number at step {log.step + 1}. Start again with a lower learning rate than {run.options.lr:g}.")
+
+
+def memory_gib() -> float:
+    """The most memory held so far: the device's where there is one, else this process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+    import sys
+
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
 def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
     if losses.t_share is None:
         return ()
@@ -244,29 +287,42 @@ def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
     return tuple(each[quarter == q].mean().item() if (quarter == q).any() else None for q in range(4))
 
 
-def _resume(folder: RunFolder, network: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint, if any; gives the first step to take."""
+def _resume(folder: RunFolder, network: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:
+    """Load the newest checkpoint, if any; gives the first step to take, and the smoothed loss so far."""
     checkpoints = folder.list_checkpoints()
     if not checkpoints:
-        return 0
+        return 0, None
     parts, facts = folder.read_checkpoint(checkpoints[-1])
     network.load_state_dict(parts["network"])
     ema.load_state_dict(parts["ema"])
     unpack_optimizer(optimizer, parts["optimizer"])
-    return facts["step"] + 1
+    return facts["step"] + 1, facts.get("loss")
 
 
-def _keep(run: Training, log: StepLog) -> None:
+def _keep(run: Training, log: StepLog, stopping: bool) -> None:
     """Write the step's event, and what is due: a checkpoint, a sample grid."""
     options, done = run.options, log.step + 1
     last = done == options.steps
     values = dataclasses.asdict(log)
     run.folder.event(**{key: value for key, value in values.items() if key != "extra"}, **values["extra"])
-    if last or done % options.checkpoint_every == 0:
+    run.smooth.add(log.loss)
+    if run.writer is not None:
+        _write_scalars(run.writer, values)
+    if last or stopping or done % options.checkpoint_every == 0:
         optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
         parts = {"network": run.task.network.state_dict(), "ema": run.ema.state_dict(), "optimizer": pack_optimizer(optimizer)}
-        run.folder.save_checkpoint(log.step, parts, {"samples": log.samples}, options.keep_checkpoints)
+        run.folder.save_checkpoint(log.step, parts, {"samples": log.samples, "loss": run.smooth.value}, options.keep_checkpoints)
     if options.sample_every and (last or done % options.sample_every == 0):
         sheet = run.task.sheet(run.ema)
         if sheet is not None:
             sheet.save(run.folder.samples / f"step-{done:06d}.png")
+
+
+def _write_scalars(writer: Any, values: dict[str, Any]) -> None:
+    for name in ("loss", "grad_norm", "lr", "samples_per_s"):
+        writer.add_scalar(name, values[name], values["step"])
+    for quarter, loss in enumerate(values["quartiles"]):
+        if loss is not None:
+            writer.add_scalar(f"loss_q{quarter}", loss, values["step"])
+    for name, value in values["extra"].items():
+        writer.add_scalar(name, value, values["step"])

@@ -1,12 +1,20 @@
-"""Command-line options from a dataclass: the field is the option, its metadata says what it means and where from."""
+"""Command-line options from a dataclass: the field is the option, its metadata says what it means and where from.
+
+Options come from the command line, or from a TOML file named by --config; the command line has the last word.
+"""
 
 import argparse
 import dataclasses
+import json
+import tomllib
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["option", "parse_options"]
+from studio.errors import InvalidOption, UnknownName
+
+__all__ = ["option", "parse_options", "read_toml", "write_toml"]
 
 Options = TypeVar("Options")
 
@@ -17,12 +25,39 @@ def option(default: Any, help: str, choices: typing.Iterable[str] | None = None)
 
 
 def parse_options(kind: type[Options], argv: list[str] | None = None, *, prog: str, description: str) -> Options:
-    """The options on the command line as an instance of the dataclass `kind`."""
+    """The options on the command line, over those of --config, as an instance of the dataclass `kind`."""
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--config", metavar="FILE.toml", help="options from a TOML file; what is given on the command line wins")
     types_of = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         _add(parser, field, types_of[field.name])
-    return kind(**vars(parser.parse_args(argv)))
+    config = parser.parse_known_args(argv)[0].config
+    if config:
+        parser.set_defaults(**read_toml(kind, Path(config)))
+    values = vars(parser.parse_args(argv))
+    values.pop("config")
+    return kind(**values)
+
+
+def read_toml(kind: type, path: Path) -> dict[str, Any]:
+    """The options in a TOML file. Raises InvalidOption or UnknownName with what is wrong."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InvalidOption(f"The options file {str(path)!r} cannot be read; check its path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidOption(f"The options file {str(path)!r} is not TOML: {error}.") from error
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UnknownName.of(f"option in {path.name}", key, known)
+    return values
+
+
+def write_toml(options: Any, path: Path) -> None:
+    """Every option of the dataclass as TOML. JSON's strings, numbers and lists are TOML's as well; None is left out."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in dataclasses.asdict(options).items() if value is not None]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -> None:

@@ -1,7 +1,6 @@
 """The folder of one training run, which anything can follow while the run is its own process.
 
-    config.json     the resolved options        events.jsonl   one line a step: loss, quartiles, grad norm, lr, speed
-    checkpoints/    step-000500/ ...            samples/       step-000500.png ...            log.txt
+Its layout is described in studio.runs.folder, which reads it; this module writes it.
 """
 
 import dataclasses
@@ -49,19 +48,35 @@ class RunFolder:
             file.write(text + "\n")
 
     def save_checkpoint(self, step: int, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any], keep: int) -> Path:
-        """Write checkpoints/step-NNNNNN with one safetensors file a part, then remove all but the newest `keep`."""
+        """Write checkpoints/step-NNNNNN with one safetensors file a part; then remove all but the newest `keep` and the best.
+
+        Written aside and renamed: a kill while saving leaves the checkpoints before it as they were.
+        """
         final = self.checkpoints / f"step-{step:06d}"
         aside = final.with_suffix(".tmp")
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in self.checkpoints.glob("step-*.tmp"):
+            shutil.rmtree(leftover)
         aside.mkdir()
         for name, tensors in parts.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / f"{name}.safetensors")
         (aside / "facts.json").write_text(json.dumps(facts | {"step": step}))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
+        best = self.best_checkpoint()
         for old in self.list_checkpoints()[:-keep]:
-            shutil.rmtree(old)
+            if old != best:
+                shutil.rmtree(old)
         return final
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint with the lowest smoothed loss, or None where none has a loss."""
+        losses = {path: json.loads((path / "facts.json").read_text()).get("loss") for path in self.list_checkpoints()}
+        known = {path: loss for path, loss in losses.items() if loss is not None}
+        return min(known, key=lambda path: known[path]) if known else None
+
+    def stop_requested(self) -> bool:
+        """Whether someone asks the run to save and stop."""
+        return (self.path / "stop").exists()
 
     def list_checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""

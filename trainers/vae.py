@@ -23,7 +23,8 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
-from trainers.options import option, parse_options
+from trainers.options import option
+from trainers.program import run_program
 
 __all__ = ["VaeOptions", "train", "reconstruction_psnr"]
 
@@ -185,9 +186,7 @@ def train(options: VaeOptions, *, progress: bool = True) -> Iterator[StepLog]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    options = parse_options(VaeOptions, argv, prog="python -m trainers.vae", description="Train a variational autoencoder.")
-    for _ in train(options):
-        pass
+    run_program(VaeOptions, train, argv, description="Train a variational autoencoder.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,190 @@
+"""What a run folder says: the state of the run, its options, its events. Plain files, read without torch.
+
+    config.json   the resolved options       state.json    who runs it, how far it is, how it ended
+    options.toml  the same, to start again   events.jsonl  one line a step      log.txt  all that the process said
+    checkpoints/  step-000499/ ...           samples/      step-000500.png ...  model/   the result
+    stop          is there: please save and stop
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["RunState", "RunView", "read_run", "read_events", "write_state", "is_alive", "process_start", "LIVE"]
+
+RunState = Literal["waiting", "starting", "running", "stopped", "interrupted", "finished", "failed"]
+LIVE: tuple[RunState, ...] = ("waiting", "starting", "running")
+LOG_TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """A run as it stands. message: how it ended, in a sentence. step: steps taken; saved: the step of the last checkpoint + 1.
+
+    left_s: estimate of what is left to do, None where nothing is known.
+    """
+
+    name: str
+    path: Path
+    trainer: str
+    state: RunState
+    message: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    steps: int = 0
+    saved: int = 0
+    created: float = 0.0
+    left_s: float | None = None
+    stopping: bool = False
+    pid: int | None = None
+    log_tail: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it runs or waits."""
+        return self.state in LIVE
+
+    @property
+    def command(self) -> str:
+        """What repeats the run in a terminal."""
+        return f"python -m trainers.{self.trainer} --config {self.path / 'options.toml'}"
+
+    @property
+    def samples(self) -> list[Path]:
+        """Its pictures, oldest first."""
+        return sorted((self.path / "samples").glob("step-*.png"))
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Its complete checkpoints, oldest first."""
+        return sorted(path for path in (self.path / "checkpoints").glob("step-*") if path.suffix != ".tmp")
+
+
+def read_run(path: Path) -> RunView:
+    """The run in the folder `path`. Never raises for files that are missing or cut short: a run may just be writing them."""
+    state, options = _read_json(path / "state.json"), _read_json(path / "config.json")
+    last = _last_event(path / "events.jsonl")
+    taken, steps = int(last.get("step", -1)) + 1, int(options.get("steps", 0))
+    now = _state_now(state, finished=(path / "model").is_dir())
+    return RunView(
+        name=path.name, path=path, trainer=str(state.get("trainer", "")), state=now, message=_message(now, state), options=options, step=taken,
+        steps=steps, saved=_saved(path), created=float(state.get("created", 0)), left_s=_left(now, last, taken, steps, options),
+        stopping=(path / "stop").exists() and now in ("starting", "running"), pid=state.get("pid"), log_tail=_tail(path / "log.txt"),
+    )
+
+
+def _state_now(state: dict[str, Any], finished: bool) -> RunState:
+    said = state.get("state") or ("finished" if finished else "interrupted")
+    if said in ("starting", "running") and not is_alive(state.get("pid"), state.get("process_start")):
+        return "interrupted"
+    return said
+
+
+def _message(now: RunState, state: dict[str, Any]) -> str:
+    if now == "interrupted":
+        return "The process ended without a word, as when it is killed. Resume goes on from the last checkpoint."
+    return str(state.get("message", ""))
+
+
+def _saved(path: Path) -> int:
+    names = [entry.name for entry in (path / "checkpoints").glob("step-*") if entry.suffix != ".tmp"]
+    return int(max(names).removeprefix("step-")) + 1 if names else 0
+
+
+def _left(now: RunState, last: dict[str, Any], taken: int, steps: int, options: dict[str, Any]) -> float | None:
+    speed, batch = last.get("samples_per_s"), options.get("batch_size")
+    if now not in LIVE or not speed or not batch:
+        return None
+    return max(steps - taken, 0) * batch / speed
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """(the whole lines of events.jsonl from byte `offset` on, the offset to go on from)."""
+    try:
+        with open(path / "events.jsonl", "rb") as file:
+            file.seek(offset)
+            text = file.read()
+    except OSError:
+        return [], offset
+    whole = text[: text.rfind(b"\n") + 1]
+    return [event for event in map(_parse, whole.splitlines()) if event], offset + len(whole)
+
+
+def write_state(path: Path, **changes: Any) -> None:
+    """Change entries of state.json; written aside and renamed, so that a reader never sees half of it."""
+    state = {**_read_json(path / "state.json"), **changes}
+    aside = path / f"state.json.{os.getpid()}.tmp"
+    aside.write_text(json.dumps(state, indent=2) + "\n")
+    os.replace(aside, path / "state.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
+
+
+def _last_event(path: Path, reach: int = 4096) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - reach))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    return next((event for event in map(_parse, reversed(lines)) if "step" in event), {})
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    # A progress bar rewrites its line; the last state of each line is what counts.
+    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines())[-2000:]
+
+
+def process_start(pid: int) -> float | None:
+    """When the process began, so that a number that was given again to another process is not taken for it; None if it is gone."""
+    try:
+        # The 22nd field; the command's name before it may hold spaces, but it ends at the last bracket.
+        return float(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return 0.0
+
+
+def is_alive(pid: int | None, started: float | None = None) -> bool:
+    """Whether the process runs (and began when it should have); one that has ended but was not yet collected does not."""
+    if pid is None or _is_zombie(pid):
+        return False
+    begun = process_start(pid)
+    return begun is not None and (started is None or begun == started)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def age(view: RunView) -> float:
+    """Seconds since the run was asked for."""
+    return time.time() - view.created

@@ -1,0 +1,225 @@
+"""Starting, queueing, stopping and resuming runs. One device: one run at a time, the others wait in the order asked.
+
+The queue is the folders themselves, so it outlives the app: whoever looks next starts what is due.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import InvalidOption, UnknownName
+from studio.runs.folder import RunView, process_start, read_run, write_state
+
+__all__ = ["Runs", "TRAINERS", "TrainerInfo"]
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+WATCH_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerInfo:
+    """A program under trainers/ that the studio can start. options: the name of its options dataclass."""
+
+    label: str
+    options: str
+
+
+TRAINERS: dict[str, TrainerInfo] = {
+    "ddpm": TrainerInfo(label="Pixel DDPM", options="DDPMOptions"),
+    "clip": TrainerInfo(label="CLIP", options="ClipOptions"),
+    "vae": TrainerInfo(label="Autoencoder", options="VaeOptions"),
+    "latent": TrainerInfo(label="Text-to-image", options="LatentOptions"),
+    "dreambooth": TrainerInfo(label="DreamBooth", options="DreamBoothOptions"),
+}
+
+
+class Runs:
+    """All runs under one folder. Every method may be called from any thread, and from several apps at once."""
+
+    def __init__(self, root: str | Path = "runs"):
+        self.root = Path(root).resolve()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._watching = False
+        self._lock = threading.Lock()
+
+    # --- looking
+
+    def list(self) -> "list[RunView]":
+        """Every run, the newest first; starts what is due."""
+        self.start_due()
+        return sorted(self._views(), key=lambda view: -view.created)
+
+    def read(self, name: str) -> RunView:
+        """One run. Raises UnknownName."""
+        path = self._path(name)
+        if not (path / "state.json").is_file():
+            raise UnknownName.of("run", name, [view.name for view in self._views()])
+        return read_run(path)
+
+    def waiting(self) -> "list[RunView]":
+        """The queue: the next one first."""
+        return sorted((view for view in self._views() if view.state == "waiting"), key=lambda view: view.created)
+
+    def position(self, name: str) -> tuple[int, float | None]:
+        """(place in the queue, 1 = next; seconds until it begins, or None where nothing is known)."""
+        names = [view.name for view in self.waiting()]
+        running = [view.left_s for view in self._views() if view.state in ("starting", "running")]
+        place = names.index(name) + 1 if name in names else 0
+        known = place == 1 and running and running[0] is not None
+        return place, running[0] if known else None
+
+    # --- acting
+
+    def start(self, trainer: str, options: Mapping[str, Any], *, name: str) -> RunView:
+        """Check everything, make the folder, queue the run. Raises InvalidOption or UnknownName before anything is made."""
+        if trainer not in TRAINERS:
+            raise UnknownName.of("trainer", trainer, TRAINERS)
+        path = self._path(name)
+        if path.exists():
+            raise InvalidOption(f"There is a run named {name!r} already; choose another name, or delete that run first.")
+        resolved = self._resolve(trainer, {**options, "output": str(path)})
+        path.mkdir(parents=True)
+        self._write_options(path, resolved)
+        write_state(path, trainer=trainer, state="waiting", created=time.time(), message="")
+        self.start_due()
+        return self.read(name)
+
+    def resume(self, name: str) -> RunView:
+        """Queue a run again that was stopped, interrupted or has failed; it goes on from its last checkpoint."""
+        view = self.read(name)
+        if view.live:
+            raise InvalidOption(f"The run {name!r} is {view.state}; there is nothing to resume.")
+        if view.state == "finished":
+            raise InvalidOption(f"The run {name!r} has finished; start a new one to train on.")
+        (view.path / "stop").unlink(missing_ok=True)
+        write_state(view.path, state="waiting", created=time.time(), message="", pid=None)
+        self.start_due()
+        return self.read(name)
+
+    def stop(self, name: str) -> RunView:
+        """Ask a running one to save and stop; take a waiting one out of the queue, which touches no other."""
+        with self._dispatching():
+            view = self.read(name)
+            if view.state == "waiting":
+                write_state(view.path, state="stopped", message="Taken out of the queue before it began.")
+            elif view.live:
+                (view.path / "stop").touch()
+        self.start_due()
+        return self.read(name)
+
+    def delete(self, name: str) -> None:
+        """Remove a run and all that it made. Refuses while it runs."""
+        view = self.read(name)
+        if view.live:
+            raise InvalidOption(f"The run {name!r} is {view.state}; stop it before deleting it.")
+        shutil.rmtree(view.path)
+
+    def start_due(self) -> None:
+        """Start the run that waits longest, if none runs."""
+        with self._dispatching():
+            views = self._views()
+            if any(view.state in ("starting", "running") for view in views):
+                return self._watch()
+            waiting = sorted((view for view in views if view.state == "waiting"), key=lambda view: view.created)
+            if waiting:
+                self._launch(waiting[0])
+                self._watch()
+
+    # --- inside
+
+    def _views(self) -> "list[RunView]":
+        if not self.root.is_dir():
+            return []
+        for process in list(self._processes.values()):
+            process.poll()  # collect those that have ended
+        return [read_run(path.parent) for path in self.root.glob("*/state.json")]
+
+    def _path(self, name: str) -> Path:
+        if not NAME.fullmatch(name or ""):
+            raise InvalidOption(f"A run's name has letters, digits, - and _ only, 64 at most, and begins with a letter or digit; it is {name!r}.")
+        return self.root / name
+
+    @staticmethod
+    def _resolve(trainer: str, options: Mapping[str, Any]) -> Any:
+        """The trainer's options, checked by its own dataclass and by its `check` where it has one."""
+        module = importlib.import_module(f"trainers.{trainer}")
+        kind = getattr(module, TRAINERS[trainer].options)
+        known = {field.name for field in dataclasses.fields(kind)}
+        for key in options:
+            if key not in known:
+                raise UnknownName.of(f"option of {trainer}", key, sorted(known))
+        resolved = kind(**options)
+        if hasattr(module, "check"):
+            module.check(resolved)
+        return resolved
+
+    @staticmethod
+    def _write_options(path: Path, resolved: Any) -> None:
+        from trainers.options import write_toml
+        from trainers.run_folder import RunFolder
+
+        RunFolder(path).write_config(resolved)
+        write_toml(resolved, path / "options.toml")
+
+    def _launch(self, view: RunView) -> None:
+        with open(view.path / "log.txt", "ab") as log:
+            process = subprocess.Popen(
+                [*launcher(), "-m", f"trainers.{view.trainer}", "--config", str(view.path / "options.toml")],
+                # A session of its own: the run outlives the app, and a Ctrl-C in the app's terminal does not reach it.
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, cwd=ROOT, env=environment(),
+            )
+        self._processes[view.name] = process
+        write_state(view.path, state="starting", pid=process.pid, process_start=process_start(process.pid), message="")
+
+    def _watch(self) -> None:
+        """Look again while something runs, so that the queue moves on even when nobody looks. Called under the lock."""
+        if not self._watching:
+            self._watching = True
+            threading.Thread(target=self._keep_watching, name="run-queue", daemon=True).start()
+
+    def _keep_watching(self) -> None:
+        while True:
+            time.sleep(WATCH_S)
+            with self._lock:
+                if not any(view.live for view in self._views()):
+                    self._watching = False
+                    return
+            self.start_due()
+
+    @contextlib.contextmanager
+    def _dispatching(self) -> Iterator[None]:
+        """One hand at a time, among the threads of this app and among apps that share the folder."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._lock, open(self.root / ".lock", "w") as file:
+            with contextlib.suppress(ImportError):  # not on Windows, where one app has the folder to itself
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def launcher() -> list[str]:
+    """Plain python on one device, accelerate's launcher on several."""
+    import torch
+
+    if torch.cuda.device_count() > 1:
+        return [sys.executable, "-m", "accelerate.commands.launch"]
+    return [sys.executable]
+
+
+def environment() -> dict[str, str]:
+    """The process's environment: this project's modules, output that is not held back."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

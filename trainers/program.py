@@ -1,0 +1,96 @@
+"""What makes a trainer a program: options from the command line, a state that others can read, a sentence when it fails.
+
+    running -> finished | stopped (saved first) | failed (why, in a sentence; the last checkpoint is intact)
+"""
+
+import errno
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from studio.errors import StudioError
+from studio.runs.folder import process_start, write_state
+from trainers.loop import StepLog
+from trainers.options import parse_options, write_toml
+from trainers.run_folder import RunFolder
+
+__all__ = ["run_program"]
+
+
+def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[str] | None = None, *, description: str) -> None:
+    """Run a trainer from the command line. Ctrl-C and SIGTERM save first, as the file `stop` in the run folder does."""
+    name = train.__module__.rsplit(".", 1)[-1] if train.__module__ != "__main__" else _name_of_main()
+    options = parse_options(kind, argv, prog=f"python -m trainers.{name}", description=description)
+    folder = RunFolder(options.output)
+    if not _is_main_process():
+        _drain(train(options))
+        return
+    write_toml(options, folder.path / "options.toml")
+    (folder.path / "stop").unlink(missing_ok=True)
+    write_state(folder.path, trainer=name, state="running", pid=os.getpid(), process_start=process_start(os.getpid()), message="")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: (folder.path / "stop").touch())
+    try:
+        last = _drain(train(options))
+    except Exception as error:
+        traceback.print_exc()
+        # A message of "failed" must not fail itself when the disk is full.
+        _say(folder.path, state="failed", message=_sentence(error, folder))
+        raise SystemExit(1) from error
+    _say(folder.path, **_ending(folder, options, last))
+    (folder.path / "stop").unlink(missing_ok=True)
+
+
+def _ending(folder: RunFolder, options: Any, last: StepLog | None) -> dict[str, str]:
+    done = last.step + 1 if last else _saved(folder)
+    if done >= options.steps:
+        return {"state": "finished", "message": f"All {options.steps} steps are done; the result is in {folder.path / 'model'}."}
+    return {"state": "stopped", "message": f"Stopped after step {done} of {options.steps}; everything up to there is saved, and resume goes on."}
+
+
+def _sentence(error: Exception, folder: RunFolder) -> str:
+    """What went wrong and what to do, for the person who started the run."""
+    saved = _saved(folder)
+    intact = f" The checkpoint of step {saved} is intact." if saved else ""
+    if isinstance(error, StudioError):
+        return f"{error}{intact}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"The disk is full. Free some space, then resume.{intact}"
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename or error} is gone. Put it back, then resume.{intact}"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+        return f"The memory is not enough. Use a smaller batch, a smaller resolution or gradient checkpointing.{intact}"
+    return f"The run failed: {type(error).__name__}: {error}. The log below says where.{intact}"
+
+
+def _saved(folder: RunFolder) -> int:
+    checkpoints = folder.list_checkpoints()
+    return int(checkpoints[-1].name.removeprefix("step-")) + 1 if checkpoints else 0
+
+
+def _say(path: Path, **changes: Any) -> None:
+    try:
+        write_state(path, **changes)
+    except OSError:
+        traceback.print_exc()
+
+
+def _drain(logs: Iterator[StepLog]) -> StepLog | None:
+    kept = deque(logs, maxlen=1)
+    return kept[0] if kept else None
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _name_of_main() -> str:
+    import __main__
+
+    return __main__.__spec__.name.rsplit(".", 1)[-1]
+
+
