@@ -1,19 +1,25 @@
 """The public face of the backend: what tabs, scripts and tests call."""
 
+import dataclasses
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import UnknownName
+from studio.errors import InvalidOption, UnknownName
 from studio.events import Finished, StepDone
-from studio.models.catalogue import ASSETS, MODELS, ModelInfo
+from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
 from studio.options import SampleOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
     from studio.contrast import ContrastEvent, ContrastOptions
-    from studio.models import PixelModel
+    from studio.models import LatentModel, Model
+    from studio.prompts import Tokens
     from studio.sampling import Stop
     from studio.trajectory import Trajectory
 
@@ -35,7 +41,7 @@ class Studio:
 
     def __init__(self, *, public: bool = False) -> None:
         self.public = public
-        self._loaded: OrderedDict[str, PixelModel] = OrderedDict()
+        self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -43,7 +49,7 @@ class Studio:
         """The menu of models by name."""
         return {name: info for name, info in MODELS.items() if info.embedded or not self.public}
 
-    def model(self, name: str) -> "PixelModel":
+    def model(self, name: str) -> "Model":
         """The loaded model; the two used last are kept. Raises UnknownName, ModelUnavailable."""
         from studio.models import load_model
 
@@ -65,12 +71,14 @@ class Studio:
         """Draw pictures: see studio.sampling.sample."""
         from studio.sampling import sample
 
+        self._check_companion(options)
         yield from sample(self.model(options.model), options, stop)
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
         """Fork a run at a step: see studio.sampling.resume."""
         from studio.sampling import resume
 
+        self._check_companion(dataclasses.replace(trajectory.options, **changes))
         yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, **changes)
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
@@ -82,6 +90,40 @@ class Studio:
             "t": list(range(len(curve["beta"]))), "log_snr": curve["log_snr"].tolist(),
             "signal": curve["sqrt_alpha_bar"].tolist(), "noise": curve["sqrt_one_minus_alpha_bar"].tolist(),
         }
+
+    def tokens(self, model: str, prompt: str) -> "Tokens":
+        """The prompt as the model's tokenizer sees it, and what was cut off. Raises InvalidOption for a model without text."""
+        return self._latent(model).prompts.tokens(prompt)
+
+    def text_embedding(self, model: str, prompt: str) -> "np.ndarray":
+        """(L, D) float32: the states that the UNet is told, one row a token. Raises InvalidOption for a model without text."""
+        return self._latent(model).prompts.embedding(prompt)
+
+    def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]":
+        """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is."""
+        import torch
+
+        from studio.images import to_images
+
+        if not trajectory.latent or stream not in ("x_t", "x0_hat", "x0_uncond", "x0_cond"):
+            return to_images(trajectory.pictures(stream, index))
+        model = self._latent(trajectory.options.model)
+        with torch.inference_mode():
+            return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
+
+    def preview_pictures(self, trajectory: "Trajectory", stream: str, indices: "Sequence[int] | None" = None) -> "Tensor":
+        """Steps of a stream as pictures, (S, B, 3, h, w) or (S, B, C, H, W) of a pixel run, about [-1, 1]; no model is needed."""
+        return trajectory.pictures(stream, slice(None) if indices is None else list(indices))
+
+    def _check_companion(self, options: SampleOptions) -> None:
+        if self.public and options.clip_model not in ("", *COMPANIONS):
+            raise UnknownName.of("CLIP on this public studio", options.clip_model, COMPANIONS)
+
+    def _latent(self, name: str) -> "LatentModel":
+        model = self.model(name)
+        if model.kind != "latent":
+            raise InvalidOption(f"{model.info.label} is a pixel model: it has neither text nor latents; choose a text-to-image model.")
+        return model  # type: ignore[return-value]
 
     def load_run(self, path: str | Path) -> "Trajectory":
         """Read a run file; no model is needed. Raises BadRunFile."""

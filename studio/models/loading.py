@@ -1,78 +1,29 @@
-"""Loading of pixel diffusion models in diffusers' format: an embedded one, a folder, or a Hub id."""
+"""Loading of diffusion models in diffusers' format: an embedded one, a folder, a .safetensors file, or a Hub id."""
 
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import InvalidOption, ModelUnavailable, UnknownName
+from studio.errors import ModelUnavailable, StudioError, UnknownName
 from studio.models.catalogue import ASSETS, MODELS, ModelInfo
+from studio.models.latent import LatentModel
+from studio.models.pixel import PixelModel
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from studio.diffusion import GaussianDiffusion
 
-__all__ = ["PixelModel", "load_model"]
+__all__ = ["load_model", "resolve", "Model"]
+
+Model = PixelModel | LatentModel
 
 # The prediction types that both diffusers and studio.diffusion know; "previous" comes from studio.json alone.
 STUDIO_FACTS = "studio.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelModel:
-    """A loaded network with the process that it was trained on.
-
-    network: a UNet2DModel in eval mode, float32. diffusion: all T steps. timestep_spacing: "leading", "trailing" or
-    "linspace", how its makers choose fewer steps. null_class: the label that stands for "none", or None.
-    """
-
-    name: str
-    info: ModelInfo
-    network: "torch.nn.Module"
-    diffusion: "GaussianDiffusion"
-    timestep_spacing: str
-    clip_sample: bool
-    null_class: int | None
-
-    @property
-    def device(self) -> "torch.device":
-        """Where the network lies."""
-        return next(self.network.parameters()).device
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one picture."""
-        return self.info.channels, self.info.height, self.info.width
-
-    def label_index(self, class_label: str | int | None) -> int | None:
-        """The index of a class by name or index; the null class for None. Raises InvalidOption, UnknownName."""
-        names = self.info.class_names
-        if class_label is None or class_label == "":
-            return self.null_class
-        if not names:
-            raise InvalidOption(f"{self.info.label} was trained without classes; leave the class empty, it is {class_label!r}.")
-        if isinstance(class_label, int) and not isinstance(class_label, bool):
-            if not 0 <= class_label < len(names):
-                raise InvalidOption(f"{self.info.label} has the classes 0 to {len(names) - 1}, but {class_label=}.")
-            return class_label
-        if class_label not in names:
-            raise UnknownName.of("class", class_label, names)
-        return names.index(class_label)
-
-    def denoiser(self, class_label: str | int | None, num_images: int) -> "Callable[[Tensor, Tensor | int], Tensor]":
-        """The network as a function of (x_t (B, C, H, W), timestep), its labels bound; gives the raw prediction."""
-        import torch
-
-        index = self.label_index(class_label)
-        network = self.network
-        if index is None:
-            return lambda x_t, timestep: network(x_t, timestep, return_dict=False)[0]
-        labels = torch.full((num_images,), index, device=self.device)
-        return lambda x_t, timestep: network(x_t, timestep, class_labels=labels, return_dict=False)[0]
+LATENT_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+PIXEL_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 
 
 def pick_device() -> "torch.device":
@@ -84,27 +35,70 @@ def pick_device() -> "torch.device":
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def pick_dtype(device: "torch.device") -> "torch.dtype":
+    """Of a latent model's weights: half precision where it is fast and safe (CUDA), else float32."""
+    import torch
+
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
 def resolve(name: str) -> str:
-    """What to load for a model's name: the embedded folder, the folder as given, or a Hub id. Raises UnknownName."""
+    """What to load for a model's name: the embedded folder, the folder or file as given, or a Hub id. Raises UnknownName."""
     if name in MODELS:
         source = MODELS[name].source
         return str(ASSETS / source) if MODELS[name].embedded else source
-    if Path(name).is_dir() or name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if Path(name).is_dir() or is_single_file(name) or name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
     raise UnknownName.of("model", name, MODELS)
 
 
-def load_model(name: str) -> PixelModel:
-    """Load a model by menu name, folder or Hub id. Raises UnknownName, or ModelUnavailable with what to do."""
+def is_single_file(name: str) -> bool:
+    """Whether the name is that of a checkpoint in one .safetensors file that is there."""
+    return name.endswith(".safetensors") and Path(name).is_file()
+
+
+def load_model(name: str, device: "torch.device | None" = None) -> Model:
+    """Load a model by menu name, folder, file or Hub id. Raises UnknownName, or ModelUnavailable with what to do.
+
+    device: where it is put; None = the best there is.
+    """
     source = resolve(name)
+    device = device or pick_device()
+    if is_single_file(source):
+        return _latent_model(name, source, device)
+    kind = pipeline_class(source)
+    if kind in LATENT_PIPELINES:
+        return _latent_model(name, source, device)
+    if kind is not None and kind not in PIXEL_PIPELINES:
+        raise ModelUnavailable(
+            f"{name!r} is a {kind}; the studio takes pixel diffusion models (DDPMPipeline, DDIMPipeline) "
+            "and Stable Diffusion 1 and 2 (StableDiffusionPipeline)."
+        )
+    return _pixel_model(name, source, device)
+
+
+def pipeline_class(source: str) -> str | None:
+    """The class that model_index.json names; None where there is none, as in the oldest pixel checkpoints."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.load_config(source).get("_class_name")
+    except (OSError, ValueError):
+        return None
+
+
+# --- pixel models --------------------------------------------------------------------------------------------
+
+def _pixel_model(name: str, source: str, device: "torch.device") -> PixelModel:
     config = _load_part(source, "scheduler", _scheduler_config, name)
     network = _load_part(source, "unet", _network, name)
     facts = _facts(source)
-    network = network.to(pick_device()).eval().requires_grad_(False)
+    network = network.to(device).eval().requires_grad_(False)
     return PixelModel(
-        name=name, info=_info(name, network.config, config, facts), network=network, diffusion=_diffusion(config, facts),
+        name=name, info=_pixel_info(name, network.config, config, facts), network=network, diffusion=_diffusion(config, facts),
         timestep_spacing=config.get("timestep_spacing", "leading"), clip_sample=bool(config.get("clip_sample", True)),
         null_class=len(facts["class_names"]) if facts.get("class_names") else None,
+        scheduler_config={"timestep_spacing": config.get("timestep_spacing", "leading")},
     )
 
 
@@ -129,18 +123,23 @@ def _load_part(source: str, part: str, load: Callable[..., Any], name: str) -> A
         try:
             return load(source)
         except (OSError, ValueError):
-            raise ModelUnavailable(_why(name, in_subfolder)) from in_subfolder
+            raise ModelUnavailable(_why(name, in_subfolder, "pixel diffusion model", "(unet/ and scheduler/)")) from in_subfolder
 
 
-def _why(name: str, error: Exception) -> str:
+def _why(name: str, error: Exception, what: str, parts: str) -> str:
     text = str(error)
     if "gated" in text or "401" in text or "403" in text:
         return f"{name!r} is gated or private: accept its licence on the Hub and log in with `hf auth login`."
     if Path(name).is_dir():
-        return f"The folder {name!r} holds no pixel diffusion model with safetensors weights in diffusers' format (unet/ and scheduler/)."
+        return f"The folder {name!r} holds no {what} with safetensors weights in diffusers' format {parts}."
+    if is_single_file(name):
+        return (
+            f"The file {name!r} is no Stable Diffusion 1 or 2 checkpoint, or its configuration is not in the cache and the Hub cannot be reached; "
+            "a folder of the same name beside it, in diffusers' format, takes its place."
+        )
     return (
         f"{name!r} could not be fetched: it is not in the cache and the Hub cannot be reached, "
-        "or it holds no pixel diffusion model with safetensors weights."
+        f"or it holds no {what} with safetensors weights."
     )
 
 
@@ -168,11 +167,77 @@ def _diffusion(config: dict[str, Any], facts: dict[str, Any]) -> "GaussianDiffus
     )
 
 
-def _info(name: str, network: Any, config: dict[str, Any], facts: dict[str, Any]) -> ModelInfo:
+def _pixel_info(name: str, network: Any, config: dict[str, Any], facts: dict[str, Any]) -> ModelInfo:
     size = network.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    known = MODELS.get(name) or ModelInfo(label=Path(name).name, about=f"From {name}.", source=name, width=width, height=height)
     return dataclasses.replace(
-        known, width=width, height=height, channels=network.in_channels,
-        class_names=tuple(facts.get("class_names", known.class_names)), num_timesteps=config["num_train_timesteps"],
+        _known(name), width=width, height=height, channels=network.in_channels,
+        class_names=tuple(facts.get("class_names", _known(name).class_names)), num_timesteps=config["num_train_timesteps"],
+    )
+
+
+def _known(name: str) -> ModelInfo:
+    return MODELS.get(name) or ModelInfo(label=Path(name).name.removesuffix(".safetensors"), about=f"From {name}.", source=name, width=0, height=0)
+
+
+# --- latent models -------------------------------------------------------------------------------------------
+
+def _latent_model(name: str, source: str, device: "torch.device") -> LatentModel:
+    from studio.prompts import PromptEncoder
+
+    pipeline = _pipeline(name, source, pick_dtype(device)).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    _check_latent(name, pipeline)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.eval().requires_grad_(False)
+    config = _raw_scheduler_config(source, pipeline)
+    diffusion = _diffusion(config, {"var_type": "fixed_small"})
+    return LatentModel(
+        name=name, info=_latent_info(name, pipeline, config), pipeline=pipeline, prompts=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder),
+        diffusion=diffusion, scheduler_config=config, timestep_spacing=config.get("timestep_spacing", "leading"),
+        steps_offset=int(config.get("steps_offset", 0)),
+        final_alpha_bar=1.0 if config.get("set_alpha_to_one", True) else float(1 - diffusion.betas[0]),
+    )
+
+
+def _pipeline(name: str, source: str, dtype: "torch.dtype") -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    options: dict[str, Any] = {"torch_dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+    try:
+        if not is_single_file(source):
+            return StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, feature_extractor=None, image_encoder=None, **options)
+        beside = Path(source).with_suffix("")
+        if beside.is_dir():
+            options["config"] = str(beside)
+        return StableDiffusionPipeline.from_single_file(source, **options)
+    except StudioError:
+        raise
+    # What transformers and diffusers raise for missing, foreign and broken files is of every kind.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        parts = "(unet/, vae/, text_encoder/, tokenizer/ and scheduler/)"
+        raise ModelUnavailable(_why(name, error, "Stable Diffusion model", parts)) from error
+
+
+def _check_latent(name: str, pipeline: Any) -> None:
+    unet, latents = pipeline.unet.config, pipeline.vae.config.latent_channels
+    if unet.in_channels != latents:
+        raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels for latents of {latents}: it is made for inpainting or the like, not text alone.")
+    if unet.addition_embed_type or unet.class_embed_type or unet.time_cond_proj_dim:
+        raise ModelUnavailable(f"{name!r} wants more than a prompt (a size, a class or a guidance scale); the studio takes Stable Diffusion 1 and 2.")
+
+
+def _raw_scheduler_config(source: str, pipeline: Any) -> dict[str, Any]:
+    """The scheduler's config as the checkpoint has it: what it leaves unsaid is each scheduler's own to choose, as in diffusers."""
+    config = dict(pipeline.scheduler.config)
+    unsaid = config.pop("_use_default_values", [])
+    return {key: value for key, value in config.items() if key not in unsaid or key == "num_train_timesteps"}
+
+
+def _latent_info(name: str, pipeline: Any, config: dict[str, Any]) -> ModelInfo:
+    size = pipeline.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    return dataclasses.replace(
+        _known(name), kind="latent", width=width * factor, height=height * factor, num_timesteps=config["num_train_timesteps"],
     )

@@ -248,7 +248,7 @@ def test_a_client_samples_by_name_and_gets_film_sentence_and_pictures(client, se
     film = json.loads(stage)
     assert film["kind"] == "film" and film["complete"] and film["images"] == 2 and film["num_steps"] == 7
     assert status.startswith("Done: 7 steps") and len(pictures) == 2
-    assert served[0].asked[-1] == SampleOptions(model="ring", num_steps=7, num_images=2, seed=3)
+    assert served[0].asked[-1] == SampleOptions(model="ring", num_steps=7, num_images=2, seed=3, clip_x0=True)
     paths = [picture["image"] if isinstance(picture["image"], str) else picture["image"]["path"] for picture in pictures]
     assert [read_options(path).seed for path in paths] == [3, 4]
 

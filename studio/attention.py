@@ -1,0 +1,95 @@
+"""Where in the picture each word is looked at: the probabilities of cross-attention, layer by layer, averaged.
+
+    A = softmax(Q K^T / sqrt(d))        (places x tokens); the mean over heads, and over the layers that are small enough
+
+Hertz et al. 2022, arXiv:2208.01626, section 3. The probabilities are worked out beside the layer's own attention, so
+the picture is the same to the last bit whether they are recorded or not.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["AttentionRecorder"]
+
+# Layers with more places cost more than they tell: the words are told apart in the small ones.
+MAX_QUERIES = 32 * 32
+MAX_SIDE = 16
+
+
+class AttentionRecorder:
+    """Reads the cross-attention of a UNet2DConditionModel for the last `num_images` of a batch, the conditional half.
+
+    height, width: of the latents. The maps are resized to one grid, the latents' own halved until it is at most 16x16.
+    """
+
+    def __init__(self, unet: Any, num_images: int, height: int, width: int):
+        self.num_images, self.size = num_images, (height, width)
+        self.grid = next(grid for grid in _grids(height, width) if max(grid) <= MAX_SIDE)
+        self._layers = [module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "processor")]
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Layers report while this is open; what was there before is forgotten."""
+        self._sum, self._count = None, 0
+        kept = [layer.processor for layer in self._layers]
+        try:
+            for layer, processor in zip(self._layers, kept):
+                layer.processor = _Watched(processor, self)
+            yield
+        finally:
+            for layer, processor in zip(self._layers, kept):
+                layer.processor = processor
+
+    def maps(self) -> Tensor | None:
+        """(B, L, h, w) float32: the share of its attention that each place gave each token, 0 to 1; the tokens add up to 1."""
+        return None if self._sum is None else self._sum / self._count
+
+    def see(self, layer: Any, hidden_states: Tensor, states: Tensor) -> None:
+        """Take in the probabilities of one layer: hidden_states (K B, N, D), states of the text (K B, L, D')."""
+        if hidden_states.ndim != 3 or hidden_states.shape[1] > MAX_QUERIES:
+            return
+        grid = next((grid for grid in _grids(*self.size) if grid[0] * grid[1] == hidden_states.shape[1]), None)
+        if grid is None:
+            return
+        probabilities = _probabilities(layer, hidden_states[-self.num_images :], states[-self.num_images :])
+        maps = probabilities.movedim(-1, 1).unflatten(-1, grid)
+        if grid != self.grid:
+            smaller = grid[0] > self.grid[0]
+            how = {"mode": "area"} if smaller else {"mode": "bilinear", "align_corners": False}
+            maps = torch.nn.functional.interpolate(maps, self.grid, **how)
+        self._sum = maps if self._sum is None else self._sum + maps
+        self._count += 1
+
+
+class _Watched:
+    """An attention processor that shows a recorder what goes in, and leaves the work to the layer's own."""
+
+    def __init__(self, inner: Any, recorder: AttentionRecorder):
+        self.inner, self.recorder = inner, recorder
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        if encoder_hidden_states is not None:
+            self.recorder.see(attn, hidden_states, encoder_hidden_states)
+        return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def _probabilities(layer: Any, hidden_states: Tensor, states: Tensor) -> Tensor:
+    """(B, N, L) float32, the mean over heads."""
+    query, key = layer.to_q(hidden_states), layer.to_k(states)
+    query, key = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for x in (query, key))
+    return (query @ key.transpose(-1, -2) * layer.scale).softmax(dim=-1).mean(dim=1)
+
+
+def _grids(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """The sizes of a UNet's levels: each halved, rounded up, as its strided convolutions do; down to a single place."""
+    while True:
+        yield height, width
+        if height == width == 1:
+            return
+        height, width = (height + 1) // 2, (width + 1) // 2

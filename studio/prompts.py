@@ -1,0 +1,110 @@
+"""Words into what the network is told: tokens, their ids, and the text encoder's states.
+
+    prompt -> tokenizer -> ids (L, padded or cut to the encoder's limit) -> text encoder -> states (L, D)
+
+The last hidden state of CLIP's text tower is the condition (Rombach et al. 2022, arXiv:2112.10752, section 3.3).
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+__all__ = ["PromptEncoder", "Token", "Tokens"]
+
+EMBEDDINGS_KEPT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One place of the text encoder's input.
+
+    text: the piece as the tokenizer knows it, without its end-of-word mark. word: 0, 1, ... the word of the prompt that
+    it belongs to, None for the marks of start, end and padding.
+    """
+
+    id: int
+    text: str
+    word: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A prompt as the tokenizer sees it.
+
+    tokens: as many as the encoder takes. words: the prompt's words, joined from their pieces. cut_off: the text beyond
+    the limit, "" where all of it fits. limit: places in all, start and end marks among them.
+    """
+
+    tokens: tuple[Token, ...]
+    words: tuple[str, ...]
+    cut_off: str
+    limit: int
+
+
+class PromptEncoder:
+    """A tokenizer and a text encoder; the embeddings asked for last are kept, so a new seed encodes nothing again."""
+
+    def __init__(self, tokenizer: Any, text_encoder: Any):
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def limit(self) -> int:
+        """Places in the encoder's input."""
+        # Some tokenizers say no limit (1e30); the encoder's positions are the truth.
+        return min(int(self.tokenizer.model_max_length), int(self.text_encoder.config.max_position_embeddings))
+
+    def encode(self, text: str, device: "torch.device | None" = None) -> "Tensor":
+        """(1, L, D) states of a text, in the encoder's dtype, on `device` (default: where the encoder lies)."""
+        device = device or self.text_encoder.device
+        with self._lock:
+            if text not in self._kept:
+                self._kept[text] = self._encode(text, device)
+            self._kept.move_to_end(text)
+            while len(self._kept) > EMBEDDINGS_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[text].to(device)
+
+    def _encode(self, text: str, device: "torch.device") -> "Tensor":
+        import torch
+
+        inputs = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt")
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = inputs.attention_mask.to(device) if masked else None
+        # no_grad, not inference mode: CLIP guidance takes gradients of what is computed from these.
+        with torch.no_grad():
+            return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask)[0]
+
+    def embedding(self, text: str) -> "np.ndarray":
+        """(L, D) float32: the states of a text, to look at."""
+        return self.encode(text)[0].float().cpu().numpy()
+
+    def tokens(self, text: str) -> Tokens:
+        """The text as the encoder is given it, and what did not fit."""
+        ids = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True).input_ids
+        whole = self.tokenizer(text).input_ids
+        cut_off = self.tokenizer.decode(whole[self.limit - 1 : -1]).strip() if len(whole) > self.limit else ""
+        tokens = self._grouped(ids, num_pieces=min(len(whole), self.limit) - 2)
+        words: dict[int, str] = {}
+        for token in tokens:
+            if token.word is not None:
+                words[token.word] = words.get(token.word, "") + token.text
+        return Tokens(tokens=tokens, words=tuple(words.values()), cut_off=cut_off, limit=self.limit)
+
+    def _grouped(self, ids: list[int], num_pieces: int) -> tuple[Token, ...]:
+        """Tokens with the number of their word; the start mark is first, `num_pieces` pieces follow."""
+        tokens, word = [], 0
+        for place, (id_, piece) in enumerate(zip(ids, self.tokenizer.convert_ids_to_tokens(ids))):
+            if not 1 <= place <= num_pieces:
+                tokens.append(Token(id=id_, text=piece, word=None))
+                continue
+            tokens.append(Token(id=id_, text=piece.removesuffix("</w>"), word=word))
+            word += piece.endswith("</w>")
+        return tuple(tokens)
