@@ -93,10 +93,10 @@ class AttributeTask(Task):
         right = torch.stack([(logits[name].argmax(1).cpu() == self.labels[name][indices]).float() for name in ATTRIBUTES])
         return Losses(descend=each.mean(), each=each, extra={"accuracy": right.mean()})
 
-    def save(self, ema: Any, path: Path) -> None:
+    def save(self, network: Any, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in ema.state_dict().items()}, path / WEIGHTS)
-        accuracy = {name: float(np.mean(right)) for name, right in examine_renders(ema.eval(), seed=900_001).items()}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, path / WEIGHTS)
+        accuracy = {name: float(np.mean(right)) for name, right in examine_renders(network.eval(), seed=900_001).items()}
         (path / "accuracy.json").write_text(json.dumps(accuracy, indent=2) + "\n")
 
 

@@ -134,8 +134,8 @@ class ClipTask(Task):
         right = same.gather(1, logits.argmax(1, keepdim=True)).mean()
         return Losses(descend=each.mean(), each=each, extra={"accuracy": right, "logit_scale": network.logit_scale.exp()})
 
-    def save(self, ema: Any, path: Path) -> None:
-        save_model(path, self.options, ema, self.tokenizer)
+    def save(self, network: Any, path: Path) -> None:
+        save_model(path, self.options, network, self.tokenizer)
 
 
 def save_model(path: Path, options: ClipOptions, network: Any, tokenizer: Any) -> None:

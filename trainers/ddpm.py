@@ -130,11 +130,11 @@ class DDPMTask(Task):
         weights = min_snr_weights(options.mean_type, snr_of(self.alphas_cumprod, t), options.min_snr_gamma) if options.min_snr_gamma else 1.0
         return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
 
-    def sheet(self, ema: Any) -> Any:
-        return sample_sheet(ema, self.diffusion, self.pictures)
+    def sheet(self, network: Any) -> Any:
+        return sample_sheet(network, self.diffusion, self.pictures)
 
-    def save(self, ema: Any, path: Path) -> None:
-        save_model(path, self.options, ema, self.pictures)
+    def save(self, network: Any, path: Path) -> None:
+        save_model(path, self.options, network, self.pictures)
 
 
 def train(options: DDPMOptions, *, progress: bool = True) -> Iterator[StepLog]:

@@ -144,7 +144,7 @@ def encode_pictures(vae: Any, data: Captioned, chunk: int = 64) -> Tensor:
 
     chunks = torch.arange(len(data)).split(chunk)
     parts = [vae.encode(data.batch(part).to(vae.device)).latent_dist.mode() for part in tqdm(chunks, desc="encoding pictures", leave=False)]
-    return (torch.cat(parts) * vae.config.scaling_factor).to("cpu", torch.float16)
+    return (torch.cat(parts) * vae.config.scaling_factor).to("cpu", torch.float16).contiguous()
 
 
 # --- what is computed once -----------------------------------------------------------------------------------
@@ -212,10 +212,10 @@ class LatentTask(Task):
         weights = min_snr_weights(options.prediction_type, snr, options.min_snr_gamma) if options.min_snr_gamma else 1.0
         return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
 
-    def sheet(self, ema: Any) -> Any:
+    def sheet(self, network: Any) -> Any:
         from studio.images import grid, to_image
 
-        pipeline = self._pipeline(ema)
+        pipeline = self._pipeline(network)
         pipeline.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(seed) for seed in range(len(SHEET_PROMPTS))]
         pictures = pipeline(list(SHEET_PROMPTS), num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np").images
@@ -224,9 +224,9 @@ class LatentTask(Task):
     def _pipeline(self, unet: Any) -> Any:
         return make_pipeline(unet, self.vae.to(unet.device), self.encoder.to(unet.device), self.tokenizer, self.scheduler)
 
-    def save(self, ema: Any, path: Path) -> None:
+    def save(self, network: Any, path: Path) -> None:
         vae = load_vae(self.options.decoder) if self.options.decoder else copy.deepcopy(self.vae).cpu()
-        parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (ema, vae, self.encoder)]
+        parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (network, vae, self.encoder)]
         make_pipeline(*parts, self.tokenizer, self.scheduler).save_pretrained(path)
 
 

@@ -6,7 +6,7 @@ The noise, timesteps and drops of a step are functions of (seed, step), so nothi
 state has to be saved for a resumed run to continue exactly.
 """
 
-import copy
+import contextlib
 import dataclasses
 import math
 import time
@@ -35,7 +35,8 @@ class LoopOptions:
 
     output: str = option("runs/run", "the run folder; an unfinished run in it is resumed")
     steps: int = option(4000, "optimiser steps in all")
-    batch_size: int = option(64, "examples a step, over all devices")
+    batch_size: int = option(64, "examples a batch, over all devices")
+    accumulation: int = option(1, "batches whose gradients are summed up before each optimiser step")
     lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
     lr_plan: str = option("cosine", "after the warm-up: cosine to 5 %%, trapezoid (flat, then down over the last fifth), or constant", LR_PLANS)
     warmup: int = option(100, "steps over which the learning rate rises")
@@ -50,7 +51,7 @@ class LoopOptions:
     tensorboard: bool = option(True, "write TensorBoard logs to <output>/tensorboard")
 
     def __post_init__(self) -> None:
-        self.require_at_least(1, "steps", "batch_size", "checkpoint_every", "keep_checkpoints")
+        self.require_at_least(1, "steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints")
         self.require_at_least(0, "warmup", "sample_every", "weight_decay")
         self.require_share("ema_decay")
         if not 0 < self.lr < 1:
@@ -107,15 +108,19 @@ class Task:
     network: torch.nn.Module
     size: int
 
+    def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW, unless a task knows better."""
+        return torch.optim.AdamW(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay, betas=(0.9, 0.99))
+
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         """The losses of the examples `indices`. All chance comes from `generator` (or the global one, which is seeded alike)."""
         raise NotImplementedError
 
-    def sheet(self, ema: Any) -> Any:
+    def sheet(self, network: Any) -> Any:
         """A PIL picture that shows what the network can do by now, from fixed seeds, or None."""
         return None
 
-    def save(self, ema: Any, path: Path) -> None:
+    def save(self, network: Any, path: Path) -> None:
         """Write the result of a finished run."""
         raise NotImplementedError
 
@@ -132,14 +137,52 @@ def learning_rate(options: LoopOptions, step: int) -> float:
     return options.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+class Averaged:
+    """The running averages of a network's trained parameters, in the order of its parameters.
+
+    They are kept beside the network, not in a second one: `applied` lends them to it, so that nothing is held twice.
+    """
+
+    def __init__(self, network: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.tensors = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, network: torch.nn.Module, step: int) -> None:
+        """average <- decay * average + (1 - decay) * weights, with a smaller decay at first, when the weights still run away."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = dict(network.named_parameters())
+        torch._foreach_lerp_(list(self.tensors.values()), [current[name].detach() for name in self.tensors], 1 - decay)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the averages of a checkpoint."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])
+
+    @contextlib.contextmanager
+    def applied(self, network: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        """The network with the averages in place of its weights, in eval mode; both are put back afterwards."""
+        parameters, training = dict(network.named_parameters()), network.training
+        own = {name: parameters[name].detach().clone() for name in self.tensors}
+        _put(parameters, self.tensors)
+        try:
+            yield network.eval()
+        finally:
+            _put(parameters, own)
+            network.train(training)
+
+
 @torch.no_grad()
-def update_ema(ema: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
-    """ema <- decay * ema + (1 - decay) * weights, with a smaller decay at first, when the weights still run away."""
-    decay = min(decay, (1 + step) / (10 + step))
-    averaged, current = list(ema.parameters()), [p.detach() for p in network.parameters()]
-    torch._foreach_lerp_(averaged, current, 1 - decay)
-    for ours, theirs in zip(ema.buffers(), network.buffers()):  # running statistics are averages already
-        ours.copy_(theirs)
+def _put(parameters: dict[str, torch.nn.Parameter], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
+def trained_state(network: torch.nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint needs of a network: its trained parameters and its buffers, not what is frozen."""
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    frozen = {name for name, _ in network.named_parameters()} - trained
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
 def snr_of(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
@@ -167,7 +210,7 @@ class Training:
     accelerator: Any
     folder: RunFolder
     network: Any
-    ema: torch.nn.Module
+    averaged: Averaged
     optimizer: Any
     first: int
     writer: Any
@@ -187,16 +230,15 @@ class SmoothLoss:
 def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
     """Move the task to its device, resume what the folder holds."""
     options, plain = task.options, task.network.to(accelerator.device, memory_format=torch.channels_last)
-    ema = copy.deepcopy(plain).requires_grad_(False).eval()
-    trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, betas=(0.9, 0.99))
-    first, smooth = _resume(folder, plain, ema, optimizer)
+    averaged = Averaged(plain, options.ema_decay)
+    optimizer = task.make_optimizer([parameter for parameter in plain.parameters() if parameter.requires_grad])
+    first, smooth = _resume(folder, plain, averaged, optimizer)
     network, prepared = accelerator.prepare(plain, optimizer)
     if accelerator.is_main_process:
         folder.write_config(options)
         folder.forget_events_after(first - 1)
     return Training(
-        task=task, options=options, accelerator=accelerator, folder=folder, network=network, ema=ema, optimizer=prepared, first=first,
+        task=task, options=options, accelerator=accelerator, folder=folder, network=network, averaged=averaged, optimizer=prepared, first=first,
         writer=_tensorboard(folder, first) if options.tensorboard and accelerator.is_main_process else None, smooth=SmoothLoss(smooth),
     )
 
@@ -218,19 +260,20 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     options = task.options
     run = set_up(task, RunFolder(options.output), Accelerator(mixed_precision=options.mixed_precision))
     accelerator, is_main = run.accelerator, run.accelerator.is_main_process
-    batches = batch_indices(task.size, options.batch_size, options.seed, start=run.first)
+    batches = batch_indices(task.size, options.batch_size, options.seed, start=run.first * options.accumulation)
+    examples = options.batch_size * options.accumulation
     seconds, started = 0.0, time.perf_counter()
     for step in tqdm(range(run.first, options.steps), initial=run.first, total=options.steps, disable=not (progress and is_main)):
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(options, step)
-        mine = next(batches)[accelerator.process_index :: accelerator.num_processes]
+        mine = [next(batches)[accelerator.process_index :: accelerator.num_processes] for _ in range(options.accumulation)]
         losses, grad_norm = _step(run, mine, step)
-        update_ema(run.ema, task.network, options.ema_decay, step)
+        run.averaged.update(task.network, step)
 
         seconds += time.perf_counter() - started
         log = StepLog(
             step=step, loss=accelerator.gather(losses.each).mean().item(), quartiles=_by_quartile(accelerator, losses), grad_norm=float(grad_norm),
-            lr=learning_rate(options, step), samples=(step + 1) * options.batch_size, samples_per_s=options.batch_size * (step - run.first + 1) / seconds,
+            lr=learning_rate(options, step), samples=(step + 1) * examples, samples_per_s=examples * (step - run.first + 1) / seconds,
             memory_gib=memory_gib(),
             extra={name: float(accelerator.gather(value.detach().reshape(1)).mean()) for name, value in losses.extra.items()},
         )
@@ -245,22 +288,35 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
         started = time.perf_counter()
 
     if is_main:
-        task.save(run.ema, run.folder.path / "model")
+        with run.averaged.applied(task.network) as network:
+            task.save(network, run.folder.path / "model")
 
 
-def _step(run: Training, indices: Tensor, step: int) -> tuple[Losses, Any]:
-    """One descent; gives the losses and the gradient's norm."""
+def _step(run: Training, batches: list[Tensor], step: int) -> tuple[Losses, Any]:
+    """One descent on the sum of the batches' gradients; gives the losses and the gradient's norm."""
     accelerator = run.accelerator
     generator = torch.Generator().manual_seed((run.options.seed << 40) + (step << 8) + accelerator.process_index)
     # Dropout draws from the global generator, so that follows the step as well.
     torch.manual_seed(generator.initial_seed())
-    with accelerator.autocast():
-        losses = run.task.losses(run.network, indices, generator, accelerator.device)
-    accelerator.backward(losses.descend)
+    parts = []
+    for indices in batches:
+        with accelerator.autocast():
+            losses = run.task.losses(run.network, indices, generator, accelerator.device)
+        accelerator.backward(losses.descend / len(batches))
+        parts.append(losses)
     grad_norm = accelerator.clip_grad_norm_(run.network.parameters(), run.options.grad_clip)
     run.optimizer.step()
     run.optimizer.zero_grad()
-    return dataclasses.replace(losses, each=losses.each.detach()), grad_norm
+    return _joined(parts), grad_norm
+
+
+def _joined(parts: list[Losses]) -> Losses:
+    """The figures of several batches as those of one."""
+    shares = [part.t_share for part in parts if part.t_share is not None]
+    return Losses(
+        descend=parts[-1].descend.detach(), each=torch.cat([part.each.detach() for part in parts]), t_share=torch.cat(shares) if shares else None,
+        extra={name: torch.stack([part.extra[name].detach() for part in parts]).mean() for name in parts[0].extra},
+    )
 
 
 def _require_number(run: Training, log: StepLog) -> None:
@@ -287,14 +343,14 @@ def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
     return tuple(each[quarter == q].mean().item() if (quarter == q).any() else None for q in range(4))
 
 
-def _resume(folder: RunFolder, network: torch.nn.Module, ema: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:
+def _resume(folder: RunFolder, network: torch.nn.Module, averaged: Averaged, optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:
     """Load the newest checkpoint, if any; gives the first step to take, and the smoothed loss so far."""
     checkpoints = folder.list_checkpoints()
     if not checkpoints:
         return 0, None
     parts, facts = folder.read_checkpoint(checkpoints[-1])
-    network.load_state_dict(parts["network"])
-    ema.load_state_dict(parts["ema"])
+    network.load_state_dict(parts["network"], strict=False)
+    averaged.load(parts["ema"])
     unpack_optimizer(optimizer, parts["optimizer"])
     return facts["step"] + 1, facts.get("loss")
 
@@ -310,10 +366,11 @@ def _keep(run: Training, log: StepLog, stopping: bool) -> None:
         _write_scalars(run.writer, values)
     if last or stopping or done % options.checkpoint_every == 0:
         optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
-        parts = {"network": run.task.network.state_dict(), "ema": run.ema.state_dict(), "optimizer": pack_optimizer(optimizer)}
+        parts = {"network": trained_state(run.task.network), "ema": run.averaged.tensors, "optimizer": pack_optimizer(optimizer)}
         run.folder.save_checkpoint(log.step, parts, {"samples": log.samples, "loss": run.smooth.value}, options.keep_checkpoints)
     if options.sample_every and (last or done % options.sample_every == 0):
-        sheet = run.task.sheet(run.ema)
+        with run.averaged.applied(run.task.network) as network:
+            sheet = run.task.sheet(network)
         if sheet is not None:
             sheet.save(run.folder.samples / f"step-{done:06d}.png")
 

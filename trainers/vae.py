@@ -126,16 +126,16 @@ class VaeTask(Task):
             descend = descend + self.options.perceptual_weight * self.perceptual(reconstruction, x)
         return Losses(descend=descend, each=mse, extra={"kl": kl.mean(), "psnr": 10 * torch.log10(4 / mse.mean())})
 
-    def sheet(self, ema: Any) -> Any:
+    def sheet(self, network: Any) -> Any:
         from studio.images import grid, to_image, to_pixels
 
-        x = self.data.batch(torch.arange(12)).to(next(ema.parameters()).device)
+        x = self.data.batch(torch.arange(12)).to(next(network.parameters()).device)
         with torch.inference_mode():
-            back = ema.vae.decode(ema.vae.encode(x).latent_dist.mode()).sample
+            back = network.vae.decode(network.vae.encode(x).latent_dist.mode()).sample
         return to_image(grid(to_pixels(torch.cat([x, back])), 12, gap=2))
 
-    def save(self, ema: Any, path: Path) -> None:
-        vae = copy.deepcopy(ema.vae).to("cpu", torch.float32)
+    def save(self, network: Any, path: Path) -> None:
+        vae = copy.deepcopy(network.vae).to("cpu", torch.float32)
         if not self.options.decoder_only:
             vae.register_to_config(scaling_factor=measure_scaling_factor(vae, self.data))
         vae.to(torch.float16).save_pretrained(path)

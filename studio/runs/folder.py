@@ -98,7 +98,7 @@ def _left(now: RunState, last: dict[str, Any], taken: int, steps: int, options: 
     speed, batch = last.get("samples_per_s"), options.get("batch_size")
     if now not in LIVE or not speed or not batch:
         return None
-    return max(steps - taken, 0) * batch / speed
+    return max(steps - taken, 0) * batch * options.get("accumulation", 1) / speed
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
