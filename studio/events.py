@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from studio.previews import RgbMap
     from studio.trajectory import Trajectory
 
-__all__ = ["StepInfo", "StepDone", "Finished"]
+__all__ = ["StepInfo", "StepDone", "Finished", "LoadProgress"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +67,12 @@ class Finished:
 
     images: "list[Image.Image]"
     trajectory: "Trajectory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadProgress:
+    """A model is on its way: bytes that are here, of how many; total_bytes is 0 while it is not known."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int

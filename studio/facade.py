@@ -2,13 +2,13 @@
 
 import dataclasses
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, UnknownName
-from studio.events import Finished, StepDone
+from studio.events import Finished, LoadProgress, StepDone
 from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
 from studio.options import SampleOptions
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from studio.contrast import ContrastEvent, ContrastOptions
     from studio.models import LatentModel, Model
+    from studio.models.downloads import Fetch
+    from studio.models.memory import Resident, Residents
     from studio.prompts import Tokens
     from studio.sampling import Stop
     from studio.trajectory import Trajectory
@@ -27,7 +29,6 @@ __all__ = ["Studio"]
 
 # A recorded run of the embedded model: something real to see before any model is loaded.
 OPENING_RUN = ASSETS / "runs" / "opening.safetensors"
-MODELS_KEPT = 2
 
 
 class Studio:
@@ -41,7 +42,9 @@ class Studio:
 
     def __init__(self, *, public: bool = False) -> None:
         self.public = public
-        self._loaded: OrderedDict[str, Model] = OrderedDict()
+        # How models are fetched; a test puts another one here.
+        self.fetch: Fetch | None = None
+        self._residents: Residents | None = None
         self._lock = threading.Lock()
 
     @property
@@ -50,18 +53,56 @@ class Studio:
         return {name: info for name, info in MODELS.items() if info.embedded or not self.public}
 
     def model(self, name: str) -> "Model":
-        """The loaded model; the two used last are kept. Raises UnknownName, ModelUnavailable."""
-        from studio.models import load_model
+        """The loaded model; others give way by least-recent use. Raises UnknownName, ModelUnavailable."""
+        self._check_public(name)
+        return self._memory.get(name)
 
+    def load(self, name: str) -> "Iterator[LoadProgress]":
+        """Load a model, telling how far its download is; one that is here already is loaded without a word.
+
+        Closing the iterator ends the download. Raises UnknownName, ModelUnavailable.
+        """
+        from studio.models.downloads import download
+        from studio.models.loading import is_hub_id, resolve
+
+        self._check_public(name)
+        if name not in [resident.name for resident in self.residents()] and is_hub_id(name):
+            yield from download(resolve(name), self.fetch)
+        self.model(name)
+
+    def residents(self) -> "list[Resident]":
+        """What is loaded: name, GiB on the device, when it was last used; used last first."""
+        return self._residents.list() if self._residents else []
+
+    def memory_gib(self) -> float:
+        """GiB that models may take on the device in all."""
+        from studio.models.loading import pick_device
+        from studio.models.memory import budget_gib
+
+        return budget_gib(pick_device())
+
+    def free(self) -> None:
+        """Let go of every model."""
+        if self._residents:
+            self._residents.clear()
+
+    @property
+    def _memory(self) -> "Residents":
+        from studio.models import load_model
+        from studio.models.loading import estimated_gib, pick_device
+        from studio.models.memory import Residents, measured_gib
+
+        with self._lock:
+            if self._residents is None:
+                self._residents = Residents(
+                    load=lambda name, offload: load_model(name, offload=offload), estimate=estimated_gib, measure=measured_gib,
+                    budget=self.memory_gib, can_offload=lambda: pick_device().type == "cuda",
+                )
+            return self._residents
+
+    def _check_public(self, name: str) -> None:
         if self.public and name not in self.models:
             raise UnknownName.of("model on this public studio", name, self.models)
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = load_model(name)
-            self._loaded.move_to_end(name)
-            while len(self._loaded) > MODELS_KEPT:
-                self._loaded.popitem(last=False)
-            return self._loaded[name]
 
     def describe(self, name: str) -> ModelInfo:
         """The menu entry of a model; one that is not in the menu (a folder, a Hub id) is loaded to find out."""
@@ -72,14 +113,21 @@ class Studio:
         from studio.sampling import sample
 
         self._check_companion(options)
-        yield from sample(self.model(options.model), options, stop)
+        with self._out_of_memory_said():
+            yield from sample(self.model(options.model), options, stop)
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
         """Fork a run at a step: see studio.sampling.resume."""
         from studio.sampling import resume
 
         self._check_companion(dataclasses.replace(trajectory.options, **changes))
-        yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, **changes)
+        with self._out_of_memory_said():
+            yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, **changes)
+
+    def _out_of_memory_said(self) -> "AbstractContextManager[None]":
+        from studio.models.memory import out_of_memory_said
+
+        return out_of_memory_said(self._memory, "sampling")
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
         """The schedule of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each."""

@@ -64,7 +64,6 @@ def load_clip(name: str, device: "torch.device") -> Clip:
         where = "is not among the embedded models yet" if Path(source).is_relative_to(ASSETS) else "is in no cache and cannot be fetched, or is no CLIPModel"
         raise ModelUnavailable(f"CLIP guidance needs {name!r}, which {where}; set clip_guidance_scale to 0.") from error
     mean, std = (torch.tensor(values, device=device).reshape(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    return Clip(
-        name=name, network=network.to(device).eval().requires_grad_(False), tokenizer=tokenizer, side=network.config.vision_config.image_size,
-        mean=mean, std=std,
-    )
+    vision: Any = network.config.vision_config
+    module: torch.nn.Module = network
+    return Clip(name=name, network=module.to(device).eval().requires_grad_(False), tokenizer=tokenizer, side=vision.image_size, mean=mean, std=std)

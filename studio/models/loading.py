@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from studio.diffusion import GaussianDiffusion
 
-__all__ = ["load_model", "resolve", "Model"]
+__all__ = ["load_model", "resolve", "is_hub_id", "estimated_gib", "Model"]
 
 Model = PixelModel | LatentModel
 
@@ -57,18 +57,34 @@ def is_single_file(name: str) -> bool:
     return name.endswith(".safetensors") and Path(name).is_file()
 
 
-def load_model(name: str, device: "torch.device | None" = None) -> Model:
+def is_hub_id(name: str) -> bool:
+    """Whether loading this name may have to fetch it. Raises UnknownName."""
+    source = resolve(name)
+    return not Path(source).exists()
+
+
+def estimated_gib(name: str) -> float:
+    """GiB that a model will take on the device, before it is loaded. Raises UnknownName."""
+    from studio.models.memory import estimate_gib
+
+    known = MODELS[name].memory_gib if name in MODELS and not MODELS[name].embedded else None
+    half = known is not None and MODELS[name].kind == "latent" and pick_device().type == "cuda"
+    return estimate_gib(resolve(name), known, half or known is not None and MODELS[name].kind == "pixel")
+
+
+def load_model(name: str, device: "torch.device | None" = None, *, offload: bool = False) -> Model:
     """Load a model by menu name, folder, file or Hub id. Raises UnknownName, or ModelUnavailable with what to do.
 
-    device: where it is put; None = the best there is.
+    device: where it is put; None = the best there is. offload: keep a latent model in the computer's memory and lend
+    its parts to the device as they are needed (slower, and a third less memory).
     """
     source = resolve(name)
     device = device or pick_device()
     if is_single_file(source):
-        return _latent_model(name, source, device)
+        return _latent_model(name, source, device, offload)
     kind = pipeline_class(source)
     if kind in LATENT_PIPELINES:
-        return _latent_model(name, source, device)
+        return _latent_model(name, source, device, offload)
     if kind is not None and kind not in PIXEL_PIPELINES:
         raise ModelUnavailable(
             f"{name!r} is a {kind}; the studio takes pixel diffusion models (DDPMPipeline, DDIMPipeline) "
@@ -106,7 +122,7 @@ def _network(path: str, **where: str) -> Any:
     import torch
     from diffusers import UNet2DModel
 
-    return UNet2DModel.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, **where)
+    return UNet2DModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **where)
 
 
 def _scheduler_config(path: str, **where: str) -> dict[str, Any]:
@@ -182,10 +198,14 @@ def _known(name: str) -> ModelInfo:
 
 # --- latent models -------------------------------------------------------------------------------------------
 
-def _latent_model(name: str, source: str, device: "torch.device") -> LatentModel:
+def _latent_model(name: str, source: str, device: "torch.device", offload: bool) -> LatentModel:
     from studio.prompts import PromptEncoder
 
-    pipeline = _pipeline(name, source, pick_dtype(device)).to(device)
+    pipeline = _pipeline(name, source, pick_dtype(device))
+    if offload:
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     _check_latent(name, pipeline)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -203,7 +223,7 @@ def _latent_model(name: str, source: str, device: "torch.device") -> LatentModel
 def _pipeline(name: str, source: str, dtype: "torch.dtype") -> Any:
     from diffusers import StableDiffusionPipeline
 
-    options: dict[str, Any] = {"torch_dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+    options: dict[str, Any] = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
     try:
         if not is_single_file(source):
             return StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, feature_extractor=None, image_encoder=None, **options)

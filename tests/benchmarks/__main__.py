@@ -1,6 +1,7 @@
 """Measure, side by side in one run, and print ratios: `make bench`, or `python -m tests.benchmarks [name ...]`.
 
     sampling    our loop with everything recorded against diffusers' own pipelines: same model, steps, seed
+    latent      the same for text to image, against StableDiffusionPipeline
     scrubbing   a step change of the stage in Chromium
     starting    `import studio`, and the page against a bare Gradio page
 """
@@ -8,7 +9,7 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "scrubbing", "starting")
+BENCHMARKS = ("sampling", "latent", "scrubbing", "starting")
 
 
 def main() -> None:

@@ -1,0 +1,111 @@
+"""Our loop, everything recorded and shown at full rate, against StableDiffusionPipeline.__call__: same folder, scheduler, steps, seed, dtype.
+
+    python -m tests.benchmarks latent              toybox-sd where it is there, else random weights of its size
+    python -m tests.benchmarks.latent FOLDER       any StableDiffusionPipeline folder
+"""
+
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from studio import Finished, SampleOptions
+from studio.models import MODELS, load_model
+from studio.sampling import sample
+from studio.schedulers import SCHEDULERS
+
+ROUNDS = 7
+NUM_STEPS = 25
+PROMPT = "a purple butterfly on a yellow background"
+GUIDANCE = 4.0
+
+
+def main() -> None:
+    with TemporaryDirectory() as folder:
+        model = load_model(_model(Path(folder)))
+        print(f"{model.info.label}, {model.device}, {str(model.network.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads\n")
+        print("| scheduler | images | ours, s | pipeline, s | ratio | largest difference of 255 |\n|---|---|---|---|---|---|")
+        for scheduler in ("ddim", "dpm++_2m"):
+            for num_images in (1, 4):
+                _compare(model, scheduler, num_images)
+        if model.device.type == "cuda":
+            _compare_memory(model)
+
+
+def _model(folder: Path) -> str:
+    if len(sys.argv) > 1 and Path(sys.argv[1]).is_dir():
+        return sys.argv[1]
+    if "toybox-sd" in MODELS:
+        return "toybox-sd"
+    from tests.tiny_sd import save_tiny_sd
+
+    return save_tiny_sd(folder / "random", widths=(64, 128, 192), vae_widths=(32, 64, 64), sample_size=16, text_width=128, head_dim=32)
+
+
+def _calls(model, scheduler: str, num_images: int):
+    options = SampleOptions(model=model.name, prompt=PROMPT, scheduler=scheduler, num_steps=NUM_STEPS, num_images=num_images, guidance_scale=GUIDANCE)
+    pipeline = _pipeline(model, scheduler)
+
+    def ours() -> np.ndarray:
+        shown = 0.0
+        for event in sample(model, options):
+            if isinstance(event, Finished):
+                return np.stack([np.asarray(image) for image in event.images])
+            # As the page does it: at most twenty times a second, of x_t and x0_hat.
+            if time.perf_counter() - shown > 0.05:
+                event.pictures("x_t").cpu(), event.pictures("x0_hat").cpu()
+                shown = time.perf_counter()
+        raise AssertionError
+
+    def theirs() -> np.ndarray:
+        generators = [torch.Generator().manual_seed(i) for i in range(num_images)]
+        images = pipeline(PROMPT, num_images_per_prompt=num_images, generator=generators, num_inference_steps=NUM_STEPS, guidance_scale=GUIDANCE).images
+        return np.stack([np.asarray(image) for image in images])
+
+    return ours, theirs
+
+
+def _pipeline(model, scheduler: str):
+    """diffusers' pipeline around the very parts that our loop uses."""
+    import diffusers
+
+    info = SCHEDULERS[scheduler]
+    own = getattr(diffusers, info.diffusers_class or "DDIMScheduler").from_config(model.scheduler_config, **info.config)
+    parts = {name: getattr(model.pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    pipeline = diffusers.StableDiffusionPipeline(**parts, scheduler=own, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _compare(model, scheduler: str, num_images: int) -> None:
+    ours, theirs = _calls(model, scheduler, num_images)
+    difference = np.abs(ours().astype(int) - theirs()).max()
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(ROUNDS):
+        # Whoever goes first is changed every round, so a drift of the machine's speed hits both alike.
+        for which, call in sorted(enumerate((ours, theirs)), reverse=bool(round_ % 2)):
+            started = time.perf_counter()
+            call()
+            times[which].append(time.perf_counter() - started)
+    ratio = median(a / b for a, b in zip(*times))
+    print(f"| {scheduler} | {num_images} | {median(times[0]):.3f} | {median(times[1]):.3f} | {ratio:.3f} | {difference} |", flush=True)
+
+
+def _compare_memory(model) -> None:
+    print("\n| images | ours, peak MiB | pipeline, peak MiB | ratio |\n|---|---|---|---|")
+    for num_images in (1, 4):
+        peaks = []
+        for call in _calls(model, "ddim", num_images):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            peaks.append(torch.cuda.max_memory_allocated() / 2**20)
+        print(f"| {num_images} | {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[0] / peaks[1]:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What stays resident, what gives way, what is refused; downloads told in bytes; running out of memory."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from studio import SampleOptions, Studio
+from studio.errors import InvalidOption, ModelUnavailable, RunFailed
+from studio.events import LoadProgress
+from studio.models.downloads import download
+from studio.models.memory import VARIABLE, Residents, budget_gib
+
+
+class Weights:
+    """Stands for a model of a known size."""
+
+    def __init__(self, gib: float):
+        self.gib = gib
+
+
+SIZES = {"small": 1.0, "other": 1.5, "large": 3.0, "huge": 5.0, "giant": 9.0}
+
+
+def residents(budget: float = 4.0, offload: bool = True, loads: list | None = None) -> Residents:
+    def load(name, offloaded):
+        if loads is not None:
+            loads.append((name, offloaded))
+        return Weights(SIZES[name])
+
+    return Residents(load=load, estimate=SIZES.get, measure=lambda model: model.gib, budget=lambda: budget, can_offload=lambda: offload)
+
+
+def test_models_stay_until_another_needs_their_room():
+    loads: list = []
+    memory = residents(loads=loads)
+    small = memory.get("small")
+    memory.get("other")
+    assert memory.get("small") is small and [one.name for one in memory.list()] == ["small", "other"]
+    memory.get("large")  # 3 beside 1 fit in 4; the other, used longest ago, gave way
+    assert [one.name for one in memory.list()] == ["large", "small"] and memory.get("small") is small
+    assert loads == [("small", False), ("other", False), ("large", False)]
+    assert [one.memory_gib for one in memory.list()] == [1.0, 3.0] and memory.list()[0].last_used >= memory.list()[1].last_used
+
+
+def test_an_evicted_model_is_freed():
+    memory = residents()
+    gone = weakref.ref(memory.get("large"))
+    memory.get("other")
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_does_not_fit_alone_is_offloaded_and_then_refused_in_numbers():
+    loads: list = []
+    memory = residents(loads=loads)
+    memory.get("huge")  # 5 GiB, part by part 3.25
+    assert loads == [("huge", True)] and memory.list()[0].offloaded and memory.list()[0].memory_gib == pytest.approx(3.25)
+    with pytest.raises(ModelUnavailable, match=r"5\.9 GiB even part by part.*4\.0 GiB: 1\.9 GiB are missing"):
+        memory.get("giant")
+    assert [one.name for one in memory.list()] == ["huge"]  # a refusal costs nobody their place
+    with pytest.raises(ModelUnavailable, match=r"needs about 5\.0 GiB and the studio may use 4\.0 GiB: 1\.0"):
+        residents(offload=False).get("huge")
+
+
+def test_the_budget_is_read_from_the_device_or_said(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert budget_gib(torch.device("cpu")) > 0.5
+    monkeypatch.setenv(VARIABLE, "2.5")
+    assert budget_gib(torch.device("cpu")) == 2.5 == Studio().memory_gib()
+    monkeypatch.setenv(VARIABLE, "much")
+    with pytest.raises(InvalidOption, match="much"):
+        budget_gib(torch.device("cpu"))
+
+
+def test_the_studio_says_what_is_resident_and_refuses_what_is_too_large(tiny_sd, tiny_model, monkeypatch):
+    studio = Studio()
+    studio.model(tiny_sd), studio.model(tiny_model)
+    assert [one.name for one in studio.residents()] == [tiny_model, tiny_sd] and all(0 < one.memory_gib < 0.2 for one in studio.residents())
+    monkeypatch.setenv(VARIABLE, "0.01")
+    other = Studio()
+    with pytest.raises(ModelUnavailable, match="GiB are missing"):
+        other.model(tiny_sd)
+    studio.free()
+    assert studio.residents() == []
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_running_out_of_memory_frees_everything_and_the_next_request_works(tiny_sd, monkeypatch, error):
+    studio = Studio()
+    options = SampleOptions(model=tiny_sd, prompt="a star", num_steps=3)
+    model = studio.model(tiny_sd)
+    freed = weakref.ref(model)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(model.network, "forward", fail)
+    del model
+    with pytest.raises(RunFailed, match="fewer or smaller pictures") as raised:
+        list(studio.sample(options))
+    assert raised.value.__cause__ is None and studio.residents() == []
+    monkeypatch.undo()
+    error.__traceback__ = None
+    del raised
+    gc.collect()
+    assert freed() is None
+    assert list(studio.sample(options))[-1].trajectory.complete
+
+
+def test_other_errors_keep_their_traceback(tiny_sd, monkeypatch):
+    studio = Studio()
+    monkeypatch.setattr(studio.model(tiny_sd).network, "forward", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(studio.sample(SampleOptions(model=tiny_sd, num_steps=2)))
+
+
+# --- downloads -----------------------------------------------------------------------------------------------
+
+def test_a_download_tells_its_bytes_and_then_the_model_is_there(tiny_sd, monkeypatch):
+    from studio.models import loading
+
+    monkeypatch.setattr(loading, "resolve", lambda name: tiny_sd if fetched else name)
+    fetched: list[str] = []
+
+    def fetch(name, tell):
+        for done in range(0, 101, 10):
+            tell(done, 100)
+        fetched.append(name)
+
+    studio = Studio()
+    studio.fetch = fetch
+    told = list(studio.load("somebody/tiny-sd"))
+    assert told[0] == LoadProgress(name="somebody/tiny-sd", done_bytes=0, total_bytes=0)
+    assert told[-1] == LoadProgress(name="somebody/tiny-sd", done_bytes=100, total_bytes=100)
+    assert fetched == ["somebody/tiny-sd"] and [one.name for one in studio.residents()] == ["somebody/tiny-sd"]
+    assert list(studio.load("somebody/tiny-sd")) == []  # it is here
+
+
+def test_failed_downloads_are_said_in_a_sentence():
+    class GatedRepoError(OSError):
+        pass
+
+    class RepositoryNotFoundError(OSError):
+        pass
+
+    def failing(error):
+        def fetch(name, tell):
+            raise error
+        return fetch
+
+    for error, said in (
+        (GatedRepoError("403"), "accept its licence"), (RepositoryNotFoundError("404"), "check the spelling"), (OSError(28, "full"), "no room"),
+        (ConnectionError("no route"), "Check the network"), (ModelUnavailable("It holds no safetensors."), "no safetensors"),
+    ):
+        with pytest.raises(ModelUnavailable, match=said):
+            list(download("a/b", failing(error)))
+
+
+def test_closing_a_download_ends_it():
+    from threading import Event
+
+    ended, going = Event(), Event()
+
+    def fetch(name, tell):
+        try:
+            for done in range(10**9):
+                tell(done, 10**9)
+                going.set()
+                ended.wait(0.001)
+        except BaseException:
+            ended.set()
+            raise
+
+    progress = download("a/b", fetch)
+    next(progress)
+    assert going.wait(10)
+    progress.close()
+    assert ended.wait(10)
+
+
+def test_without_a_network_a_hub_id_is_refused_in_a_sentence():
+    with pytest.raises(ModelUnavailable, match="could not be fetched"):
+        list(Studio().load("nobody/nothing-of-this-name"))
