@@ -3,10 +3,12 @@
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
+from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,9 @@ from tabs.stage import drawn_by, said_in_a_sentence
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["create_tab"]
+__all__ = ["create_tab", "record", "OPENING"]
+
+OPENING = Path(__file__).parents[1] / "assets" / "runs" / "contrast.json"
 
 UPDATE_EVERY_S = 0.25
 MAX_POINTS = 400
@@ -70,8 +74,7 @@ class Progress:
     title: str = "Preparing the digits and both networks."
     state: str = "training"
     losses: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "one_step": [], "ddpm": []})
-    pictures: dict[str, str] = field(default_factory=dict)
-    drawn_at: int | None = None
+    drawings: list[dict[str, Any]] = field(default_factory=list)
     table: list[dict[str, Any]] | None = None
     finished: ContrastFinished | None = None
 
@@ -97,8 +100,7 @@ class Progress:
         self.title = f"Update {self.step} of about {self.num_steps}, {seconds(event.seconds_left)} left, {event.samples_per_s:.0f} digits/s"
 
     def draw(self, step: int, **pictures: Any) -> None:
-        self.pictures = {name: picture(drawn) for name, drawn in pictures.items()}
-        self.drawn_at = step
+        self.drawings.append({"step": step, "pictures": {name: picture(drawn) for name, drawn in pictures.items()}})
 
     def stop(self) -> None:
         """The user pressed Stop."""
@@ -110,8 +112,10 @@ class Progress:
     def stage(self) -> str:
         """JSON text for the stage."""
         share = self.step / self.num_steps if self.num_steps else 0.0
-        shown = {name: getattr(self, name) for name in ("state", "title", "times", "pictures", "drawn_at", "table")}
-        return json.dumps({**shown, "share": share, "losses": thinned(self.losses)}, allow_nan=False)
+        shown = {name: getattr(self, name) for name in ("state", "title", "times", "table")}
+        # While it goes on only the last pictures are looked at; afterwards one can walk through all of them.
+        drawings = self.drawings[-1:] if self.state == "training" else self.drawings
+        return json.dumps({**shown, "share": share, "losses": thinned(self.losses), "drawings": drawings}, allow_nan=False)
 
 
 def thinned(losses: dict[str, list[float]]) -> dict[str, list[float | None]]:
@@ -158,6 +162,23 @@ def explanation(event: ContrastFinished, times: int) -> str:
     )
 
 
+# --- the recorded training that the tab opens with -----------------------------------------------------------
+
+def record(events: Iterable[ContrastStep | ContrastSamples | ContrastFinished], times: int) -> dict[str, str]:
+    """A whole training as the page shows it: {"stage": JSON text, "why": Markdown}."""
+    progress = Progress(times=times)
+    for event in events:
+        progress.take(event)
+    assert progress.finished is not None
+    progress.state, progress.title = "recorded", f"A recorded training: {progress.step} updates of each network. Press Train for your own."
+    return {"stage": progress.stage(), "why": explanation(progress.finished, times)}
+
+
+@cache
+def opening() -> dict[str, str] | None:
+    return json.loads(OPENING.read_text("utf-8")) if OPENING.is_file() else None
+
+
 # --- the tab -------------------------------------------------------------------------------------------------
 
 def create_tab(studio: Any) -> None:
@@ -169,7 +190,7 @@ def create_tab(studio: Any) -> None:
     defaults = ContrastOptions()
 
     session = gr.State(Session())
-    gr.Markdown(INTRO, elem_id="contrast-intro")
+    gr.Markdown(INTRO, elem_id="contrast-intro", elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             with gr.Row(elem_classes="ds-press"):
@@ -198,6 +219,10 @@ def create_tab(studio: Any) -> None:
             stage = drawn_by("contrast", '<div class="ds-stage ds-contrast"></div>', elem_id="contrast-stage")
             why = gr.Markdown(visible=False, elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
 
+    def on_open_page() -> dict[Any, Any]:
+        recorded = opening()
+        return {stage: recorded["stage"], why: gr.update(value=recorded["why"], visible=True)} if recorded else {stage: gr.skip(), why: gr.skip()}
+
     def on_ask(held: Session) -> dict[Any, Any]:
         held.ask()
         return {train: gr.update(interactive=False), stop: gr.update(interactive=True), status: "Waiting for the device."}
@@ -219,6 +244,7 @@ def create_tab(studio: Any) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     cheap: dict[str, Any] = {**private, "queue": False}
 
+    gr.on(None, on_open_page, None, [stage, why], **cheap)
     train.click(on_ask, session, [train, stop, status], **cheap).then(
         on_train, [budget, sample_steps, width, batch_size, seed, session], list(components.values()),
         concurrency_id="gpu", concurrency_limit=1, api_visibility="private", show_progress="minimal", show_progress_on=[status],

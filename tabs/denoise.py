@@ -99,7 +99,7 @@ def create_tab(studio: Any) -> None:
             with gr.Row(elem_classes="ds-press"):
                 run = gr.Button("Run", variant="primary", elem_id="denoise-run", min_width=80, scale=2)
                 stop = gr.Button("Stop", interactive=False, elem_id="denoise-stop", min_width=60, scale=1)
-            status = gr.HTML(elem_id="denoise-status", elem_classes="ds-status", apply_default_css=False, js_on_load=None)
+            status = gr.HTML(elem_id="denoise-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
             scheduler = gr.Dropdown(
                 [(s.label, name) for name, s in SCHEDULERS.items()], value="ddim", label="Scheduler", info=SCHEDULERS["ddim"].about,
                 elem_id="denoise-scheduler",

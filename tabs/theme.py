@@ -51,6 +51,7 @@ CSS = """
 .gradio-container input[type=range] { --neutral-200: var(--ds-line); }
 /* Gradio's invitation to the camera is 240 px high, and lies over what comes below it in a lower picker. */
 .gradio-container [title="grant webcam access"] .wrap { min-height: 0; height: 100%; padding: 18px 0 0; font-size: 14px; }
+.gradio-container [data-testid="upload-text"] { font-size: 13px; }
 .gradio-container .icon-button-wrapper:not(:has(*)) { display: none; }
 @media (max-width: 640px) { .gradio-container > .main { padding: 6px 12px 20px; } }
 """

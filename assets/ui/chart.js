@@ -43,16 +43,17 @@
   const niceTicks = (low, high, count) => {
     const raw = (high - low) / Math.max(1, count);
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].find((m) => m * power >= raw * 0.999) * power;
+    const many = [1, 2, 2.5, 5, 10].find((m) => m * power >= raw * 0.999), step = many * power;
     const ticks = [];
     for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) ticks.push(k * step);
-    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    const digits = Math.max(0, (many === 2.5 ? 1 : 0) - Math.floor(Math.log10(step) + 1e-9));
     const plain = Math.max(Math.abs(low), Math.abs(high)) < 1e6 && digits <= 5;
     return ticks.map((value) => ({ value, text: plain ? value.toFixed(digits).replace("-", "−").replace(/^−(0(\.0*)?)$/, "$1") : Studio.format(value) }));
   };
 
   const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-  const powerText = (exponent) => (exponent >= -2 && exponent <= 3 ? String(Number((10 ** exponent).toPrecision(1))) : "10" + [...String(exponent)].map((c) => SUPERSCRIPT[c]).join(""));
+  const plainPower = (exponent) => exponent >= -2 && exponent <= 3;
+  const powerText = (exponent) => (plainPower(exponent) ? String(Number((10 ** exponent).toPrecision(1))) : "10" + [...String(exponent)].map((c) => SUPERSCRIPT[c]).join(""));
 
   const logTicks = (low, high, count) => {
     const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
@@ -60,7 +61,7 @@
     const ticks = [];
     for (let e = first; e <= last; e++) {
       if ((e - first) % every === 0) ticks.push({ value: 10 ** e, text: powerText(e) });
-      if (last - first <= 2) for (const m of [2, 5]) ticks.push({ value: m * 10 ** e, text: Studio.format(m * 10 ** e) });
+      if (last - first <= 2) for (const m of [2, 5]) ticks.push({ value: m * 10 ** e, text: plainPower(e) ? String(Number((m * 10 ** e).toPrecision(1))) : Studio.format(m * 10 ** e) });
     }
     return ticks.filter((tick) => tick.value >= low * 0.999 && tick.value <= high * 1.001);
   };

@@ -162,7 +162,7 @@
       const start = performance.now();
       paint(noised, picture, at("sqrt_alpha_bar"), at("sqrt_one_minus_alpha_bar"));
       const kept = now().kept, keptWords = kept ? (kept.includes(t) ? ", kept" : ", left out") : "";
-      part(".ds-caption").textContent = `timestep ${t}${keptWords}  ·  σ ${precise(at("sigma"), 3)}  ·  log-SNR ${fixed(at("log_snr"), 2)}`;
+      part(".ds-caption").textContent = `timestep ${t}${keptWords}  ·  σ\u00a0${precise(at("sigma"), 3)}  ·  log\u2060-\u2060SNR\u00a0${fixed(at("log_snr"), 2)}`;
       explain();
       for (const chart of charts) chart.point(props.view.axis === "log_snr" ? at("log_snr") : t);
       for (const cell of cells) cell.button.setAttribute("aria-current", String(cell.schedule === active && cell.t === t));

@@ -7,8 +7,17 @@
   const Studio = (window.Studio = window.Studio || {});
   const PANES = {
     x_t: { symbol: "<i>x</i><sub>t</sub>", words: "what the model sees", plain: "x_t, what the model sees" },
+    x0_uncond: { symbol: "<i>x̂</i><sub>0</sub>", words: "without the prompt", plain: "x0_uncond, what it believes without the prompt", view: "guidance" },
+    x0_cond: { symbol: "<i>x̂</i><sub>0</sub>", words: "with the prompt", plain: "x0_cond, what it believes with the prompt", view: "guidance" },
     x0_hat: { symbol: "<i>x̂</i><sub>0</sub>", words: "what it believes", plain: "x0_hat, what the model believes" },
-    eps_hat: { symbol: "<i>ε̂</i>", words: "the noise it finds", plain: "eps_hat, the noise the model finds" },
+    eps_hat: { symbol: "<i>ε̂</i>", words: "the noise it finds", plain: "eps_hat, the noise the model finds", view: "eps" },
+    clip_gradient: { symbol: "<i>∇</i>", words: "where CLIP pulls", plain: "the gradient of CLIP's distance to the prompt", view: "clip" },
+  };
+  // Panes that are shown when asked, where the run has them.
+  const VIEWS = {
+    eps: { html: "Show <i>ε̂</i>", title: "Show the noise that the model finds in x_t, as a further picture", always: true },
+    guidance: { html: "Guidance", title: "Show what the model believes without and with the prompt, beside the guided belief" },
+    clip: { html: "CLIP gradient", title: "Show which change of x_t brings the picture nearer to the prompt, as CLIP sees it" },
   };
   const FULL_ICON = '<svg viewBox="0 0 16 16" width="14" height="14" fill="none" stroke="currentColor" stroke-width="1.6" aria-hidden="true"><path d="M9.5 2H14v4.5M14 2 9 7M6.5 14H2V9.5M2 14l5-5"/></svg>';
   const PLAY_S = 4;
@@ -19,14 +28,15 @@
       <div class="ds-title"><span class="ds-title-text"></span><span class="ds-caption ds-num"></span></div>
       <div class="ds-progress" hidden><i></i></div>
       <div class="ds-panes"></div>
-      <div class="ds-empty">Choose a model and press Run, or drop a run file here.</div>
+      <div class="ds-empty"></div>
       <div class="ds-bar-row"><div class="ds-bar"></div><div class="ds-tools">
-        <button type="button" class="ds-button ds-eps" aria-pressed="false" title="Show the noise that the model finds in x_t, as a third picture">Show <i>ε̂</i></button>
+        ${Object.entries(VIEWS).map(([name, { html, title }]) => `<button type="button" class="ds-button ds-view ds-${name}" data-view="${name}" aria-pressed="false" title="${title}" hidden>${html}</button>`).join("")}
         <button type="button" class="ds-button ds-all" title="Back to all pictures of the run" hidden>All pictures</button>
         <span class="ds-note ds-muted"></span>
       </div></div>
     </div>
     <div class="ds-explain" hidden>
+      <div class="ds-extras" hidden></div>
       <figure class="ds-formula-box" aria-label="This step in numbers">
         <div class="ds-formula"><i>x</i><sub>t</sub> <span>=</span> <b class="ds-signal ds-num" data-n="signal"></b> <span class="ds-signal"><i>x̂</i><sub>0</sub></span> <span>+</span> <b class="ds-noise ds-num" data-n="noise"></b> <span class="ds-noise"><i>ε̂</i></span></div>
         <div class="ds-power" aria-hidden="true"><i class="ds-power-signal"></i><i class="ds-power-noise"></i></div>
@@ -37,6 +47,7 @@
         <div class="ds-curve-choice" role="group" aria-label="Curve">
           <button type="button" class="ds-button" data-curve="scales" aria-pressed="true">scales</button>
           <button type="button" class="ds-button" data-curve="log_snr" aria-pressed="false">log-SNR</button>
+          <button type="button" class="ds-button" data-curve="clip" aria-pressed="false" title="The size of CLIP's gradient, step by step" hidden>CLIP</button>
         </div>
         <div class="ds-curve-chart"></div>
       </div>
@@ -46,14 +57,17 @@
     <dialog class="ds-full" aria-label="One picture in full">
       <header><strong></strong><span class="ds-caption ds-num"></span><button type="button" class="ds-button ds-download">Download PNG</button><button type="button" class="ds-button ds-close">Close</button></header>
       <div class="ds-full-body"><canvas></canvas></div>
-      <footer class="ds-muted">Left and right arrows change the step. Escape closes.</footer>
+      <footer class="ds-muted">Left and right arrows change the step. Escape closes. <span class="ds-full-note"></span></footer>
     </dialog>`;
 
   const bitmapOf = async (uri) => createImageBitmap(await (await fetch(uri)).blob());
   const fixed = (value, digits) => (value === null || value === undefined ? null : value.toFixed(digits).replace("-", "−"));
   const seconds = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
 
-  Studio.stage = (element, props, watch) => {
+  // What else can be seen of a run joins here: (stage) => ({ film(value), draw() }), as in assets/ui/attention.js.
+  Studio.stageExtras = Studio.stageExtras || [];
+
+  Studio.stage = (element, props, watch, trigger) => {
     const root = element.querySelector(".ds-stage");
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "true";
@@ -63,7 +77,10 @@
     const progress = part(".ds-progress"), explain = part(".ds-explain"), empty = part(".ds-empty"), dialog = part("dialog");
     const numbers = Object.fromEntries([...root.querySelectorAll("[data-n]")].map((node) => [node.dataset.n, node]));
 
-    let value = null, sprites = {}, frame = 0, solo = null, showEps = false, curveKind = "scales", full = null;
+    empty.textContent = root.dataset.invitation || "Choose a model and press Run, or drop a run file here.";
+
+    const views = new Set();
+    let value = null, sprites = {}, decoded = {}, frame = 0, solo = null, curveKind = "scales", full = null, extras = [];
     let asked = 0, shown = 0, live = { run: null, since: 0 };
 
     // --- drawing
@@ -78,27 +95,31 @@
       const canvas = figure.querySelector("canvas");
       figure.querySelector("button").onclick = () => openFull(name);
       canvas.onclick = (event) => pick(event, canvas);
-      return [name, { figure, canvas, context: canvas.getContext("2d") }];
+      return [name, { figure, canvas, context: canvas.getContext("2d"), words: figure.querySelector("figcaption .ds-muted") }];
     }));
 
-    const visible = () => Object.keys(panes).filter((name) => sprites[name] && (name !== "eps_hat" || showEps));
+    const visible = () => Object.keys(panes).filter((name) => sprites[name] && (!PANES[name].view || views.has(PANES[name].view)));
     const columnsOf = (count) => Math.ceil(Math.sqrt(count));
 
-    const layoutOf = () => {
-      const [w, h] = value.tile, count = solo === null ? value.images : 1, columns = columnsOf(count);
+    const indexNow = () => (value.kind === "live" ? value.step.index : value.frames[frame]);
+    // What the real decoder made of this step, where it was asked.
+    const decodedOf = (name) => decoded[`${name} ${indexNow()}`];
+
+    const layoutOf = ([w, h] = value.tile) => {
+      const count = solo === null ? value.images : 1, columns = columnsOf(count);
       const gap = count > 1 ? Math.max(1, Math.round(w / 16)) : 0;
       const width = columns * (w + gap) - gap, height = Math.ceil(count / columns) * (h + gap) - gap;
       return { w, h, count, columns, gap, width, height };
     };
 
     const paint = (canvas, context, name) => {
-      const box = layoutOf(), sprite = sprites[name];
+      const real = value.kind === "film" && decodedOf(name), sprite = real || sprites[name], box = layoutOf(real ? real.tile : value.tile);
       if (canvas.width !== box.width || canvas.height !== box.height) {
         canvas.width = box.width;
         canvas.height = box.height;
       }
       context.imageSmoothingEnabled = false;
-      const first = frame * value.images + (solo === null ? 0 : solo);
+      const first = (real ? 0 : frame) * value.images + (solo === null ? 0 : solo);
       for (let i = 0; i < box.count; i++) {
         const sx = ((first + i) % sprite.columns) * box.w, sy = Math.floor((first + i) / sprite.columns) * box.h;
         context.drawImage(sprite.bitmap, sx, sy, box.w, box.h, (i % box.columns) * (box.w + box.gap), Math.floor(i / box.columns) * (box.h + box.gap), box.w, box.h);
@@ -111,7 +132,14 @@
       const sigma = step.sigma === null ? "∞" : Studio.format(step.sigma);
       const logSnr = step.log_snr === null ? (step.sigma === null ? "−∞" : "∞") : fixed(step.log_snr, 2);
       const timestep = Number.isInteger(step.timestep) ? step.timestep : fixed(step.timestep, 1);
-      return `step ${step.index + 1} of ${step.num_steps}  ·  timestep ${timestep}  ·  σ ${sigma}  ·  log-SNR ${logSnr}`;
+      return `step ${step.index + 1} of ${step.num_steps}  ·  timestep\u00a0${timestep}  ·  σ\u00a0${sigma}  ·  log\u2060-\u2060SNR\u00a0${logSnr}`;
+    };
+
+    const wordsOf = (name) => {
+      const norms = stepNow().clip_gradient_norm;
+      if (name === "clip_gradient" && norms) return `where CLIP pulls, norm ${(solo === null ? norms : [norms[solo]]).map((norm) => Studio.format(norm)).join(", ")}`;
+      if (name === "x0_hat" && views.has("guidance") && sprites.x0_cond) return `guided, ×${Studio.format(stepNow().guidance_scale)}`;
+      return PANES[name].words;
     };
 
     const explainStep = (step) => {
@@ -126,11 +154,15 @@
 
     const draw = () => {
       const start = performance.now();
-      for (const name of visible()) paint(panes[name].canvas, panes[name].context, name);
+      for (const name of visible()) {
+        paint(panes[name].canvas, panes[name].context, name);
+        panes[name].words.textContent = wordsOf(name);
+      }
       const step = stepNow(), text = captionOf(step);
       caption.textContent = text;
       explainStep(step);
       chart.point(step.timestep);
+      for (const extra of extras) extra.draw();
       if (full) drawFull(text);
       element.dataset.step = root.dataset.step = step.index;
       const end = performance.now();
@@ -143,6 +175,9 @@
       for (const [name, pane] of Object.entries(panes)) pane.figure.hidden = !visible().includes(name);
       panesBox.dataset.count = visible().length;
       const box = layoutOf();
+      for (const button of root.querySelectorAll("[data-view]")) {
+        button.hidden = !VIEWS[button.dataset.view].always && !Object.keys(PANES).some((name) => PANES[name].view === button.dataset.view && sprites[name]);
+      }
       for (const { canvas } of Object.values(panes)) {
         canvas.style.aspectRatio = `${box.width} / ${box.height}`;
         canvas.title = value.images > 1 ? (solo === null ? "Click a picture to see it alone" : "Click to see all pictures") : "";
@@ -183,8 +218,14 @@
         { name: "noise", label: "noise scale", color: "var(--ds-noise)", x: t, y: noise, marks: marks((s) => s.noise) },
       ];
       const snr = [{ name: "log_snr", label: "log-SNR", color: "var(--ds-accent)", x: t, y: log_snr, marks: marks((s) => s.log_snr) }];
-      const series = curveKind === "scales" ? scales : snr;
-      chart.update({ series, yLabel: curveKind === "scales" ? "" : "log-SNR", yDomain: curveKind === "scales" ? [0, 1.02] : null, label: "Noise schedule of the model; click to go to a step" });
+      const norms = steps.filter((step) => step.clip_gradient_norm);
+      const clipButton = part("[data-curve=clip]");
+      clipButton.hidden = !norms.length;
+      if (!norms.length && curveKind === "clip") part("[data-curve=scales]").click();
+      const read = (step) => step.clip_gradient_norm.reduce((sum, norm) => sum + norm, 0) / step.clip_gradient_norm.length;
+      const clip = [{ name: "clip", label: "CLIP gradient", color: "var(--ds-accent)", x: norms.map((s) => s.timestep), y: norms.map(read), marks: norms.map((s) => ({ x: s.timestep, y: read(s) })) }];
+      const series = { scales, log_snr: snr, clip }[curveKind];
+      chart.update({ series, yLabel: { scales: "", log_snr: "log-SNR", clip: "norm of CLIP's gradient" }[curveKind], yDomain: curveKind === "scales" ? [0, 1.02] : null, label: "Noise schedule of the model; click to go to a step" });
     };
     for (const button of root.querySelectorAll("[data-curve]")) {
       button.onclick = () => {
@@ -210,11 +251,14 @@
       arrange();
     };
     part(".ds-all").onclick = () => { solo = null; arrange(); };
-    part(".ds-eps").onclick = (event) => {
-      showEps = !showEps;
-      event.currentTarget.setAttribute("aria-pressed", String(showEps));
-      arrange();
-    };
+    for (const button of root.querySelectorAll("[data-view]")) {
+      button.onclick = () => {
+        const view = button.dataset.view;
+        views.has(view) ? views.delete(view) : views.add(view);
+        button.setAttribute("aria-pressed", String(views.has(view)));
+        arrange();
+      };
+    }
 
     const fullCanvas = dialog.querySelector("canvas"), fullContext = fullCanvas.getContext("2d");
     const drawFull = (text) => {
@@ -222,6 +266,32 @@
       fullCanvas.style.aspectRatio = `${fullCanvas.width} / ${fullCanvas.height}`;
       fullCanvas.style.setProperty("--ds-ratio", fullCanvas.width / fullCanvas.height);
       dialog.querySelector(".ds-caption").textContent = text;
+      askToDecode();
+    };
+
+    // --- the real decoder, for the step that is open in full
+
+    const fullNote = part(".ds-full-note");
+    let resting = 0;
+    const mayDecode = (name) => value.kind === "film" && value.decodes && value.decodes.includes(name);
+    const askToDecode = () => {
+      clearTimeout(resting);
+      const real = decodedOf(full);
+      fullNote.textContent = !mayDecode(full) ? "" : real ? "Decoded." : "A small preview; the decoder is at work.";
+      if (!mayDecode(full) || real || !trigger) return;
+      const asked = { run: value.run, stream: full, index: indexNow() };
+      // Only where the hand rests: the decoder costs far more than a step of the slider.
+      resting = setTimeout(() => { if (full) trigger("select", asked); }, 250);
+    };
+    const receiveDecoded = async () => {
+      if (!props.decoded) return;
+      const { run, stream, index, src, tile, columns, error } = JSON.parse(props.decoded);
+      if (!value || value.run !== run) return;
+      if (error) { fullNote.textContent = error; return; }
+      const bitmap = await bitmapOf(src);
+      if (!value || value.run !== run) return bitmap.close();
+      decoded[`${stream} ${index}`] = { bitmap, tile, columns };
+      draw();
     };
     const openFull = (name) => {
       if (!value || !sprites[name]) return;
@@ -294,24 +364,28 @@
     const receive = async () => {
       if (!props.value) return;
       const ticket = ++asked;
-      let next, decoded;
+      let next, drawn, real;
       try {
         next = JSON.parse(props.value);
         if (next.kind === "note") return halt(next, ticket);
         const sources = next.kind === "live" ? Object.entries(next.pictures) : next.streams.map(({ name, src }) => [name, src]);
         const columns = next.kind === "live" ? next.columns : next.sprite_columns;
-        decoded = Object.fromEntries(await Promise.all(sources.map(async ([name, src]) => [name, { bitmap: await bitmapOf(src), columns }])));
+        const drawnOf = async ([name, src]) => [name, { bitmap: await bitmapOf(src), columns }];
+        const realOf = async ({ stream, index, src, tile, columns: wide }) => [`${stream} ${index}`, { bitmap: await bitmapOf(src), tile, columns: wide }];
+        [drawn, real] = (await Promise.all([Promise.all(sources.map(drawnOf)), Promise.all((next.decoded || []).map(realOf))])).map(Object.fromEntries);
       } catch (error) {
         console.error("The stage keeps its picture: this value cannot be drawn.", error);
         return;
       }
       // Decoding is asynchronous: an older frame that comes late must not cover a newer one.
-      if (ticket < shown) return Object.values(decoded).forEach(({ bitmap }) => bitmap.close());
+      if (ticket < shown) return [...Object.values(drawn), ...Object.values(real)].forEach(({ bitmap }) => bitmap.close());
       shown = ticket;
-      const before = sprites, another = !value || value.run !== next.run || value.kind !== next.kind;
+      const before = [...Object.values(sprites), ...Object.values(decoded)], another = !value || value.run !== next.run || value.kind !== next.kind;
       bar.pause();
       value = next;
-      sprites = decoded;
+      sprites = drawn;
+      decoded = real;
+      for (const extra of extras) extra.film(next);
       next.kind === "live" ? showLive(next) : showFilm(next);
       empty.hidden = true;
       explain.hidden = false;
@@ -322,7 +396,7 @@
       if (another) drawCurve();
       arrange();
       bar.set(bar.index);
-      Object.values(before).forEach(({ bitmap }) => bitmap.close());
+      before.forEach(({ bitmap }) => bitmap.close());
     };
 
     // --- a file dropped on the stage goes the way of the file button, so that the server checks it as any upload
@@ -346,7 +420,12 @@
     panesBox.dataset.count = 0;
     part(".ds-eps").disabled = true;
     for (const { figure } of Object.values(panes)) figure.hidden = true;
+    extras = Studio.stageExtras.map((join) => join({
+      root, panes, box: part(".ds-extras"), redraw: () => value && draw(),
+      get value() { return value; }, get frame() { return frame; }, get solo() { return solo; }, layoutOf,
+    })).filter(Boolean);
     watch("value", receive);
+    watch("decoded", receiveDecoded);
     receive();
   };
 })();

@@ -14,7 +14,7 @@ def tab(page, app_url):
     page.set_default_timeout(PATIENCE_MS)
     page.goto(app_url)
     page.get_by_role("tab", name=re.compile("One step or many")).click()
-    page.wait_for_selector(f"{STAGE} .ds-empty")
+    page.wait_for_selector(f"{STAGE}[data-state=recorded]")
     set_seconds(page, 2)
     return page
 
@@ -33,9 +33,39 @@ def ink(page, pane):
     )
 
 
-def test_the_empty_stage_says_what_to_do(tab):
-    assert "Press Train" in tab.inner_text(f"{STAGE} .ds-empty")
-    assert not tab.is_visible(f"{STAGE} .ds-stage-main")
+def update(page):
+    return int(page.get_attribute(STAGE, "data-update"))
+
+
+def test_the_tab_opens_with_a_recorded_training_that_plays_when_it_is_seen(tab):
+    tab.wait_for_function(f"Number(document.querySelector('{STAGE}').dataset.update) > 100")
+    assert "A recorded training" in tab.inner_text(f"{STAGE} .ds-title-text")
+    tab.wait_for_selector("#contrast-why .katex")
+    assert tab.locator(f"{STAGE} tbody tr").count() == 4 and ink(tab, "real") == [67, True]
+
+
+def test_the_training_is_walked_through_by_keys_and_by_its_curve(tab):
+    tab.keyboard.press("End")
+    tab.wait_for_selector(f"{STAGE} figure[data-pane=repeated] canvas:not(.ds-unmade)")
+    last = update(tab)
+    tab.keyboard.press("Home")
+    tab.wait_for_selector(f"{STAGE}[data-update='1']")
+    assert tab.inner_text(f"{STAGE} .ds-caption") == "No pictures yet"
+    assert tab.locator(f"{STAGE} figure:visible canvas.ds-unmade").count() == 3
+    plot = tab.locator(f"{STAGE} .ds-contrast-chart svg")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    tab.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"])
+    tab.wait_for_selector(f"{STAGE} figure[data-pane=ddpm] canvas:not(.ds-unmade)")
+    assert 0.4 * last < update(tab) < 0.7 * last
+
+
+def test_a_visitor_who_wants_no_motion_gets_the_end_of_the_recording(page, app_url):
+    page.emulate_media(reduced_motion="reduce")
+    page.goto(app_url)
+    page.get_by_role("tab", name=re.compile("One step or many")).click()
+    page.wait_for_selector(f"{STAGE}[data-state=recorded]")
+    assert update(page) > 100 and page.get_attribute(f"{STAGE} .ds-transport", "data-playing") == "false"
 
 
 def test_training_draws_losses_and_pictures_and_ends_with_figures_and_the_formula(tab):
@@ -49,12 +79,15 @@ def test_training_draws_losses_and_pictures_and_ends_with_figures_and_the_formul
     assert re.match(r"Done: \d+ updates of each network", tab.inner_text(f"{STAGE} .ds-title-text"))
     tab.wait_for_selector("#contrast-why .katex")
     tab.wait_for_selector("#contrast-train:not([disabled])")
+    tab.click(f"{STAGE} .ds-title-text")
+    tab.keyboard.press("Home")
+    tab.wait_for_selector(f"{STAGE}[data-update='1']")
 
 
 def test_stop_says_at_which_update_and_keeps_the_curves(tab):
     set_seconds(tab, 120)
     tab.click("#contrast-train")
-    tab.wait_for_selector(f"{STAGE} .ds-line[d*=L]", state="attached")
+    tab.wait_for_selector(f"{STAGE}[data-state=training] .ds-line[d*=L]", state="attached")
     tab.click("#contrast-stop")
     tab.wait_for_selector(f"{STAGE}[data-state=stopped]")
     assert re.match(r"Stopped after update \d+ of about \d+; the curves and its pictures stay\.", tab.inner_text(f"{STAGE} .ds-title-text"))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
 from studio.errors import InvalidOption
-from tabs.contrast import MAX_POINTS, Progress, Session, create_tab, explanation, picture, shown, thinned
+from tabs.contrast import MAX_POINTS, OPENING, Progress, Session, create_tab, explanation, opening, picture, record, shown, thinned
 
 
 class FakeStudio:
@@ -81,15 +81,16 @@ def test_a_whole_training_ends_with_four_grids_a_table_and_an_explanation():
     payloads, why = stages(FakeStudio())
     last = payloads[-1]
     assert last["state"] == "done" and last["share"] == 1 and last["title"] == "Done: 10 updates of each network in 90 s of training."
-    assert list(last["pictures"]) == ["one_step", "ddpm", "repeated", "real"]
+    assert [drawing["step"] for drawing in last["drawings"]] == [4, 10]
+    assert list(last["drawings"][-1]["pictures"]) == ["one_step", "ddpm", "repeated", "real"]
     assert last["table"][0] == {"name": "One step, asked once", "variety": 0.01, "sharpness": 0.2, "distance": 0.3}
     assert why["visible"] and r"\mathbb{E}[x_0 \mid x_T]" in why["value"] and "0.010" in why["value"]
 
 
 def test_pictures_on_the_way_are_shown_at_once_with_their_update():
     payloads, _ = stages(FakeStudio())
-    drawn = next(payload for payload in payloads if payload["pictures"])
-    assert drawn["drawn_at"] == 4 and set(drawn["pictures"]) == {"one_step", "ddpm"}
+    drawn = next(payload for payload in payloads if payload["drawings"])["drawings"]
+    assert [drawing["step"] for drawing in drawn] == [4] and set(drawn[0]["pictures"]) == {"one_step", "ddpm"}
 
 
 def test_losses_come_as_running_means_that_start_at_the_first_loss():
@@ -117,7 +118,7 @@ def test_stop_ends_the_training_within_a_step_and_says_what_it_kept(monkeypatch)
     last = json.loads(list(changes)[-1]["stage"])
     assert studio.closed and studio.made == made
     assert last["state"] == "stopped" and last["title"] == f"Stopped after update {made} of about 1000; the curves and its pictures stay."
-    assert last["drawn_at"] == made and len(last["losses"]["step"]) > 0 and last["pictures"]
+    assert [drawing["step"] for drawing in last["drawings"]] == [4, made] and len(last["losses"]["step"]) > 0
 
 
 def test_stop_while_waiting_in_the_queue_trains_nothing_to_keep():
@@ -149,6 +150,37 @@ def test_pictures_travel_as_one_png_with_clear_gaps():
     assert kind == "data:image/png;base64" and pixels.shape == (2 * 17 - 1, 3 * 17 - 1, 2)
     assert (pixels[:16, 17:33, 0] == 64).all() and (pixels[:16, :16, 1] == 255).all()
     assert (pixels[16, :, 1] == 0).all() and (pixels[:, 16, 1] == 0).all()
+
+
+def test_a_recording_is_the_whole_training_and_says_that_it_is_one():
+    recorded = record(FakeStudio().contrast(ContrastOptions(), Event()), 50)
+    shown = json.loads(recorded["stage"])
+    assert shown["state"] == "recorded" and shown["title"].startswith("A recorded training: 10 updates")
+    assert [drawing["step"] for drawing in shown["drawings"]] == [4, 10] and len(shown["table"]) == 4
+    assert recorded["why"] == explanation(finished(), 50)
+
+
+def test_the_tab_opens_with_a_training_recorded_by_the_real_networks():
+    _, studio, functions = wired()
+    stage, why = functions["on_open_page"].fn().values()
+    shown = json.loads(stage)
+    assert OPENING.stat().st_size < 300_000 and not studio.asked
+    assert shown["state"] == "recorded" and shown["losses"]["step"][-1] == shown["drawings"][-1]["step"]
+    assert len(shown["drawings"]) >= 5 and set(shown["drawings"][-1]["pictures"]) == {"one_step", "ddpm", "repeated", "real"}
+    figures = {row["name"]: row for row in shown["table"]}
+    # What the tab is about: asked once it draws one blur, asked often nearly as much variety as there is.
+    assert figures["One step, asked once"]["variety"] < 0.1 < 0.3 < figures["DDPM"]["variety"]
+    assert why["visible"] and "whatever the noise" in why["value"]
+
+
+def test_without_a_recording_the_stage_says_what_to_do(monkeypatch, tmp_path):
+    _, _, functions = wired()
+    monkeypatch.setattr("tabs.contrast.OPENING", tmp_path / "none.json")
+    opening.cache_clear()
+    try:
+        assert all(update == gr.skip() for update in functions["on_open_page"].fn().values())
+    finally:
+        opening.cache_clear()
 
 
 def test_the_explanation_compares_with_real_digits():
