@@ -145,11 +145,14 @@ class Averaged:
 
     def __init__(self, network: torch.nn.Module, decay: float):
         self.decay = decay
-        self.tensors = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
+        # Without decay the average is the weights themselves, and nothing has to be kept.
+        self.tensors = {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad and decay}
 
     @torch.no_grad()
     def update(self, network: torch.nn.Module, step: int) -> None:
         """average <- decay * average + (1 - decay) * weights, with a smaller decay at first, when the weights still run away."""
+        if not self.tensors:
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         current = dict(network.named_parameters())
         torch._foreach_lerp_(list(self.tensors.values()), [current[name].detach() for name in self.tensors], 1 - decay)

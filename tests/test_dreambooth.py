@@ -1,0 +1,182 @@
+"""Teaching a subject, on a tiny random pipeline: what is trained, what comes out, what is refused before anything begins."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from studio.errors import InvalidOption
+from studio.toybox.subject import example_pictures
+from tests.tiny_sd import save_tiny_sd
+from trainers.dreambooth import METHODS, PRESETS, DreamBoothOptions, check, draw, ensure_class_images, estimate, load_parts, train
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_tiny_sd(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, picture in enumerate(example_pictures()[:3]):
+        picture.save(folder / f"{i}.png")
+    return folder
+
+
+def options(base, pictures, **changes) -> DreamBoothOptions:
+    small = {
+        "base": str(base), "instances": str(pictures), "output": str(pictures.parent / "run"), "resolution": 32, "steps": 3, "batch_size": 2,
+        "num_class_images": 4, "class_steps": 2, "validation_steps": 2, "sample_every": 0, "checkpoint_every": 2, "lr": 1e-3, "tensorboard": False,
+        "class_images": str(pictures.parent / "class"),
+    }
+    return DreamBoothOptions(**{**small, **changes})
+
+
+def latents_for(pipeline) -> torch.Tensor:
+    return torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+
+
+def picture_of(pipeline) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline("a sks cat", latents=latents_for(pipeline), height=32, width=32, num_inference_steps=3, output_type="np").images[0]
+
+
+def plain(folder):
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_result_of_every_method_loads_in_plain_diffusers_and_changes_the_picture(base, pictures, method):
+    asked = options(base, pictures, method=method, steps=4, lr=5e-3)
+    logs = list(train(asked, progress=False))
+    assert [log.step for log in logs] == [0, 1, 2, 3] and set(logs[0].extra) == {"instance", "prior"} and logs[0].grad_norm > 0
+    model = Path(asked.output) / "model"
+    pipeline = plain(base)
+    before = picture_of(pipeline)
+    if method == "lora":
+        pipeline.load_lora_weights(str(model))
+        assert {path.name for path in model.iterdir()} == {"pytorch_lora_weights.safetensors", "studio.json"}
+    else:
+        pipeline = plain(model)
+        same = all(torch.equal(a.half(), b.half()) for a, b in zip(plain(base).text_encoder.parameters(), pipeline.text_encoder.parameters()))
+        assert same == (method == "full")
+    assert np.abs(picture_of(pipeline) - before).max() > 0.01
+    assert json.loads((model / "studio.json").read_text())["base"] == str(base)
+
+
+@pytest.mark.parametrize("changes", [{"method": "lora"}, {"method": "full", "ema_decay": 0.9}, {"method": "full_text", "cache": False, "crop": "random", "flip": True}])
+def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, pictures, changes):
+    whole, cut = (options(base, pictures, output=str(pictures.parent / name), steps=5, **changes) for name in ("whole", "cut"))
+    list(train(whole, progress=False))
+    stopped = train(cut, progress=False)
+    for _ in range(3):
+        next(stopped)
+    stopped.close()
+    assert [log.step for log in train(cut, progress=False)] == [2, 3, 4]
+    for ours in (Path(whole.output) / "model").rglob("*.safetensors"):
+        theirs = Path(cut.output) / "model" / ours.relative_to(Path(whole.output) / "model")
+        a, b = load_file(ours), load_file(theirs)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loss_is_that_of_two_halves_and_min_snr_weighs_both(base, pictures):
+    from trainers.dreambooth import DreamBoothTask
+
+    def parts(**changes):
+        task = DreamBoothTask(options(base, pictures, **changes))
+        losses = task.losses(task.network, torch.arange(2), torch.Generator().manual_seed(7), torch.device("cpu"))
+        return losses.descend.item(), losses.each
+
+    both, each = parts(prior_weight=1.0)
+    half, _ = parts(prior_weight=0.5)
+    assert both == pytest.approx(each[:2].mean().item() + each[2:].mean().item(), rel=1e-5)
+    assert half == pytest.approx(each[:2].mean().item() + 0.5 * each[2:].mean().item(), rel=1e-5)
+    alone, each = parts(prior_weight=0.0)
+    assert len(each) == 2 and alone == pytest.approx(each.mean().item(), rel=1e-5)
+    assert parts(prior_weight=1.0, min_snr_gamma=1e-3)[0] < both
+    assert parts(prior_weight=1.0, offset_noise=0.5)[0] != pytest.approx(both)
+
+
+def test_cached_latents_and_prompts_give_the_losses_that_encoding_each_time_gives(base, pictures):
+    losses = [[log.loss for log in train(options(base, pictures, output=str(pictures.parent / str(cache)), cache=cache), progress=False)] for cache in (True, False)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_only_the_missing_class_pictures_are_drawn_and_kept_under_their_hash(base, pictures):
+    parts = load_parts(str(base))
+    first = ensure_class_images(options(base, pictures, num_class_images=3), parts)
+    stamps = {path: path.stat().st_mtime_ns for path in first}
+    more = ensure_class_images(options(base, pictures, num_class_images=5), parts)
+    assert len(more) == 5 and more[:3] == first and all(path.stat().st_mtime_ns == stamps[path] for path in first)
+    assert len({path.stem.split("-")[1] for path in more}) == 5
+    assert ensure_class_images(options(base, pictures, num_class_images=2), parts) == first[:2]
+
+
+def test_validation_shows_before_and_after_at_the_same_seeds(base, pictures):
+    asked = options(base, pictures, sample_every=3, validation_prompts="a sks cat|a cat")
+    list(train(asked, progress=False))
+    (sheet,) = (Path(asked.output) / "samples").glob("*.png")
+    assert Image.open(sheet).size == (8 * 32 + 4, 2 * 32)
+    again = draw(load_parts(str(base)), ["a cat"], [5], resolution=32, num_steps=2, guidance_scale=2.0)
+    assert np.array_equal(np.asarray(again[0]), np.asarray(draw(load_parts(str(base)), ["a cat"], [5], resolution=32, num_steps=2, guidance_scale=2.0)[0]))
+
+
+def test_the_estimate_counts_what_is_trained(base, pictures):
+    whole, low_rank = (estimate(options(base, pictures, method=method)) for method in ("full", "lora"))
+    assert 0 < low_rank.trained_parameters < whole.trained_parameters and low_rank.memory_gib < whole.memory_gib and whole.seconds > 0
+
+
+NONSENSE = [
+    ({"instance_prompt": "a cat"}, "token"), ({"class_prompt": "a sks cat"}, "without the token"), ({"rank": 0}, "rank"), ({"lr": 1e3}, "lr"),
+    ({"steps": 0}, "steps"), ({"resolution": 33}, "resolution"), ({"alpha": 0.0}, "alpha"), ({"prior_weight": -1.0}, "prior_weight"),
+]
+
+
+@pytest.mark.parametrize(("changes", "word"), NONSENSE)
+def test_nonsense_is_refused_in_a_sentence(base, pictures, changes, word):
+    with pytest.raises(InvalidOption, match=word):
+        options(base, pictures, **changes)
+
+
+def test_pictures_that_will_not_do_are_refused_before_anything_begins(base, pictures, tmp_path):
+    (pictures / "broken.png").write_text("no picture")
+    with pytest.raises(InvalidOption, match="broken.png"):
+        check(options(base, pictures))
+    for path in list(pictures.iterdir())[1:]:
+        path.unlink()
+    next(pictures.iterdir()).rename(pictures / "only.png")
+    example_pictures()[0].save(pictures / "only.png")
+    with pytest.raises(InvalidOption, match="One picture"):
+        check(options(base, pictures))
+    (pictures / "only.png").unlink()
+    with pytest.raises(InvalidOption, match="no pictures"):
+        check(options(base, pictures))
+    with pytest.raises(InvalidOption, match="does not exist"):
+        check(options(base, tmp_path / "nowhere"))
+
+
+def test_a_class_folder_that_cannot_be_written_is_refused(base, pictures, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(InvalidOption, match="cannot be written"):
+        check(options(base, pictures, class_images=str(blocker / "class")))
+    assert os.path.exists(blocker)
+
+
+def test_targets_that_name_no_layer_are_refused(base, pictures):
+    with pytest.raises((InvalidOption, ValueError)):
+        list(train(options(base, pictures, method="lora", targets="nothing"), progress=False))
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_are_options(preset):
+    assert DreamBoothOptions(**preset.options).steps > 0

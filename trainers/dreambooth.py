@@ -1,0 +1,547 @@
+"""Teach a text-to-image model a new subject from a handful of pictures (DreamBooth).
+
+    python -m trainers.dreambooth --base toybox-sd --instances assets/examples/domino \
+        --instance-prompt "a sks cat" --class-prompt "a cat" --output runs/domino
+
+Each step: a batch of the subject's pictures under the instance prompt, and as many pictures of its class under the class
+prompt, which the base model drew itself before it was taught anything (Ruiz et al. 2022, arXiv:2208.12242):
+    loss = mse(instance half) + prior_weight * mse(class half)
+so that the rare token comes to mean the subject while the class keeps its meaning. Either all of the UNet is trained, or
+UNet and text encoder, or low-rank additions to its attention (LoRA, Hu et al. 2021, arXiv:2106.09685).
+
+The result, <output>/model: a StableDiffusionPipeline folder, or for LoRA a file that plain diffusers' load_lora_weights
+takes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from studio.errors import InvalidOption
+from trainers.data import IMAGE_SUFFIXES, open_picture
+from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
+from trainers.options import option
+from trainers.program import run_program
+
+__all__ = ["DreamBoothOptions", "PRESETS", "Preset", "check", "estimate", "train"]
+
+METHODS = ("full", "full_text", "lora")
+LORA_FILE = "pytorch_lora_weights.safetensors"
+FACTS_FILE = "studio.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.dreambooth --help` prints them."""
+
+    base: str = option("toybox-sd", "the model to teach: a name of the catalogue, a folder or a Hub id")
+    output: str = option("runs/dreambooth", "the run folder; an unfinished run in it is resumed")
+    # the subject
+    instances: str = option("assets/examples/domino", "the folder with the subject's pictures, 2 or more; 3 to 5 are usual")
+    instance_prompt: str = option("a sks cat", "names the subject: the token and its class")
+    token: str = option("sks", "the rare word that comes to mean the subject; it stands in the instance prompt")
+    resolution: int = option(64, "pixels a side that training sees, a multiple of 8")
+    crop: str = option("center", "how pictures are brought to a square: from the centre, or at random", ("center", "random"))
+    flip: bool = option(False, "mirror half of the pictures; not for subjects whose sides differ")
+    # its class
+    class_prompt: str = option("a cat", "the class without the token, for prior preservation")
+    prior_weight: float = option(1.0, "weight of the class half, 0 = no prior preservation (arXiv:2208.12242, equation 2)")
+    class_images: str = option("", "folder of class pictures, kept and reused; empty = one for this base and prompt under runs/class-images")
+    num_class_images: int = option(64, "class pictures; the missing ones are drawn by the base model first")
+    class_guidance: float = option(4.0, "guidance scale at which class pictures are drawn")
+    class_steps: int = option(25, "sampling steps at which class pictures are drawn")
+    # what is trained
+    method: str = option("full", "all of the UNet, the text encoder with it, or LoRA", METHODS)
+    rank: int = option(8, "rank of LoRA's additions")
+    alpha: float = option(8.0, "LoRA's scale: additions are multiplied by alpha / rank")
+    targets: str = option("to_q,to_k,to_v,to_out.0", "layers that LoRA adds to, comma-separated ends of module names")
+    # the loss
+    min_snr_gamma: float = option(0.0, "weigh both halves by min(SNR, gamma), 0 = off; 5 in arXiv:2303.09556")
+    offset_noise: float = option(0.0, "strength of noise that is the same all over a picture, for very dark or light subjects; 0.1 is usual")
+    # the optimiser
+    steps: int = option(400, "optimiser steps in all")
+    batch_size: int = option(2, "pictures of the subject a batch; as many of its class join them")
+    lr: float = option(1e-4, "peak learning rate, between 0 and 1; about 1e-4 for LoRA, 1e-6..5e-6 for a full Stable Diffusion")
+    lr_plan: str = option("constant", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    warmup: int = option(0, "steps over which the learning rate rises")
+    ema_decay: float = option(0.0, "decay of the averaged weights, which are the ones kept; 0 keeps the last, 0 to 1")
+    adam_8bit: bool = option(False, "8-bit Adam of bitsandbytes, on a GPU")
+    gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, a third more time")
+    cache: bool = option(True, "encode pictures and prompts once, before training (not with random crops, nor prompts under a trained text encoder)")
+    # looking on
+    validation_prompts: str = option(
+        "a sks cat|a sks cat on a yellow background|a cat", "prompts drawn from fixed seeds during training, separated by |",
+    )
+    validation_steps: int = option(20, "sampling steps of those")
+    validation_guidance: float = option(4.0, "guidance scale of those")
+    sample_every: int = option(100, "steps between them, 0 = none")
+    checkpoint_every: int = option(100, "steps between checkpoints")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "rank", "num_class_images", "class_steps", "validation_steps")
+        self.require_at_least(0, "prior_weight", "min_snr_gamma", "offset_noise")
+        if self.alpha <= 0:
+            raise InvalidOption(f"alpha must be above 0, but it is {self.alpha}.")
+        if self.resolution < 16 or self.resolution % 8:
+            raise InvalidOption(f"resolution must be a multiple of 8, 16 or more, but it is {self.resolution}.")
+        if not self.token.strip() or self.token not in self.instance_prompt.split():
+            raise InvalidOption(f"The instance prompt must hold the token {self.token!r} as a word of its own; it is {self.instance_prompt!r}.")
+        if self.prior_weight and (not self.class_prompt.strip() or self.token in self.class_prompt.split()):
+            raise InvalidOption(f"The class prompt must name the class without the token {self.token!r}; it is {self.class_prompt!r}.")
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoder learns too."""
+        return self.method == "full_text"
+
+    @property
+    def class_folder(self) -> Path:
+        """Where class pictures lie."""
+        if self.class_images:
+            return Path(self.class_images)
+        facts = json.dumps([self.base, self.class_prompt, self.resolution, self.class_guidance, self.class_steps])
+        return Path(self.output).parent / "class-images" / hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A set of options for a purpose."""
+
+    label: str
+    about: str
+    options: dict[str, Any]
+
+
+PRESETS: dict[str, Preset] = {
+    "toybox": Preset(
+        label="Toybox, CPU, 3 minutes", about="All of the small embedded model, on two cores.",
+        options={"base": "toybox-sd", "resolution": 64, "method": "full", "steps": 400, "batch_size": 4, "lr": 2e-4, "ema_decay": 0.98, "num_class_images": 64},
+    ),
+    "toybox-lora": Preset(
+        label="Toybox LoRA, CPU, 2 minutes", about="A 200 KB addition to the embedded model.",
+        options={"base": "toybox-sd", "resolution": 64, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 400, "batch_size": 4, "lr": 2e-3},
+    ),
+    "sd15-lora": Preset(
+        label="SD 1.5 LoRA, 8 GB", about="Half precision, gradient checkpointing: fits a small GPU.",
+        options={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 800,
+            "batch_size": 1, "lr": 1e-4, "mixed_precision": "fp16", "gradient_checkpointing": True, "num_class_images": 100, "class_guidance": 7.5,
+            "validation_guidance": 7.5,
+        },
+    ),
+    "sd15-full": Preset(
+        label="SD 1.5 full, 24 GB", about="All of the UNet with 8-bit Adam.",
+        options={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "full", "steps": 800, "batch_size": 1, "lr": 2e-6,
+            "mixed_precision": "bf16", "adam_8bit": True, "gradient_checkpointing": True, "num_class_images": 200, "class_guidance": 7.5,
+            "validation_guidance": 7.5,
+        },
+    ),
+}
+
+
+# --- before anything is started ------------------------------------------------------------------------------
+
+def check(options: DreamBoothOptions) -> None:
+    """Everything that can be known to go wrong before a run begins. Raises InvalidOption with what to do."""
+    load_instances(options)
+    if options.prior_weight:
+        _require_writable(options.class_folder)
+    if options.adam_8bit:
+        _bitsandbytes()
+    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise InvalidOption("fp16 training needs a CUDA GPU; choose mixed precision 'no' on this machine.")
+
+
+def instance_paths(folder: str) -> list[Path]:
+    """The pictures in the folder, in order of name. Raises InvalidOption."""
+    if not Path(folder).is_dir():
+        raise InvalidOption(f"The folder of pictures {folder!r} does not exist; upload 3 to 5 pictures of the subject.")
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise InvalidOption("There are no pictures of the subject; give 3 to 5 of them.")
+    return paths
+
+
+def load_instances(options: DreamBoothOptions) -> list[Image.Image]:
+    """The subject's pictures, RGB. Raises InvalidOption naming a file that cannot be read, or when there are too few."""
+    pictures = [open_picture(path) for path in instance_paths(options.instances)]
+    if len(pictures) < 2:
+        raise InvalidOption("One picture is not enough to tell the subject from its surroundings; give at least 2, better 3 to 5.")
+    return pictures
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InvalidOption(f"The folder for class pictures, {str(folder)!r}, cannot be written to; choose another one.") from error
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise InvalidOption("8-bit Adam needs the package bitsandbytes and a CUDA GPU: `pip install bitsandbytes`, or turn it off.") from None
+    return bitsandbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run will take. seconds: None where it could not be measured."""
+
+    seconds: float | None
+    memory_gib: float
+    trained_parameters: int
+
+
+def estimate(options: DreamBoothOptions) -> Estimate:
+    """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model."""
+    import time
+
+    parts = load_parts(options.base)
+    unet = parts["unet"]
+    latent = torch.randn(options.batch_size * (2 if options.prior_weight else 1), unet.config.in_channels, *[options.resolution // _factor(parts["vae"])] * 2)
+    text = torch.zeros(len(latent), 8, unet.config.cross_attention_dim)
+    with torch.inference_mode():
+        unet(latent[:1], 1, text[:1])
+        started = time.perf_counter()
+        unet(latent, 1, text)
+    forward_s = time.perf_counter() - started
+    total = sum(p.numel() for p in unet.parameters())
+    trained = total if options.method != "lora" else _lora_parameters(unet, options)
+    if options.trains_text:
+        trained += sum(p.numel() for p in parts["text_encoder"].parameters())
+    # Backward costs twice the forward; half as much again where activations are computed twice.
+    seconds = forward_s * (4 if options.gradient_checkpointing else 3) * options.steps * options.accumulation
+    state = trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0)) + total * 4
+    activations = latent.numel() * 4 * (600 if options.gradient_checkpointing else 2500)
+    return Estimate(seconds=seconds, memory_gib=(state + activations) / 2**30 + 0.6, trained_parameters=trained)
+
+
+def _lora_parameters(unet: Any, options: DreamBoothOptions) -> int:
+    ends = tuple(options.targets.split(","))
+    layers = [module for name, module in unet.named_modules() if name.endswith(ends) and hasattr(module, "in_features")]
+    return sum(options.rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+# --- the base model ------------------------------------------------------------------------------------------
+
+def base_source(name: str) -> str:
+    """The folder or Hub id of a base model by its name in the catalogue, its folder or its id."""
+    from studio.models.loading import resolve
+
+    return resolve(name)
+
+
+def load_parts(name: str) -> dict[str, Any]:
+    """{"unet", "vae", "text_encoder", "tokenizer", "scheduler"} of a StableDiffusionPipeline, float32, frozen."""
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(base_source(name), torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.requires_grad_(False)
+    return {
+        "unet": pipeline.unet, "vae": pipeline.vae.eval(), "text_encoder": pipeline.text_encoder.eval(), "tokenizer": pipeline.tokenizer,
+        "scheduler": pipeline.scheduler, "process": DDPMScheduler.from_config(pipeline.scheduler.config),
+    }
+
+
+def _factor(vae: Any) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def token_features(parts: dict[str, Any], prompts: list[str]) -> Tensor:
+    """(B, L, D) features of prompts, as the pipeline feeds them."""
+    tokenizer, encoder = parts["tokenizer"], parts["text_encoder"]
+    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return encoder(ids.to(encoder.device))[0]
+
+
+def make_pipeline(parts: dict[str, Any]) -> Any:
+    """A quiet StableDiffusionPipeline of the parts at hand; nothing is copied."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"], unet=parts["unet"], scheduler=parts["scheduler"],
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def draw(parts: dict[str, Any], prompts: list[str], seeds: list[int], *, resolution: int, num_steps: int, guidance_scale: float) -> list[Image.Image]:
+    """A picture a prompt, each from its own seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return make_pipeline(parts)(
+        prompts, height=resolution, width=resolution, num_inference_steps=num_steps, guidance_scale=guidance_scale, generator=generators,
+    ).images
+
+
+# --- class pictures ------------------------------------------------------------------------------------------
+
+def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any], batch: int = 8) -> list[Path]:
+    """Draw the class pictures that are missing; gives the paths of all that are used.
+
+    A picture's name is its number and a hash of its bytes, so that a double is noticed and never kept.
+    """
+    from tqdm import tqdm
+
+    folder = options.class_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {path.stem.split("-", 1)[1]: path for path in sorted(folder.glob("[0-9]*-*.png"))}
+    seed, bar = len(kept), tqdm(total=options.num_class_images, initial=min(len(kept), options.num_class_images), desc="class pictures")
+    while len(kept) < options.num_class_images:
+        count = min(batch, options.num_class_images - len(kept))
+        pictures = draw(
+            parts, [options.class_prompt] * count, list(range(seed, seed + count)), resolution=options.resolution, num_steps=options.class_steps,
+            guidance_scale=options.class_guidance,
+        )
+        seed += count
+        for picture in pictures:
+            digest = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
+            if digest not in kept:
+                kept[digest] = folder / f"{len(kept):05d}-{digest}.png"
+                picture.save(kept[digest])
+                bar.update()
+    bar.close()
+    return list(kept.values())[: options.num_class_images]
+
+
+# --- pictures as training sees them --------------------------------------------------------------------------
+
+def to_square(picture: Image.Image, resolution: int, crop: str, generator: torch.Generator) -> Image.Image:
+    """Shortest side to `resolution`, then a square from the centre or at random."""
+    from studio.images import fit
+
+    if crop == "center":
+        return fit(picture, resolution, resolution)
+    scale = resolution / min(picture.size)
+    wide = picture.resize((max(resolution, round(picture.width * scale)), max(resolution, round(picture.height * scale))), Image.Resampling.LANCZOS)
+    left, top = (int(torch.randint(extent - resolution + 1, (1,), generator=generator)) for extent in wide.size)
+    return wide.crop((left, top, left + resolution, top + resolution))
+
+
+def to_tensor(pictures: list[Image.Image]) -> Tensor:
+    """(B, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).movedim(-1, 1).float() / 127.5 - 1
+
+
+class Source:
+    """The pictures of one half, as latents: encoded once where nothing changes from step to step, else at each step."""
+
+    def __init__(self, options: DreamBoothOptions, pictures: list[Image.Image], prompt: str, vae: Any):
+        self.options, self.pictures, self.prompt, self.vae = options, pictures, prompt, vae
+        self.cached = self._encode_all() if options.cache and options.crop == "center" else None
+
+    @torch.no_grad()
+    def _encode_all(self) -> tuple[Tensor, Tensor]:
+        """((2, N, C, h, w) means, stds): the pictures, and mirrored."""
+        fixed = torch.Generator()
+        squares = to_tensor([to_square(picture, self.options.resolution, "center", fixed) for picture in self.pictures])
+        both = [self._posterior(squares), self._posterior(squares.flip(-1))] if self.options.flip else [self._posterior(squares)] * 2
+        return torch.stack([mean for mean, _ in both]), torch.stack([std for _, std in both])
+
+    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [self.vae.encode(chunk.to(self.vae.device)).latent_dist for chunk in pixels.split(8)]
+        return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
+
+    @torch.no_grad()
+    def latents(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, C, h, w) scaled latents of pictures drawn at random."""
+        which = torch.randint(len(self.pictures), (count,), generator=generator)
+        mirrored = (torch.rand(count, generator=generator) < 0.5).long() * int(self.options.flip)
+        if self.cached is not None:
+            mean, std = self.cached[0][mirrored, which], self.cached[1][mirrored, which]
+        else:
+            squares = to_tensor([to_square(self.pictures[i], self.options.resolution, self.options.crop, generator) for i in which.tolist()])
+            squares = torch.where(mirrored.bool()[:, None, None, None], squares.flip(-1), squares)
+            mean, std = self._posterior(squares)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return (mean + std * noise) * self.vae.config.scaling_factor
+
+
+# --- the task ------------------------------------------------------------------------------------------------
+
+class _Taught(torch.nn.Module):
+    """What learns: the UNet, and with it perhaps the text encoder. One forward pass, so that accelerate wraps it whole."""
+
+    def __init__(self, unet: Any, text_encoder: Any | None):
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        if self.text_encoder is not None:
+            text = self.text_encoder(text)[0]
+        return self.unet(x_t, t, text, return_dict=False)[0]
+
+
+class DreamBoothTask(Task):
+    """The subject's pictures, its class's, and the model that learns to tell them apart by a token."""
+
+    def __init__(self, options: DreamBoothOptions):
+        check(options)
+        self.options = options
+        torch.manual_seed(options.seed)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.parts = load_parts(options.base)
+        for name in ("unet", "vae", "text_encoder"):
+            self.parts[name].to(device)
+        self.before: list[Image.Image] = self._validate() if options.sample_every else []
+        self.sources = [Source(options, load_instances(options), options.instance_prompt, self.parts["vae"])]
+        if options.prior_weight:
+            drawn = [open_picture(path) for path in ensure_class_images(options, self.parts)]
+            self.sources.append(Source(options, drawn, options.class_prompt, self.parts["vae"]))
+        self.size = len(self.sources[0].pictures)
+        self.text = self._text()
+        self.network = self._network()
+        self.process = self.parts["process"]
+
+    def _text(self) -> Tensor:
+        """What each half says: token ids where the text encoder learns, else its features, read once."""
+        prompts = [source.prompt for source in self.sources]
+        if not self.options.trains_text:
+            with torch.no_grad():
+                return token_features(self.parts, prompts)
+        tokenizer = self.parts["tokenizer"]
+        return tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+
+    def _network(self) -> torch.nn.Module:
+        options, unet = self.options, self.parts["unet"]
+        if options.method == "lora":
+            from peft import LoraConfig
+
+            unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.alpha, init_lora_weights="gaussian", target_modules=options.targets.split(",")))
+        else:
+            unet.requires_grad_(True)
+        if options.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if options.trains_text:
+            self.parts["text_encoder"].requires_grad_(True)
+        network = _Taught(unet, self.parts["text_encoder"] if options.trains_text else None)
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise InvalidOption(f"No layer of the model ends in any of {options.targets!r}; the usual targets are to_q,to_k,to_v,to_out.0.")
+        return network
+
+    def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        if not self.options.adam_8bit:
+            return super().make_optimizer(parameters)
+        return _bitsandbytes().optim.AdamW8bit(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay)
+
+    def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
+        # The subject has few pictures: each half draws its own at random instead of walking through `indices` in turn.
+        options, process, halves, count = self.options, self.process, len(self.sources), len(indices)
+        z = torch.cat([source.latents(count, generator) for source in self.sources]).to(device)
+        t = torch.randint(process.config.num_train_timesteps, (len(z),), generator=generator).to(device)
+        noise = torch.randn(z.shape, generator=generator)
+        if options.offset_noise:
+            noise = noise + options.offset_noise * torch.randn((*z.shape[:2], 1, 1), generator=generator)
+        noise, text = noise.to(device), self._texts(count).to(device)
+
+        z_t = process.add_noise(z, noise, t)
+        kind = process.config.prediction_type
+        target = process.get_velocity(z, noise, t) if kind == "v_prediction" else noise
+        output = network(z_t.contiguous(memory_format=torch.channels_last), t, text)
+        losses = (output.float() - target).square().mean(dim=(1, 2, 3))
+        weighted = losses * min_snr_weights(kind, snr_of(process.alphas_cumprod, t), options.min_snr_gamma) if options.min_snr_gamma else losses
+        means = [half.mean() for half in weighted.chunk(halves)]
+        descend = means[0] + options.prior_weight * means[1] if halves == 2 else means[0]
+        extra = dict(zip(("instance", "prior"), [half.detach().mean() for half in losses.chunk(halves)]))
+        return Losses(descend=descend, each=losses, t_share=t / process.config.num_train_timesteps, extra=extra)
+
+    def _texts(self, count: int) -> Tensor:
+        if not self.options.trains_text and not self.options.cache:
+            with torch.no_grad():
+                return token_features(self.parts, [source.prompt for source in self.sources]).repeat_interleave(count, 0)
+        return self.text.repeat_interleave(count, 0)
+
+    # --- looking on, and the result
+
+    def _validate(self) -> list[Image.Image]:
+        options = self.options
+        prompts = [prompt.strip() for prompt in options.validation_prompts.split("|") if prompt.strip()]
+        texts = [prompt for prompt in prompts for _ in range(4)]
+        seeds = [1000 + k for _ in prompts for k in range(4)]
+        return draw(
+            self.parts, texts, seeds, resolution=options.resolution, num_steps=options.validation_steps, guidance_scale=options.validation_guidance,
+        )
+
+    def sheet(self, network: Any) -> Any:
+        """A row a prompt: four seeds before anything was taught, a gap, the same four now."""
+        before, now = self.before, self._validate()
+        if not now:
+            return None
+        side, gap = self.options.resolution, max(4, self.options.resolution // 12)
+        sheet = Image.new("RGB", (8 * side + gap, len(now) // 4 * side), "white")
+        for i, (old, new) in enumerate(zip(before, now)):
+            row, column = divmod(i, 4)
+            sheet.paste(old, (column * side, row * side))
+            sheet.paste(new, ((4 + column) * side + gap, row * side))
+        return sheet
+
+    def save(self, network: Any, path: Path) -> None:
+        if self.options.method == "lora":
+            save_lora(self.parts["unet"], path)
+        else:
+            save_pipeline(self.parts, path)
+        facts = {"kind": "lora" if self.options.method == "lora" else "pipeline", "base": self.options.base, "prompt": self.options.instance_prompt}
+        (path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def save_lora(unet: Any, path: Path) -> None:
+    """Write the file that load_lora_weights of plain diffusers takes."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    layers = {name: tensor.detach().cpu() for name, tensor in convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)).items()}
+    alpha = {"r": unet.peft_config["default"].r, "lora_alpha": unet.peft_config["default"].lora_alpha}
+    StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=layers, unet_lora_adapter_metadata=_adapter_metadata(unet, alpha), safe_serialization=True)
+
+
+def _adapter_metadata(unet: Any, fallback: dict[str, Any]) -> dict[str, Any]:
+    # Without it a reader would take alpha = rank.
+    config = unet.peft_config["default"].to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in {**fallback, **config}.items() if value is not None}
+
+
+def save_pipeline(parts: dict[str, Any], path: Path) -> None:
+    """Write the pipeline folder in fp16, one part after the other, so that the model is never held twice."""
+    from safetensors.torch import save_file
+
+    make_pipeline(parts).save_config(path)
+    for name in ("tokenizer", "scheduler"):
+        parts[name].save_pretrained(path / name)
+    for name in ("unet", "vae"):
+        parts[name].save_config(path / name)
+        halves = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in parts[name].state_dict().items()}
+        save_file(halves, path / name / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    encoder = parts["text_encoder"]
+    encoder.save_pretrained(path / "text_encoder", state_dict={key: value.to("cpu", torch.float16) for key, value in encoder.state_dict().items()})
+
+
+def train(options: DreamBoothOptions, *, progress: bool = True) -> Iterator[StepLog]:
+    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop."""
+    yield from run_loop(DreamBoothTask(options), progress=progress)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    run_program(DreamBoothOptions, train, argv, description="Teach a text-to-image model a new subject.")
+
+
+if __name__ == "__main__":
+    main()
