@@ -49,6 +49,7 @@ class ClipOptions(LoopOptions):
     text_layers: int = option(3, "blocks of the text tower")
     vision_layers: int = option(4, "blocks of the picture tower")
     max_tokens: int = option(32, "longest text in tokens, with start and end")
+    start: str = option("", "a CLIP folder to go on from, or nothing")
     freeze_text: bool = option(False, "train the picture tower alone, to a text tower that is fixed (arXiv:2111.07991)")
 
     def __post_init__(self) -> None:
@@ -58,6 +59,8 @@ class ClipOptions(LoopOptions):
         self.require_at_least(2, "batch_size")
         if self.width < 32 or self.width % 32:
             raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
+        if self.freeze_text and not self.start:
+            raise InvalidOption("freeze_text needs a CLIP to go on from: name its folder with start.")
         if self.resolution % self.patch:
             raise InvalidOption(f"resolution must be a multiple of the patch, but {self.resolution=} and {self.patch=}.")
 
@@ -116,8 +119,7 @@ class ClipTask(Task):
         torch.manual_seed(options.seed)
         self.data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
         self.size = len(self.data)
-        self.tokenizer = make_tokenizer(toybox_texts() if options.data == "toybox" else [str(text) for text in self.data.texts], options.max_tokens)
-        self.network = make_network(options, self.tokenizer)
+        self.tokenizer, self.network = _load(options.start) if options.start else _new(options, self.data)
         if options.freeze_text:
             self.network.text_model.requires_grad_(False)
             self.network.text_projection.requires_grad_(False)
@@ -136,6 +138,18 @@ class ClipTask(Task):
 
     def save(self, network: Any, path: Path) -> None:
         save_model(path, self.options, network, self.tokenizer)
+
+
+def _new(options: ClipOptions, data: Captioned) -> tuple[Any, Any]:
+    texts = toybox_texts() if options.data == "toybox" else [str(text) for text in data.texts]
+    tokenizer = make_tokenizer(texts, options.max_tokens)
+    return tokenizer, make_network(options, tokenizer)
+
+
+def _load(folder: str) -> tuple[Any, Any]:
+    from transformers import CLIPModel, CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(folder), CLIPModel.from_pretrained(folder, dtype=torch.float32)
 
 
 def save_model(path: Path, options: ClipOptions, network: Any, tokenizer: Any) -> None:

@@ -6,119 +6,104 @@
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from studio.models import MODELS
 from studio.models.catalogue import ASSETS
-from trainers.ddpm import DDPMOptions, train
-from trainers.judge import JudgeOptions, judge
+from trainers import attributes, cards, clip, ddpm, latent, vae
+from trainers.attributes import AttributeOptions
+from trainers.clip import ClipOptions
+from trainers.ddpm import DDPMOptions
+from trainers.latent import LatentOptions
+from trainers.loop import LoopOptions
 from trainers.run_folder import RunFolder
+from trainers.vae import VaeOptions
 
-__all__ = ["RECIPES", "rebuild", "write_card"]
+__all__ = ["RECIPES", "rebuild"]
 
 TOYBOX = DDPMOptions(
     data="toybox", output="runs/toybox-ddpm", resolution=32, widths="32,64,96,128", attention_from=2, mean_type="v_prediction",
     schedule="cosine", steps=2800, batch_size=48, lr=1e-3, sample_every=500, checkpoint_every=50,
 )
+CLIP = ClipOptions(output="runs/toybox-clip", steps=760, checkpoint_every=100, sample_every=0)
+VAE = VaeOptions(output="runs/toybox-vae", widths="16,48,96", steps=1750, batch_size=16, checkpoint_every=200, sample_every=1000)
+# The frozen parts of the third stage, which the first two make; written as they are, since options check that folders exist.
+LATENT = {"widths": "64,96,96", "steps": 9000, "checkpoint_every": 250, "sample_every": 1000}
 
-# The stages of a model; each after the first goes on from the last checkpoint of the one before.
-RECIPES: dict[str, tuple[DDPMOptions, ...]] = {
-    "digits-ddpm": (DDPMOptions(
+# The stages of a model, made when they are due.
+RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
+    "digits-ddpm": (lambda: DDPMOptions(
         data="digits", output="runs/digits-ddpm", resolution=16, widths="32,64,64", attention_from=2, mean_type="v_prediction",
         schedule="cosine", steps=2400, batch_size=64, lr=1e-3, sample_every=1000, checkpoint_every=100,
     ),),
-    "toybox-ddpm": (TOYBOX, replace(TOYBOX, data="toybox-large", output="runs/toybox-large", min_snr_gamma=5.0, steps=3850)),
-}
-JUDGED_WITH = {"digits-ddpm": JudgeOptions(model="digits-ddpm", data="digits"), "toybox-ddpm": JudgeOptions(model="toybox-ddpm", data="toybox-large")}
-DATA = {
-    "digits": "scikit-learn's handwritten digits (1,437 of 1,797; 360 are held out), enlarged from 8x8 to 16x16 by bicubic interpolation",
-    "toybox": "40,000 scenes of the studio's own Toybox, drawn at 32x32; a tenth of the (object, colour, background) combinations is never shown",
-    "toybox-large": "the same scenes with every object large and in the middle",
-}
-# What the recipe alone does not say of the weights that are shipped.
-NOTES = {
-    "digits-ddpm": "The first 1,000 steps followed a learning-rate plan laid out for 3,000 steps.",
-    "toybox-ddpm": (
-        "The plan of the learning rate was laid out for 4,000 steps in the first stage and shortened on the way, and for 4,300 in the second, "
-        "which was ended early. Longer training would make the outlines firmer; that of the digits is long enough, this one's is not."
+    # The second stage goes on from the last checkpoint of the first.
+    "toybox-ddpm": (lambda: TOYBOX, lambda: replace(TOYBOX, data="toybox-large", output="runs/toybox-large", min_snr_gamma=5.0, steps=3850)),
+    "toybox-clip": (
+        lambda: CLIP, lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", freeze_text=True, steps=400, lr=5e-4),
+    ),
+    "toybox-sd": (
+        lambda: VAE,
+        lambda: replace(VAE, output="runs/toybox-vae-decoder", start="runs/toybox-vae/model", decoder_only=True, steps=2000),
+        lambda: LatentOptions(output="runs/toybox-sd", **LATENT),  # type: ignore[arg-type]
     ),
 }
+TRAIN: dict[type, Callable[..., Any]] = {
+    DDPMOptions: ddpm.train, ClipOptions: clip.train, VaeOptions: vae.train, LatentOptions: latent.train, AttributeOptions: attributes.train,
+}
+EXAMINER = AttributeOptions(output="runs/attributes", sample_every=0)
 
 
 def rebuild(name: str, *, judge_only: bool = False) -> None:
     """Train (unless told not to), put the model into assets/, judge it and write its card."""
-    stages, folder = RECIPES[name], ASSETS / MODELS[name].source
     if not judge_only:
-        for before, options in zip((None, *stages), stages):
-            _hand_over(before, options)
-            for _ in train(options):
-                pass
-    run = Path(stages[-1].output)
-    if (run / "model").is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(run / "model", folder)
-        shutil.copy(sorted((run / "samples").glob("*.png"))[-1], folder / "samples.png")
-    quality = judge(JUDGED_WITH[name])
+        _train_stages(name)
+    stages, folder = [stage() for stage in RECIPES[name]], ASSETS / "models" / name
+    _put_into_assets(stages, folder)
+    if name == "toybox-sd" and not (Path(EXAMINER.output) / "model").is_dir():
+        _finish(EXAMINER)
+    quality = cards.JUDGES[name](folder)
     (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
-    write_card(folder, name, quality)
+    cards.write_card(folder, name, stages, quality)
 
 
-def _hand_over(before: DDPMOptions | None, options: DDPMOptions) -> None:
+def _train_stages(name: str) -> None:
+    before: LoopOptions | None = None
+    for stage in RECIPES[name]:
+        options = stage()
+        if isinstance(before, DDPMOptions):
+            _hand_over(before, options)
+        _finish(options)
+        before = options
+
+
+def _finish(options: LoopOptions) -> None:
+    for _ in TRAIN[type(options)](options):
+        pass
+
+
+def _hand_over(before: LoopOptions, options: LoopOptions) -> None:
     """Give a stage that has not begun the last checkpoint of the stage before."""
     checkpoints = RunFolder(options.output).checkpoints
-    if before is not None and not any(checkpoints.iterdir()):
+    if not any(checkpoints.iterdir()):
         last = RunFolder(before.output).list_checkpoints()[-1]
         shutil.copytree(last, checkpoints / last.name)
 
 
-def command(options: DDPMOptions) -> str:
-    """The command line that repeats a recipe: what differs from the defaults."""
-    default = DDPMOptions()
-    changed = {field: value for field, value in vars(options).items() if value != getattr(default, field)}
-    return "python -m trainers.ddpm " + " ".join(f"--{field.replace('_', '-')} {value}" for field, value in changed.items())
-
-
-def write_card(folder: Path, name: str, quality: dict[str, Any]) -> None:
-    """README.md of a model: data, recipe, measured quality."""
-    stages, near = RECIPES[name], quality["nearest_training_picture"]
-    options = stages[-1]
-
-    def distances(which: str) -> str:
-        return f"{near[which]['smallest']:.1f}, {near[which]['median']:.1f}"
-
-    parameters = sum(size for size in (file.stat().st_size for file in folder.rglob("*.safetensors"))) / 2e6
-    (folder / "README.md").write_text(f"""# {name}
-
-A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {parameters:.2f} million parameters in fp16,
-{len(MODELS[name].class_names)} classes and "no class".
-`DDPMPipeline.from_pretrained` of plain diffusers loads this folder; `studio.json` adds the class names.
-
-![samples](samples.png)
-
-| | |
-|---|---|
-| data | {"; then ".join(DATA[stage.data] for stage in stages)} |
-| recipe | {", then ".join(f"`{command(stage)}`" for stage in stages)} |
-| process | {options.schedule} schedule, T = {options.num_timesteps}, the network predicts {options.mean_type} |
-| training | {options.steps} steps of {options.batch_size} on two shared CPU cores; the averaged weights are kept. {NOTES[name]} |
-| licence | MIT |
-
-## Measured
-
-{quality["generated"]} pictures from fresh seeds ({quality["sampler"]}), named by a support vector machine that was trained on real pictures only.
-
-| figure | value |
-|---|---|
-| generated pictures recognised as the class asked for | **{quality["recognised_as_asked"]:.1%}** |
-| the same, worst class | {min(quality["recognised_per_class"]):.1%} |
-| the judge's own accuracy on held-out real pictures | {quality["classifier_accuracy_on_held_out"]:.1%} |
-| distance of generated pictures to the nearest training picture (RMS grey levels): smallest, median | {distances("generated")} |
-| the same for held-out real pictures | {distances("held_out_real")} |
-
-Measured by `python -m trainers.judge --model {name} --data {JUDGED_WITH[name].data}`.
-""")
+def _put_into_assets(stages: list[LoopOptions], folder: Path) -> None:
+    """The last stage's model; a decoder that was trained apart takes the place of the autoencoder it began from."""
+    run = Path(stages[-1].output)
+    if not (run / "model").is_dir():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(run / "model", folder)
+    for stage in stages[:-1]:
+        if isinstance(stage, VaeOptions) and stage.decoder_only and (Path(stage.output) / "model").is_dir():
+            shutil.copytree(Path(stage.output) / "model", folder / "vae", dirs_exist_ok=True)
+    sheets = sorted((run / "samples").glob("*.png"))
+    if sheets:
+        shutil.copy(sheets[-1], folder / "samples.png")
 
 
 def main() -> None:
