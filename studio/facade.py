@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from studio.anatomy import Part, RoundTrip
     from studio.contrast import ContrastEvent, ContrastOptions
     from studio.models import LatentModel, Model
     from studio.models.downloads import Fetch
@@ -158,6 +159,18 @@ class Studio:
         model = self._latent(trajectory.options.model)
         with torch.inference_mode():
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
+
+    def anatomy(self, model: str, prompt: str = "") -> "list[Part]":
+        """The model's parts with parameters, shapes and memory: see studio.anatomy.anatomy."""
+        from studio.anatomy import anatomy
+
+        return anatomy(self.model(model), prompt)
+
+    def vae_round_trip(self, model: str, picture: "Image.Image", perturb: float = 0.0, seed: int = 0) -> "RoundTrip":
+        """A picture through the model's VAE and back, its latents perturbed if asked: see studio.anatomy.vae_round_trip."""
+        from studio.anatomy import vae_round_trip
+
+        return vae_round_trip(self._latent(model), picture, perturb, seed)
 
     def preview_pictures(self, trajectory: "Trajectory", stream: str, indices: "Sequence[int] | None" = None) -> "Tensor":
         """Steps of a stream as pictures, (S, B, 3, h, w) or (S, B, C, H, W) of a pixel run, about [-1, 1]; no model is needed."""

@@ -66,13 +66,14 @@ class PromptEncoder:
         device = device or self.text_encoder.device
         with self._lock:
             if text not in self._kept:
-                self._kept[text] = self._encode(text, device)
+                self._kept[text] = self.encode_afresh(text, device)
             self._kept.move_to_end(text)
             while len(self._kept) > EMBEDDINGS_KEPT:
                 self._kept.popitem(last=False)
             return self._kept[text].to(device)
 
-    def _encode(self, text: str, device: "torch.device") -> "Tensor":
+    def encode_afresh(self, text: str, device: "torch.device") -> "Tensor":
+        """As `encode`, by the text encoder itself whatever is kept."""
         import torch
 
         inputs = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt")
