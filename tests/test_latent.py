@@ -343,3 +343,24 @@ def test_foreign_and_broken_folders_are_refused_in_a_sentence(tiny_sd, tmp_path)
 def test_the_studio_takes_the_folder_like_any_model(tiny_sd):
     *_, finished = Studio().sample(SampleOptions(model=tiny_sd, prompt="a star", num_steps=2, guidance_scale=2.0))
     assert finished.images[0].size == (32, 32) and finished.trajectory.model["kind"] == "latent"
+
+
+def test_a_single_file_is_read_with_the_configuration_beside_it(tiny_sd, tmp_path, monkeypatch):
+    """diffusers' own reader does the work; which file and which configuration it is given is ours."""
+    import shutil
+
+    from diffusers import StableDiffusionPipeline
+
+    file = tmp_path / "my-checkpoint.safetensors"
+    file.write_bytes(b"weights")
+    shutil.copytree(tiny_sd, tmp_path / "my-checkpoint")
+    asked = []
+
+    def read(path, **options):
+        asked.append((path, options.get("config")))
+        return StableDiffusionPipeline.from_pretrained(tiny_sd)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", read)
+    model = load_model(str(file))
+    assert asked == [(str(file), str(tmp_path / "my-checkpoint"))] and model.kind == "latent" and model.info.label == "my-checkpoint"
+    assert run(model, num_steps=2)[1].trajectory.complete
