@@ -6,7 +6,7 @@ StudioError
 |-- BadImage           an uploaded picture that cannot be used
 |-- BadRunFile         a run file that is cut short, foreign, or of another version
 |-- ModelUnavailable   a model that cannot be found, loaded, or does not fit the task
-`-- RunFailed          a training run that ended before it was done
+`-- RunFailed          a run, of sampling or training, that ended before it was done
 
 Only these are shown to the user; anything else is a defect and keeps its traceback in the log.
 """
@@ -53,4 +53,4 @@ class ModelUnavailable(StudioError):
 
 
 class RunFailed(StudioError):
-    """A training run that ended before it was done."""
+    """A run, of sampling or training, that ended before it was done: out of memory, or by a defect."""

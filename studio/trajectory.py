@@ -183,7 +183,8 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     if model.get("kind") == "latent":
         from studio.previews import RgbMap
 
-        RgbMap.from_json(model["rgb_map"])
+        if RgbMap.from_json(model["rgb_map"]).weight.shape[1] != x_final.shape[1]:
+            raise BadRunFile("The colours of this run's latents are damaged; save it again from the studio.")
 
 
 def _image(pixels: Tensor) -> "Image.Image":

@@ -217,6 +217,19 @@ def test_a_run_file_opens_without_the_model_and_shows_its_pictures(model, tmp_pa
     assert abs(back.pictures("eps_hat", 0).std().item() - 1 / 3) < 0.1
 
 
+def test_a_run_file_whose_colours_are_damaged_is_refused(model, tmp_path):
+    import dataclasses
+
+    from studio.errors import BadRunFile
+    from studio.trajectory import Trajectory
+
+    trajectory = run(model, num_steps=2)[1].trajectory
+    for damaged in ({"weight": [[1, 2]] * 3, "bias": [0, 0, 0]}, {"weight": 3}, {"weight": [["x"]], "bias": []}, None):
+        path = dataclasses.replace(trajectory, model={**trajectory.model, "rgb_map": damaged}).save(tmp_path / "run.safetensors")
+        with pytest.raises(BadRunFile, match="again from the studio"):
+            Trajectory.load(path)
+
+
 def test_the_preview_map_finds_colours_that_are_linear_in_the_latents():
     from studio.previews import _least_squares
 

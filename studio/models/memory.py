@@ -62,6 +62,7 @@ class Residents:
         self._load, self._estimate, self._measure, self._budget, self._can_offload = load, estimate, measure, budget, can_offload
         self._models: OrderedDict[str, tuple[Any, Resident]] = OrderedDict()
         self._lock = RLock()
+        self._listed: tuple[Resident, ...] = ()
 
     def get(self, name: str) -> Any:
         """The model, loaded if need be. Raises ModelUnavailable with the numbers where it cannot fit."""
@@ -71,18 +72,23 @@ class Residents:
             model, resident = self._models[name]
             self._models[name] = model, replace(resident, last_used=time.time())
             self._models.move_to_end(name)
+            self._listed = self._residents()
             return model
 
     def list(self) -> "list[Resident]":
         """What is loaded, used last first."""
-        with self._lock:
-            return [resident for _, resident in reversed(self._models.values())]
+        # As of the last change: whoever looks must not wait for a model that is being loaded.
+        return [*self._listed]
 
     def clear(self) -> None:
         """Let go of every model."""
         with self._lock:
             self._models.clear()
+            self._listed = ()
         release()
+
+    def _residents(self) -> tuple[Resident, ...]:
+        return tuple(resident for _, resident in reversed(self._models.values()))
 
     def _fit(self, name: str) -> tuple[Any, Resident]:
         budget, needed = self._budget(), self._estimate(name)
