@@ -73,7 +73,9 @@ def test_the_result_of_every_method_loads_in_plain_diffusers_and_changes_the_pic
     assert json.loads((model / "studio.json").read_text())["base"] == str(base)
 
 
-@pytest.mark.parametrize("changes", [{"method": "lora"}, {"method": "full", "ema_decay": 0.9}, {"method": "full_text", "cache": False, "crop": "random", "flip": True}])
+@pytest.mark.parametrize("changes", [
+    {"method": "lora"}, {"method": "full", "ema_decay": 0.9}, {"method": "full_text", "cache": False, "crop": "random", "flip": True},
+])
 def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, pictures, changes):
     whole, cut = (options(base, pictures, output=str(pictures.parent / name), steps=5, **changes) for name in ("whole", "cut"))
     list(train(whole, progress=False))
@@ -107,7 +109,8 @@ def test_the_loss_is_that_of_two_halves_and_min_snr_weighs_both(base, pictures):
 
 
 def test_cached_latents_and_prompts_give_the_losses_that_encoding_each_time_gives(base, pictures):
-    losses = [[log.loss for log in train(options(base, pictures, output=str(pictures.parent / str(cache)), cache=cache), progress=False)] for cache in (True, False)]
+    asked = [options(base, pictures, output=str(pictures.parent / str(cache)), cache=cache) for cache in (True, False)]
+    losses = [[log.loss for log in train(each, progress=False)] for each in asked]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

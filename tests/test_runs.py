@@ -12,7 +12,10 @@ from studio.errors import InvalidOption, UnknownName
 from studio.runs import Runs, read_events
 from studio.runs.folder import is_alive, process_start, write_state
 
-SMALL = {"data": "digits", "resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "checkpoint_every": 10, "sample_every": 0, "tensorboard": False}
+SMALL = {
+    "data": "digits", "resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "checkpoint_every": 10, "sample_every": 0,
+    "tensorboard": False,
+}
 
 
 def wait_for(condition, seconds: float = 120.0):

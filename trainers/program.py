@@ -15,7 +15,7 @@ from typing import Any
 from studio.errors import StudioError
 from studio.runs.folder import process_start, write_state
 from trainers.loop import StepLog
-from trainers.options import parse_options, write_toml
+from trainers.options import parse_options
 from trainers.run_folder import RunFolder
 
 __all__ = ["run_program"]
@@ -29,7 +29,6 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     if not _is_main_process():
         _drain(train(options))
         return
-    write_toml(options, folder.path / "options.toml")
     (folder.path / "stop").unlink(missing_ok=True)
     write_state(folder.path, trainer=name, state="running", pid=os.getpid(), process_start=process_start(os.getpid()), message="")
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,7 +3,6 @@
 Its layout is described in studio.runs.folder, which reads it; this module writes it.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -25,10 +24,6 @@ class RunFolder:
         self.samples, self.checkpoints = self.path / "samples", self.path / "checkpoints"
         for folder in (self.samples, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-
-    def write_config(self, options: Any) -> None:
-        """config.json from an options dataclass."""
-        (self.path / "config.json").write_text(json.dumps(dataclasses.asdict(options), indent=2) + "\n")
 
     def event(self, **values: Any) -> None:
         """Append one line to events.jsonl."""

@@ -6,6 +6,7 @@
     stop          is there: please save and stop
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["RunState", "RunView", "read_run", "read_events", "write_state", "is_alive", "process_start", "LIVE"]
+__all__ = ["RunState", "RunView", "read_run", "read_events", "write_state", "write_config", "is_alive", "process_start", "LIVE"]
 
 RunState = Literal["waiting", "starting", "running", "stopped", "interrupted", "finished", "failed"]
 LIVE: tuple[RunState, ...] = ("waiting", "starting", "running")
@@ -119,6 +120,17 @@ def write_state(path: Path, **changes: Any) -> None:
     aside = path / f"state.json.{os.getpid()}.tmp"
     aside.write_text(json.dumps(state, indent=2) + "\n")
     os.replace(aside, path / "state.json")
+
+
+def write_config(path: Path, options: Any) -> None:
+    """The options dataclass as config.json, and as the options.toml that starts the run again.
+
+    JSON's strings, numbers and lists are TOML's as well; None is left out.
+    """
+    values = dataclasses.asdict(options)
+    (path / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
+    (path / "options.toml").write_text("\n".join(lines) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

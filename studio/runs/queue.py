@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import InvalidOption, UnknownName
-from studio.runs.folder import RunView, process_start, read_run, write_state
+from studio.runs.folder import RunView, process_start, read_run, write_config, write_state
 
 __all__ = ["Runs", "TRAINERS", "TrainerInfo"]
 
@@ -91,7 +91,7 @@ class Runs:
             raise InvalidOption(f"There is a run named {name!r} already; choose another name, or delete that run first.")
         resolved = self._resolve(trainer, {**options, "output": str(path)})
         path.mkdir(parents=True)
-        self._write_options(path, resolved)
+        write_config(path, resolved)
         write_state(path, trainer=trainer, state="waiting", created=time.time(), message="")
         self.start_due()
         return self.read(name)
@@ -164,14 +164,6 @@ class Runs:
         if hasattr(module, "check"):
             module.check(resolved)
         return resolved
-
-    @staticmethod
-    def _write_options(path: Path, resolved: Any) -> None:
-        from trainers.options import write_toml
-        from trainers.run_folder import RunFolder
-
-        RunFolder(path).write_config(resolved)
-        write_toml(resolved, path / "options.toml")
 
     def _launch(self, view: RunView) -> None:
         with open(view.path / "log.txt", "ab") as log:

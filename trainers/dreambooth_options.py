@@ -1,0 +1,125 @@
+"""The knobs of DreamBooth and the presets that set them: data that a form can show before torch is loaded."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import InvalidOption
+from trainers.options import LoopOptions, option
+
+__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset"]
+
+METHODS = ("full", "full_text", "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.dreambooth --help` prints them."""
+
+    base: str = option("toybox-sd", "the model to teach: a name of the catalogue, a folder or a Hub id")
+    output: str = option("runs/dreambooth", "the run folder; an unfinished run in it is resumed")
+    # the subject
+    instances: str = option("assets/examples/domino", "the folder with the subject's pictures, 2 or more; 3 to 5 are usual")
+    instance_prompt: str = option("a sks cat", "names the subject: the token and its class")
+    token: str = option("sks", "the rare word that comes to mean the subject; it stands in the instance prompt")
+    resolution: int = option(64, "pixels a side that training sees, a multiple of 8")
+    crop: str = option("center", "how pictures are brought to a square: from the centre, or at random", ("center", "random"))
+    flip: bool = option(False, "mirror half of the pictures; not for subjects whose sides differ")
+    # its class
+    class_prompt: str = option("a cat", "the class without the token, for prior preservation")
+    prior_weight: float = option(1.0, "weight of the class half, 0 = no prior preservation (arXiv:2208.12242, equation 2)")
+    class_images: str = option("", "folder of class pictures, kept and reused; empty = one for this base and prompt under runs/class-images")
+    num_class_images: int = option(64, "class pictures; the missing ones are drawn by the base model first")
+    class_guidance: float = option(4.0, "guidance scale at which class pictures are drawn")
+    class_steps: int = option(25, "sampling steps at which class pictures are drawn")
+    # what is trained
+    method: str = option("full", "all of the UNet, the text encoder with it, or LoRA", METHODS)
+    rank: int = option(8, "rank of LoRA's additions")
+    alpha: float = option(8.0, "LoRA's scale: additions are multiplied by alpha / rank")
+    targets: str = option("to_q,to_k,to_v,to_out.0", "layers that LoRA adds to, comma-separated ends of module names")
+    # the loss
+    min_snr_gamma: float = option(0.0, "weigh both halves by min(SNR, gamma), 0 = off; 5 in arXiv:2303.09556")
+    offset_noise: float = option(0.0, "strength of noise that is the same all over a picture, for very dark or light subjects; 0.1 is usual")
+    # the optimiser
+    steps: int = option(400, "optimiser steps in all")
+    batch_size: int = option(2, "pictures of the subject a batch; as many of its class join them")
+    lr: float = option(1e-4, "peak learning rate, between 0 and 1; about 1e-4 for LoRA, 1e-6..5e-6 for a full Stable Diffusion")
+    lr_plan: str = option("constant", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    warmup: int = option(0, "steps over which the learning rate rises")
+    ema_decay: float = option(0.0, "decay of the averaged weights, which are the ones kept; 0 keeps the last, 0 to 1")
+    adam_8bit: bool = option(False, "8-bit Adam of bitsandbytes, on a GPU")
+    gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, a third more time")
+    cache: bool = option(True, "encode pictures and prompts once, before training (not with random crops, nor prompts under a trained text encoder)")
+    # looking on
+    validation_prompts: str = option(
+        "a sks cat|a sks cat on a yellow background|a cat", "prompts drawn from fixed seeds during training, separated by |",
+    )
+    validation_steps: int = option(20, "sampling steps of those")
+    validation_guidance: float = option(4.0, "guidance scale of those")
+    sample_every: int = option(100, "steps between them, 0 = none")
+    checkpoint_every: int = option(100, "steps between checkpoints")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "rank", "num_class_images", "class_steps", "validation_steps")
+        self.require_at_least(0, "prior_weight", "min_snr_gamma", "offset_noise")
+        if self.alpha <= 0:
+            raise InvalidOption(f"alpha must be above 0, but it is {self.alpha}.")
+        if self.resolution < 16 or self.resolution % 8:
+            raise InvalidOption(f"resolution must be a multiple of 8, 16 or more, but it is {self.resolution}.")
+        if not self.token.strip() or self.token not in self.instance_prompt.split():
+            raise InvalidOption(f"The instance prompt must hold the token {self.token!r} as a word of its own; it is {self.instance_prompt!r}.")
+        if self.prior_weight and (not self.class_prompt.strip() or self.token in self.class_prompt.split()):
+            raise InvalidOption(f"The class prompt must name the class without the token {self.token!r}; it is {self.class_prompt!r}.")
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoder learns too."""
+        return self.method == "full_text"
+
+    @property
+    def class_folder(self) -> Path:
+        """Where class pictures lie."""
+        if self.class_images:
+            return Path(self.class_images)
+        facts = json.dumps([self.base, self.class_prompt, self.resolution, self.class_guidance, self.class_steps])
+        return Path(self.output).parent / "class-images" / hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A set of options for a purpose."""
+
+    label: str
+    about: str
+    options: dict[str, Any]
+
+
+PRESETS: dict[str, Preset] = {
+    "toybox": Preset(
+        label="Toybox, CPU, 3 minutes", about="All of the small embedded model, on two cores.",
+        options={"base": "toybox-sd", "resolution": 64, "method": "full", "steps": 400, "batch_size": 4, "lr": 2e-4, "ema_decay": 0.98, "num_class_images": 64},
+    ),
+    "toybox-lora": Preset(
+        label="Toybox LoRA, CPU, 2 minutes", about="A 200 KB addition to the embedded model.",
+        options={"base": "toybox-sd", "resolution": 64, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 400, "batch_size": 4, "lr": 2e-3},
+    ),
+    "sd15-lora": Preset(
+        label="SD 1.5 LoRA, 8 GB", about="Half precision, gradient checkpointing: fits a small GPU.",
+        options={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 800,
+            "batch_size": 1, "lr": 1e-4, "mixed_precision": "fp16", "gradient_checkpointing": True, "num_class_images": 100, "class_guidance": 7.5,
+            "validation_guidance": 7.5,
+        },
+    ),
+    "sd15-full": Preset(
+        label="SD 1.5 full, 24 GB", about="All of the UNet with 8-bit Adam.",
+        options={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "full", "steps": 800, "batch_size": 1, "lr": 2e-6,
+            "mixed_precision": "bf16", "adam_8bit": True, "gradient_checkpointing": True, "num_class_images": 200, "class_guidance": 7.5,
+            "validation_guidance": 7.5,
+        },
+    ),
+}
