@@ -27,11 +27,11 @@ from torch import Tensor
 
 from studio.errors import InvalidOption
 from trainers.data import IMAGE_SUFFIXES, open_picture
-from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
-from trainers.options import option
+from trainers.dreambooth_options import METHODS, PRESETS, DreamBoothOptions, Preset
+from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
 
-__all__ = ["DreamBoothOptions", "PRESETS", "Preset", "check", "estimate", "train"]
+__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estimate", "train"]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FACTS_FILE = "studio.json"

@@ -27,6 +27,7 @@ from trainers.run_folder import RunFolder, pack_optimizer, unpack_optimizer
 
 __all__ = ["LoopOptions", "Losses", "StepLog", "Task", "run_loop", "min_snr_weights", "snr_of"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Losses:
     """What a task says of a batch. descend: the scalar to minimise; each: (B,) the plain loss of each example;
