@@ -228,6 +228,15 @@ class LatentTask(Task):
         vae = load_vae(self.options.decoder) if self.options.decoder else copy.deepcopy(self.vae).cpu()
         parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (network, vae, self.encoder)]
         make_pipeline(*parts, self.tokenizer, self.scheduler).save_pretrained(path)
+        forget_origins(path)
+
+
+def forget_origins(path: Path) -> None:
+    """Take out of the configs where the parts were read from: that was a place of this machine."""
+    for file in path.rglob("config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def make_pipeline(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> Any:
