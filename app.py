@@ -15,12 +15,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from studio import Studio
-from tabs import contrast, denoise, schedules
+from tabs import contrast, denoise, schedules, text_to_image
 from tabs.page import PAGE
 
 TABS = {
     "Noise schedules": schedules.create_tab,
     "Denoising": denoise.create_tab,
+    "Text to image": text_to_image.create_tab,
     "One step or many": contrast.create_tab,
 }
 

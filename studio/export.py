@@ -3,7 +3,8 @@
 A run of S steps gives S + 1 frames: what the stream showed at each step, then the picture that came of it.
 Streams are "x_t", "x0_hat", "eps_hat" (unit normal, drawn at a third so that three deviations fill the range) and
 "both" (x_t left, x0_hat right). Frames are laid out at their own size and enlarged by whole pixels afterwards, so
-palettes and chroma see every pixel once and edges stay sharp.
+palettes and chroma see every pixel once and edges stay sharp. The states of a latent run are shown by their small
+previews, its result by the decoded pictures.
 """
 
 import json
@@ -42,7 +43,7 @@ def frames(trajectory: "Trajectory", stream: str, scale: int | None = None, max_
     """The run as a film.
 
     Args:
-        trajectory: of a pixel run, S steps of B pictures (C = 1 or 3).
+        trajectory: S steps of B pictures.
         stream: one of STREAMS. A batch is laid out as a near-square grid.
         scale: whole-number enlargement; None makes the longer side of each stream's grid at least 256 pixels.
         max_frames: at most so many, evenly chosen, first and last kept; None = all.
@@ -50,7 +51,7 @@ def frames(trajectory: "Trajectory", stream: str, scale: int | None = None, max_
         (S + 1, H, W, 3) uint8, or fewer. The last frame is the final picture; where the run was stopped early, x0_hat
         ends on its last belief, and eps_hat always does.
     Raises:
-        UnknownName: no such stream. InvalidOption: a latent run, or a nonsensical scale or max_frames.
+        UnknownName: no such stream. InvalidOption: a nonsensical scale or max_frames, or states that are no pictures.
     """
     scale = _scale(trajectory, scale)
     chosen = _evenly(len(trajectory.steps) + 1, max_frames)
@@ -66,24 +67,40 @@ def _small_frames(trajectory: "Trajectory", stream: str, indices: Sequence[int])
 
 def _layout(trajectory: "Trajectory", stream: str, index: int) -> np.ndarray:
     if stream != "both":
-        return _batch(_state(trajectory, stream, index))
+        return _batch(_pixels(trajectory, stream, index))
     left, right = _layout(trajectory, "x_t", index), _layout(trajectory, "x0_hat", index)
-    return grid(np.stack([left, right]), columns=2, gap=2 * _gap(trajectory.x_final))
+    return grid(np.stack([left, right]), columns=2, gap=2 * _gap(_size(trajectory)[1]))
 
 
-def _state(trajectory: "Trajectory", stream: str, index: int) -> "Tensor":
-    """(B, C, H, W) in [-1, 1] of one frame; index S is what came of the run."""
+def _pixels(trajectory: "Trajectory", stream: str, index: int) -> np.ndarray:
+    """(B, H, W, 1 or 3) uint8 of one frame; index S is what came of the run."""
     num_steps = len(trajectory.steps)
-    if index == num_steps and (stream == "x_t" or (stream == "x0_hat" and trajectory.complete)):
-        return trajectory.x_final
-    state = trajectory.stream(stream)[min(index, num_steps - 1)]
-    return state / 3 if stream == "eps_hat" else state
+    came_out = index == num_steps and stream != "eps_hat" and trajectory.complete
+    if came_out and trajectory.final_pixels is not None:
+        return trajectory.final_pixels.numpy()
+    if came_out or (index == num_steps and stream == "x_t"):
+        pixels = to_pixels(_as_picture(trajectory))
+    else:
+        pixels = to_pixels(trajectory.pictures(stream, min(index, num_steps - 1)))
+    # A latent's preview has one pixel for many of the decoded picture.
+    factor = _size(trajectory)[0] // pixels.shape[1]
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _batch(x: "Tensor") -> np.ndarray:
-    """(B, C, H, W) -> one near-square (H', W', 3) grid."""
-    pixels = to_pixels(x)
-    sheet = grid(pixels, columns=_columns(len(pixels)), gap=_gap(x))
+def _as_picture(trajectory: "Trajectory") -> "Tensor":
+    """(B, C, H, W) in [-1, 1]: how the state looks that the run ended in."""
+    return trajectory.x_final if trajectory.rgb_map is None else trajectory.rgb_map(trajectory.x_final)
+
+
+def _size(trajectory: "Trajectory") -> tuple[int, int]:
+    """Height and width of one picture of the run, decoded."""
+    height, width = trajectory.x_final.shape[-2:] if trajectory.final_pixels is None else trajectory.final_pixels.shape[1:3]
+    return height, width
+
+
+def _batch(pixels: np.ndarray) -> np.ndarray:
+    """(B, H, W, 1 or 3) -> one near-square (H', W', 3) grid."""
+    sheet = grid(pixels, columns=_columns(len(pixels)), gap=_gap(pixels.shape[2]))
     return np.broadcast_to(sheet, (*sheet.shape[:2], 3))
 
 
@@ -91,13 +108,13 @@ def _columns(count: int) -> int:
     return int(np.ceil(np.sqrt(count)))
 
 
-def _gap(x: "Tensor") -> int:
-    return max(1, x.shape[-1] // 32)
+def _gap(width: int) -> int:
+    return max(1, width // 32)
 
 
 def _scale(trajectory: "Trajectory", scale: int | None) -> int:
     if scale is None:
-        batch, _, height, width = trajectory.x_final.shape
+        batch, (height, width) = len(trajectory.x_final), _size(trajectory)
         columns = _columns(batch)
         return max(1, -(-MIN_SIDE // max(columns * width, -(-batch // columns) * height)))
     if isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= 64:
@@ -121,8 +138,8 @@ def _evenly(count: int, limit: int | None) -> list[int]:
 def _check(trajectory: "Trajectory", stream: str) -> None:
     if stream not in STREAMS:
         raise UnknownName.of("stream", stream, STREAMS)
-    if trajectory.x_final.shape[1] not in (1, 3):
-        raise InvalidOption(f"This run holds latents of {trajectory.x_final.shape[1]} channels; decode it to pictures before exporting it.")
+    if not trajectory.latent and trajectory.x_final.shape[1] not in (1, 3):
+        raise InvalidOption(f"This run holds states of {trajectory.x_final.shape[1]} channels, which are no pictures.")
 
 
 # --- films ---------------------------------------------------------------------------------------------------
@@ -242,7 +259,7 @@ def _blank(count: int, columns: int, height: int, width: int) -> Image.Image:
 
 def _write_header(sheet: Image.Image, trajectory: "Trajectory", stream: str) -> None:
     options = trajectory.options
-    words = [options.model, options.scheduler, f"{len(trajectory.steps)} steps", f"seed {options.seed}"]
+    words = [Path(options.model).name, options.scheduler, f"{len(trajectory.steps)} steps", f"seed {options.seed}"]
     if options.class_label is not None:
         words.insert(1, f"class {options.class_label}")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)

@@ -16,7 +16,6 @@ import gradio as gr
 from studio.errors import InvalidOption, StudioError
 from studio.events import Finished
 from studio.export import contact_sheet, read_options, save_gif, save_mp4, save_png
-from studio.images import to_images
 from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
@@ -24,6 +23,7 @@ from tabs.filmstrip import curve_of, each_alone, film, freshest, live_frame
 from tabs.stage import create_stage, picture_input, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
+    from studio.prompts import Tokens
     from studio.trajectory import Trajectory
 
 __all__ = ["create_tab"]
@@ -50,6 +50,8 @@ class Session:
         self.running: list[Event] = []
         self.waiting: list[Event] = []
         self.trajectory: Trajectory | None = None
+        # The name under which the stage knows it.
+        self.run = ""
         self.folder = TemporaryDirectory(prefix="studio-", ignore_cleanup_errors=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
@@ -82,14 +84,14 @@ def create_tab(studio: Any) -> None:
     Args:
         studio: gives models, describe, sample, noise_curve, opening_run and load_run, as studio.Studio does.
     """
-    first = next(iter(studio.models))
-    entry = studio.models[first]
+    menu = {name: entry for name, entry in studio.models.items() if entry.kind == "pixel"}
+    first, entry = next(iter(menu.items()))
 
     session = gr.State(Session(), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             model = gr.Dropdown(
-                [(m.label, name) for name, m in studio.models.items()], value=first, label="Model", info=entry.about, allow_custom_value=not studio.public,
+                [(m.label, name) for name, m in menu.items()], value=first, label="Model", info=entry.about, allow_custom_value=not studio.public,
                 elem_id="denoise-model",
             )
             class_label = gr.Dropdown(
@@ -138,6 +140,14 @@ def create_tab(studio: Any) -> None:
         "model": model, "class_label": class_label, "num_steps": num_steps, "timesteps": timesteps, "scheduler": scheduler, "eta": eta,
         "clip_x0": clip_x0, "seed": seed, "num_images": num_images, "strength": strength,
     }
+    with gr.Group(visible=False):
+        # For clients of /sample: the page has the tab "Text to image" for these.
+        further = [
+            gr.Textbox("", label="prompt"), gr.Textbox("", label="negative_prompt"), gr.Number(1, label="guidance_scale"),
+            gr.Number(0, label="guidance_start"), gr.Number(1, label="guidance_end"), gr.Number(0, label="guidance_rescale"),
+            gr.Number(0, label="clip_guidance_scale"), gr.Textbox("", label="sigmas"), gr.Number(0, label="width", precision=0),
+            gr.Number(0, label="height", precision=0), gr.Checkbox(False, label="record_attention"),
+        ]
     results = {"stage": stage, "status": status, "pictures": pictures, "stop": stop, "session": session}
 
     def on_open_page() -> str | None:
@@ -158,14 +168,26 @@ def create_tab(studio: Any) -> None:
 
     def on_run(
         model: str, class_label: str, num_steps: int, timesteps: str, scheduler: str, eta: float, clip_x0: bool, seed: int, num_images: int,
-        strength: float, session: Session, init_image: str | None = None,
+        strength: float, session: Session, init_image: str | None = None, prompt: str = "", negative_prompt: str = "", guidance_scale: float = 1.0,
+        guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0, clip_guidance_scale: float = 0.0, sigmas: str = "",
+        width: int = 0, height: int = 0, record_attention: bool = False,
     ) -> Iterator[dict[Any, Any]]:
-        """Sample pictures. Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files."""
+        """Sample pictures, from a class or from a prompt; a width or height of 0 is the model's own.
+
+        Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
+        """
         switch = session.begin()
         try:
+            with_text = {
+                "prompt": prompt, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale, "guidance_start": guidance_start,
+                "guidance_end": guidance_end, "guidance_rescale": guidance_rescale, "clip_guidance_scale": clip_guidance_scale, "sigmas": sigmas,
+                "width": width or None, "height": height or None, "record_attention": record_attention,
+            }
             options = options_from(
-                model=model, class_label=class_label, num_steps=num_steps, timesteps=timesteps, scheduler=scheduler, eta=eta, clip_x0=clip_x0,
-                seed=seed, num_images=num_images, strength=strength, init_image=init_image,
+                model=model, class_label=class_label, num_steps=num_steps, timesteps=timesteps, scheduler=scheduler, eta=eta,
+                # Clipping is for pictures: latents have no bounds of their own.
+                clip_x0=clip_x0 if studio.describe(model).kind == "pixel" else None,
+                seed=seed, num_images=num_images, strength=strength, init_image=init_image, **with_text,
             )
             for change in run_shown(studio, options, switch, session):
                 yield {results[name]: value for name, value in change.items()}
@@ -194,11 +216,11 @@ def create_tab(studio: Any) -> None:
         values: dict[Any, Any] = {control: getattr(options, name) for name, control in controls.items()}
         values[eta], values[timesteps] = eta_update(options.scheduler, options.eta), timesteps_update(options.scheduler, options.timesteps or "")
         values[scheduler] = gr.update(value=options.scheduler, info=SCHEDULERS[options.scheduler].about)
-        if options.model not in studio.models:
+        if options.model not in menu:
             del values[model], values[class_label]
             return {**values, status: f"{sentence} Its model, {options.model}, is not here, so the chosen one stays."}
-        values[model] = gr.update(value=options.model, info=studio.models[options.model].about)
-        values[class_label] = class_update(studio.models[options.model], options.class_label)
+        values[model] = gr.update(value=options.model, info=menu[options.model].about)
+        values[class_label] = class_update(menu[options.model], options.class_label)
         return {**values, status: sentence}
 
     def on_keep(kind: str) -> Callable[[str, Session], dict[Any, Any]]:
@@ -220,7 +242,7 @@ def create_tab(studio: Any) -> None:
     dice.click(lambda: random.randrange(SEED_END), None, seed, **cheap)
     asked = run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap)
     asked.then(
-        on_run, [*controls.values(), session, init_image], list(results.values()), api_name="sample", trigger_mode="multiple",
+        on_run, [*controls.values(), session, init_image, *further], list(results.values()), api_name="sample", trigger_mode="multiple",
         concurrency_id="gpu", concurrency_limit=1, show_progress="minimal", show_progress_on=status,
     )
     stop.click(on_stop, session, status, **cheap)
@@ -263,8 +285,13 @@ def options_from(*, class_label: str, timesteps: str, init_image: str | None, st
 
 # --- a run, as the page sees it ------------------------------------------------------------------------------
 
-def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
-    """Changes of the page by the names of its parts: live frames, then the film with all that belongs to it."""
+def run_shown(
+    studio: Any, options: SampleOptions, switch: Event, session: Session, tokens: "Callable[[], Tokens | None]" = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """Changes of the page by the names of its parts: live frames, then the film with all that belongs to it.
+
+    tokens: gives those of the prompt, for a film that shows where they were looked at.
+    """
     run, since = uuid4().hex, monotonic()
     outcome: dict[str, Any] = {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""})}
     if not switch.is_set():
@@ -274,9 +301,10 @@ def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Sessi
             if not isinstance(event, Finished):
                 yield {"stage": to_stage(live_frame(event, run=run, curve=curve, options=options)), "status": ""}
             elif event.trajectory.steps:
-                session.trajectory = event.trajectory
+                session.trajectory, session.run = event.trajectory, run
                 outcome = {
-                    "stage": to_stage(film(event.trajectory, run=run, title=title_of(event.trajectory), curve=curve)), "session": session,
+                    "stage": to_stage(film(event.trajectory, run=run, title=title_of(event.trajectory), curve=curve, tokens=tokens())),
+                    "session": session,
                     "status": how_it_went(event.trajectory, monotonic() - since),
                     "pictures": [str(path) for path in save_pictures(event.trajectory, Path(session.folder.name))],
                 }
@@ -286,7 +314,9 @@ def run_shown(studio: Any, options: SampleOptions, switch: Event, session: Sessi
 def title_of(trajectory: "Trajectory") -> str:
     options = trajectory.options
     label = "" if options.class_label is None else f", {options.class_label}"
-    return f"{options.model}{label}, {SCHEDULERS[options.scheduler].label}, seed {options.seed}"
+    if options.prompt:
+        return f"{options.prompt}, seed {options.seed}"
+    return f"{Path(options.model).name}{label}, {SCHEDULERS[options.scheduler].label}, seed {options.seed}"
 
 
 def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
@@ -300,9 +330,8 @@ def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
 
 def save_pictures(trajectory: "Trajectory", folder: Path) -> list[Path]:
     """The pictures as PNG files, each with the options that make it alone; a stopped run gives its last belief."""
-    final = trajectory.x_final if trajectory.complete else trajectory.x0_hat[-1]
     alone = each_alone(trajectory.options)
-    return [save_png(image, folder / f"{file_stem(one)}.png", one) for image, one in zip(to_images(final), alone)]
+    return [save_png(image, folder / f"{file_stem(one)}.png", one) for image, one in zip(trajectory.images, alone)]
 
 
 def file_stem(options: SampleOptions) -> str:

@@ -1,7 +1,9 @@
 """What the stage is shown: a live frame while a run goes on, and the whole run as a filmstrip when it is over.
 
     film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
-                 sprite_columns, curve, autoplay, options}; one PNG sprite a stream, tile frame * images + image, row by row
+                 sprite_columns, curve, autoplay, options, decodes, decoded, attention}; one PNG sprite a stream, tile
+                 frame * images + image, row by row. Of latents these are small previews: `decodes` names the streams that
+                 the real decoder can be asked for, `decoded` holds what it was asked already.
     live frame  {kind: "live", run, step, pictures, tile, images, columns, curve, options}
     options     {all, each}: texts that a picture saved from the stage carries
 
@@ -11,12 +13,13 @@ Values are JSON-ready: what is infinite travels as null.
 import base64
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from threading import Condition, Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from studio.events import Finished, StepDone, StepInfo
@@ -25,13 +28,17 @@ from studio.images import grid, to_pixels
 from studio.options import SampleOptions
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from studio.prompts import Tokens
     from studio.trajectory import Trajectory
 
-__all__ = ["film", "live_frame", "carried", "each_alone", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
+__all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
 
-STREAMS = {"x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds"}
+STREAMS = {
+    "x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds", "x0_uncond": "without the prompt",
+    "x0_cond": "with the prompt", "clip_gradient": "where CLIP pulls",
+}
+LIVE_STREAMS = ("x_t", "x0_hat", "x0_uncond", "x0_cond", "clip_gradient")
+DECODES = ("x_t", "x0_hat", "x0_uncond", "x0_cond")
 MAX_SPRITE_PIXELS = 4_000_000
 MAX_CURVE_POINTS = 240
 # Gradio hands a client at most about 20 updates a second; more would only queue up.
@@ -40,15 +47,19 @@ LIVE_EVERY_S = 0.05
 
 # --- the payloads --------------------------------------------------------------------------------------------
 
-def film(trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str, Any] | None = None, autoplay: bool = False) -> dict[str, Any]:
+def film(
+    trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str, Any] | None = None, autoplay: bool = False,
+    tokens: "Tokens | None" = None,
+) -> dict[str, Any]:
     """The whole run. Long runs are thinned evenly, first and last step kept, until a sprite has 4 million pixels.
 
     Args:
         run: names the run, so that the stage knows a film from the live frames before it.
         curve: of `curve_of`; None takes the run's own steps.
         autoplay: play from the first step; otherwise the last one is shown.
+        tokens: of the prompt; with them, where each was looked at joins the film, if it was recorded.
     """
-    num_steps, images, channels, height, width = trajectory.x_t.shape
+    num_steps, images, _, height, width = trajectory.x_t.shape
     every = _every(num_steps, images * height * width)
     frames = sorted({*range(0, num_steps, every), num_steps - 1})
     columns = _sprite_columns(len(frames) * images, width, height)
@@ -57,18 +68,48 @@ def film(trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str
         "kind": "film", "run": run, "title": title, "options": carried(trajectory.options), "complete": trajectory.complete, "num_steps": num_steps,
         "steps": steps, "frames": frames, "every": every, "tile": [width, height], "images": images,
         "sprite_columns": columns, "curve": curve or _curve_of_steps(steps), "autoplay": autoplay,
-        "streams": [{"name": name, "label": label, "src": _sprite(trajectory, name, frames, columns)} for name, label in STREAMS.items()],
+        "streams": [
+            {"name": name, "label": label, "src": _sprite(trajectory, name, frames, columns)} for name, label in STREAMS.items() if name in trajectory.streams
+        ],
+        "decodes": [name for name in DECODES if name in trajectory.streams] if trajectory.latent else [],
+        "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],
+        "attention": attention(trajectory, tokens, frames) if tokens and "attention" in trajectory.streams else None,
+    }
+
+
+def decoded(stream: str, index: int, pictures: "Sequence[Image.Image]") -> dict[str, Any]:
+    """What the real decoder made of one step, one picture a seed, as one sprite."""
+    columns = _sprite_columns(len(pictures), *pictures[0].size)
+    sheet = grid(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), columns)
+    return {"stream": stream, "index": index, "tile": list(pictures[0].size), "columns": columns, "src": _png(sheet)}
+
+
+def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> dict[str, Any]:
+    """Where the pieces of the prompt were looked at, as a grey sprite: tile (frame * images + image) * pieces + piece.
+
+    A byte of 255 stands for the `scale` of its piece, the largest share of attention that a place ever gave it.
+    """
+    pieces = [index for index, token in enumerate(tokens.tokens) if token.word is not None]
+    maps = trajectory.stream("attention")[frames][:, :, pieces].float().numpy()
+    scale = maps.max(axis=(0, 1, 3, 4), initial=1e-6)
+    height, width = maps.shape[-2:]
+    levels = np.rint(255 * maps / scale[:, None, None]).astype(np.uint8).reshape(-1, height, width, 1)
+    columns = _sprite_columns(len(levels), width, height)
+    return {
+        "tile": [width, height], "columns": columns, "src": _png(grid(levels, columns)), "scale": scale.tolist(),
+        "pieces": [{"text": tokens.tokens[index].text, "word": tokens.tokens[index].word} for index in pieces],
     }
 
 
 def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: SampleOptions) -> dict[str, Any]:
-    """One step of a run that is going on: x_t and x0_hat of all its pictures."""
+    """One step of a run that is going on: x_t and x0_hat of all its pictures, and what guidance made of them."""
     images, _, height, width = event.x_t.shape
+    there = [name for name in LIVE_STREAMS if getattr(event, name) is not None]
     columns = math.ceil(math.sqrt(images))
     return {
         "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
         "options": carried(options),
-        "pictures": {name: _png(grid(to_pixels(getattr(event, name)), columns)) for name in ("x_t", "x0_hat")},
+        "pictures": {name: _png(grid(to_pixels(event.pictures(name)), columns)) for name in there},
     }
 
 
@@ -98,7 +139,9 @@ def _step(step: StepInfo) -> dict[str, Any]:
     signal = 1 / math.hypot(1, step.sigma)
     noise = 1.0 if math.isinf(step.sigma) else step.sigma * signal
     numbers = {"timestep": step.timestep, "sigma": step.sigma, "log_snr": step.log_snr, "signal": signal, "noise": noise}
-    return {"index": step.index, "num_steps": step.num_steps, **{name: _number(value) for name, value in numbers.items()}}
+    norms = step.clip_gradient_norm and [_number(norm) for norm in step.clip_gradient_norm]
+    guidance = {"guidance_scale": step.guidance_scale, "clip_gradient_norm": norms}
+    return {"index": step.index, "num_steps": step.num_steps, **guidance, **{name: _number(value) for name, value in numbers.items()}}
 
 
 def _number(value: Any) -> float | None:
@@ -120,12 +163,10 @@ def _sprite_columns(tiles: int, width: int, height: int) -> int:
 
 
 def _sprite(trajectory: "Trajectory", name: str, frames: list[int], columns: int) -> str:
-    chosen = trajectory.stream(name)[frames].flatten(0, 1)
-    # eps_hat is unit normal: three deviations fill the range.
-    return _png(grid(to_pixels(chosen / 3 if name == "eps_hat" else chosen), columns))
+    return _png(grid(to_pixels(trajectory.pictures(name, frames).flatten(0, 1)), columns))
 
 
-def _png(pixels: "np.ndarray") -> str:
+def _png(pixels: np.ndarray) -> str:
     """(H, W, 1 or 3) uint8 as a data URI. Noise hardly compresses, so little time is spent on trying."""
     buffer = BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -17,27 +18,32 @@ Control = TypeVar("Control", gr.Dropdown, gr.Slider)
 ON_LOAD = """
 const start = () => {
   const { Studio = {} } = window;
-  ["chart", "transport", "PART"].every((part) => Studio[part]) ? Studio.PART(element, props, watch) : setTimeout(start, 20);
+  ["chart", "transport", "PART"].every((part) => Studio[part]) ? Studio.PART(element, props, watch, trigger) : setTimeout(start, 20);
 };
 start();
 """
 
 
 def drawn_by(part: str, template: str, **options: Any) -> gr.HTML:
-    """gr.HTML that Studio.<part>(element, props, watch) of assets/ui draws.
+    """gr.HTML that Studio.<part>(element, props, watch, trigger) of assets/ui draws.
 
     The template never changes with the value: Gradio must not draw over what the script draws.
     """
     return gr.HTML(html_template=template, js_on_load=ON_LOAD.replace("PART", part), apply_default_css=False, **options)
 
 
-def create_stage(elem_id: str, drop_to: str = "") -> gr.HTML:
+def create_stage(elem_id: str, drop_to: str = "", invitation: str = "") -> gr.HTML:
     """An empty stage; its value is JSON text of tabs.filmstrip's payloads.
+
+    A step of a latent run that is opened in full is asked for by the event `select` with {run, stream, index}; the
+    answer is JSON text for the prop `decoded`: that with what tabs.filmstrip.decoded gives, or with a sentence as `error`.
 
     Args:
         drop_to: CSS selector of what holds the file input that files dropped on the stage go to.
+        invitation: what an empty stage says.
     """
-    return drawn_by("stage", f'<div class="ds-stage" data-drop-to="{drop_to}"></div>', elem_id=elem_id)
+    data = f'data-drop-to="{escape(drop_to)}" data-invitation="{escape(invitation)}"'
+    return drawn_by("stage", f'<div class="ds-stage" {data}></div>', elem_id=elem_id, decoded="")
 
 
 def to_stage(payload: dict[str, Any]) -> str:

@@ -105,10 +105,10 @@ def test_thinning_keeps_the_first_and_the_last_and_spreads_evenly():
     assert len(set(export._evenly(1001, 160))) == 160
 
 
-def test_an_unknown_stream_a_latent_run_and_a_scale_of_zero_are_refused_in_a_sentence():
+def test_an_unknown_stream_states_that_are_no_pictures_and_a_scale_of_zero_are_refused_in_a_sentence():
     with pytest.raises(UnknownName, match="x0_hat"):
         export.frames(make_trajectory(), "x0_hut")
-    with pytest.raises(InvalidOption, match="decode"):
+    with pytest.raises(InvalidOption, match="no pictures"):
         latents = torch.zeros(1, 1, 4, 8, 8)
         export.frames(Trajectory(options=OPTIONS, steps=[step_info(0, 1)], model={}, x_t=latents, x0_hat=latents, eps_hat=latents, x_final=latents[0]), "x_t")
     with pytest.raises(InvalidOption, match="scale"):

@@ -26,6 +26,7 @@ class FakeModel:
     width: int
     height: int
     channels: int
+    kind: str = "pixel"
     class_names: tuple[str, ...] = ()
     num_timesteps: int = T
     default_steps: int = 20

@@ -54,7 +54,7 @@ def test_every_tile_of_a_film_is_the_picture_of_its_step(model):
     width, height = film["tile"]
     for stream in film["streams"]:
         sheet = pixels_of(stream["src"])
-        states = trajectory.stream(stream["name"]) / (3 if stream["name"] == "eps_hat" else 1)
+        states = trajectory.stream(stream["name"]).float() / (3 if stream["name"] == "eps_hat" else 1)
         for frame in range(6):
             for image in range(3):
                 expected = np.squeeze(to_pixels(states[frame, image]))
@@ -240,7 +240,12 @@ def test_only_sample_is_public_and_its_arguments_have_names(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert list(endpoints) == ["/sample"]
     names = [parameter["parameter_name"] for parameter in endpoints["/sample"]["parameters"]]
-    assert names == ["model", "class_label", "num_steps", "timesteps", "scheduler", "eta", "clip_x0", "seed", "num_images", "strength", "init_image"]
+    assert names == [
+        "model", "class_label", "num_steps", "timesteps", "scheduler", "eta", "clip_x0", "seed", "num_images", "strength", "init_image",
+        "prompt", "negative_prompt", "guidance_scale", "guidance_start", "guidance_end", "guidance_rescale", "clip_guidance_scale", "sigmas",
+        "width", "height", "record_attention",
+    ]
+    assert all(parameter["parameter_has_default"] for parameter in endpoints["/sample"]["parameters"])
 
 
 def test_a_client_samples_by_name_and_gets_film_sentence_and_pictures(client, served):

@@ -1,0 +1,48 @@
+"""What the model reads: the tokens of a prompt, and the numbers that the text encoder makes of them."""
+
+from base64 import b64encode
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from studio.errors import StudioError
+from tabs.stage import drawn_by, to_stage
+
+__all__ = ["create_words", "words_of"]
+
+# Colours reach out to so many deviations of the embedding; the few dimensions that CLIP lets grow far beyond are clipped.
+DEVIATIONS = 3.0
+
+
+def create_words(elem_id: str) -> gr.HTML:
+    """Chips and a heat map, drawn by assets/ui/embedding.js; the value is what `words_of` gives."""
+    return drawn_by("words", '<div class="ds-words"></div>', elem_id=elem_id)
+
+
+def words_of(studio: Any, model: str | None, prompt: str) -> str:
+    """JSON text: tokens with what they are, what was cut off, and the embedding; or a note where they cannot be had."""
+    if not model:
+        return to_stage({"note": ""})
+    ready = model in [one.name for one in studio.residents()] or (model in studio.models and studio.models[model].embedded)
+    if not ready:
+        return to_stage({"note": "The model's own tokenizer says how it reads the prompt: press Generate once to load it."})
+    try:
+        tokens = studio.tokens(model, prompt)
+        return to_stage({"prompt": prompt, "limit": tokens.limit, "cut_off": tokens.cut_off, **tokens_shown(tokens), **embedding_shown(studio, model, prompt)})
+    except StudioError as error:
+        return to_stage({"note": str(error)})
+
+
+def tokens_shown(tokens: Any) -> dict[str, Any]:
+    pieces = sum(token.word is not None for token in tokens.tokens)
+    kinds = ["start", *["piece"] * pieces, "end", *["padding"] * len(tokens.tokens)]
+    return {"tokens": [{"id": token.id, "text": token.text, "word": token.word, "kind": kind} for token, kind in zip(tokens.tokens, kinds)]}
+
+
+def embedding_shown(studio: Any, model: str, prompt: str) -> dict[str, Any]:
+    """(L, D) as bytes: 0 is -reach, 255 is reach."""
+    states = studio.text_embedding(model, prompt)
+    reach = float(DEVIATIONS * states.std()) or 1.0
+    levels = np.rint(127.5 * (1 + np.clip(states / reach, -1, 1))).astype(np.uint8)
+    return {"embedding": {"rows": states.shape[0], "columns": states.shape[1], "reach": reach, "levels": b64encode(levels.tobytes()).decode()}}

@@ -1,0 +1,182 @@
+"""The Text to image tab without a browser: what it reads of words, what its film holds, then its handlers over the wire."""
+
+import base64
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+from threading import Event
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
+
+from studio.errors import InvalidOption
+from studio.events import LoadProgress
+from studio.export import frames
+from studio.images import to_pixels
+from studio.options import SampleOptions
+from tabs.denoise import Session
+from tabs.filmstrip import film
+from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, resident_line
+from tabs.words import words_of
+
+PROMPT = "a purple butterfly on a yellow background"
+
+
+def run_of(**options):
+    *steps, finished = FakeTextStudio().sample(SampleOptions(**{"model": "words", "prompt": PROMPT, "num_steps": 5, "guidance_scale": 4.0, **options}))
+    return steps, finished.trajectory
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
+
+
+# --- words ---------------------------------------------------------------------------------------------------
+
+def test_tokens_are_told_with_what_they_are_and_what_was_cut():
+    told = json.loads(words_of(FakeTextStudio(), "words", PROMPT + " and nothing else whatever"))
+    kinds = [token["kind"] for token in told["tokens"]]
+    assert len(kinds) == told["limit"] == LIMIT and kinds[0] == "start" and kinds.count("end") == 1 and kinds.count("piece") == LIMIT - 2
+    butterfly = [token["text"] for token in told["tokens"] if token["word"] == 2]
+    assert butterfly == ["butter", "fly"] and told["cut_off"].split()[-1] == "er"
+
+
+def test_the_rest_of_a_short_prompt_is_padding():
+    kinds = [token["kind"] for token in json.loads(words_of(FakeTextStudio(), "words", "a cat"))["tokens"]]
+    assert kinds == ["start", "piece", "piece", "end", *["padding"] * (LIMIT - 4)]
+
+
+def test_embedding_levels_are_the_numbers_again():
+    told = json.loads(words_of(FakeTextStudio(), "words", PROMPT))["embedding"]
+    levels = np.frombuffer(base64.b64decode(told["levels"]), np.uint8).reshape(told["rows"], told["columns"])
+    states = FakeTextStudio().text_embedding("words", PROMPT)
+    inside = np.abs(states) < told["reach"]
+    assert np.allclose(((levels / 127.5 - 1) * told["reach"])[inside], states[inside], atol=told["reach"] / 200)
+
+
+def test_typing_never_starts_a_download():
+    studio = FakeTextStudio()
+    assert "press Generate" in json.loads(words_of(studio, "far/away", "a"))["note"]
+    assert "press Generate" in json.loads(words_of(studio, "/some/folder", "a"))["note"]
+    studio.loaded.append("far/away")
+    assert json.loads(words_of(studio, "far/away", "a"))["tokens"]
+
+
+# --- the film of a latent run --------------------------------------------------------------------------------
+
+def test_a_latent_film_shows_previews_and_the_decoded_end():
+    _, trajectory = run_of(num_images=2)
+    shown = film(trajectory, run="a")
+    assert shown["tile"] == [SIDE, SIDE] and set(shown["decodes"]) == {"x_t", "x0_hat", "x0_uncond", "x0_cond"}
+    assert {stream["name"] for stream in shown["streams"]} == {"x_t", "x0_hat", "eps_hat", "x0_uncond", "x0_cond"}
+    [end] = shown["decoded"]
+    sheet = pixels_of(end["src"])
+    assert (end["stream"], end["index"], end["tile"]) == ("x0_hat", 4, [SIDE * FACTOR] * 2)
+    assert np.array_equal(sheet[: SIDE * FACTOR, : SIDE * FACTOR], trajectory.final_pixels[0].numpy())
+
+
+def test_without_guidance_there_is_no_view_of_it():
+    shown = film(run_of(guidance_scale=1.0)[1], run="a")
+    assert {stream["name"] for stream in shown["streams"]} == {"x_t", "x0_hat", "eps_hat"}
+
+
+def test_the_norm_of_clips_gradient_is_told_step_by_step():
+    shown = film(run_of(clip_guidance_scale=50.0, num_images=2)[1], run="a")
+    assert [step["clip_gradient_norm"] for step in shown["steps"]] == [[float(f"{1 / (1 + i):.6g}")] * 2 for i in range(5)]
+    assert "clip_gradient" in {stream["name"] for stream in shown["streams"]}
+
+
+def test_attention_travels_by_piece_with_its_scale():
+    _, trajectory = run_of(record_attention=True, num_images=2)
+    told = film(trajectory, run="a", tokens=FakeTextStudio().tokens("words", PROMPT))["attention"]
+    words = [piece["word"] for piece in told["pieces"]]
+    assert [piece["text"] for piece in told["pieces"]][2:4] == ["butter", "fly"] and words == sorted(words)
+    sheet, (width, height) = pixels_of(told["src"]), told["tile"]
+    frame, image, piece = 3, 1, 2
+    index = (frame * 2 + image) * len(words) + piece
+    y, x = index // told["columns"] * height, index % told["columns"] * width
+    shares = sheet[y : y + height, x : x + width] / 255 * told["scale"][piece]
+    assert np.allclose(shares, trajectory.stream("attention")[frame, image, piece + 1].float(), atol=0.003)
+
+
+def test_a_latent_film_is_exported_at_the_size_of_its_pictures():
+    _, trajectory = run_of()
+    shown = frames(trajectory, "x0_hat", scale=1)
+    assert shown.shape[1:3] == (SIDE * FACTOR, SIDE * FACTOR) and np.array_equal(shown[-1], trajectory.final_pixels[0].numpy())
+    preview = to_pixels(trajectory.pictures("x0_hat", 2))[0]
+    assert np.array_equal(shown[2], preview.repeat(FACTOR, 0).repeat(FACTOR, 1))
+
+
+# --- options, memory, download -------------------------------------------------------------------------------
+
+def test_a_tab_without_a_model_says_what_to_do():
+    with pytest.raises(InvalidOption, match="Choose a model"):
+        options_from(model=None, init_image=None, strength=0.5, width=None, height=None)
+    studio = FakeTextStudio()
+    del studio.models["words"]
+    with gr.Blocks():
+        create_tab(studio)
+
+
+def test_empty_sizes_are_the_models_own():
+    options = options_from(model=" words ", init_image=None, strength=0.4, width=0, height=None)
+    assert (options.model, options.width, options.height, options.strength) == ("words", None, None, 1.0)
+
+
+def test_what_is_in_memory_is_said_with_its_cost():
+    studio = FakeTextStudio()
+    assert "No model" in resident_line(studio)
+    studio.loaded.append("words")
+    assert resident_line(studio) == "In memory: words 0.25 GiB; room for 8.0 GiB."
+    assert "2.0 GiB to fetch" in model_line(studio, studio.models["far/away"]) and "<b>" not in model_line(studio, None, "<b>")
+
+
+def test_a_download_is_told_in_megabytes_and_time_left():
+    assert download_line(LoadProgress(name="a/b", done_bytes=0, total_bytes=0), 1) == "Fetching a/b."
+    assert download_line(LoadProgress(name="a/b", done_bytes=10_000_000, total_bytes=40_000_000), 5) == "Fetching a/b: 10 of 40 MB, about 15 s left."
+
+
+def test_a_run_tells_its_download_then_itself_then_its_words():
+    studio = FakeTextStudio()
+    studio.fetches = [LoadProgress(name="far/away", done_bytes=5_000_000, total_bytes=10_000_000)]
+    changes = list(generated(studio, SampleOptions(model="far/away", prompt=PROMPT, num_steps=3, record_attention=True), Event(), Session()))
+    said = [change["status"] for change in changes if "status" in change]
+    assert said[0].startswith("Loading") and said[1].startswith("Fetching far/away: 5 of 10 MB") and said[-1].startswith("Done: 3 steps")
+    shown = next(json.loads(change["stage"]) for change in changes if "pictures" in change)
+    assert shown["attention"] and "away" in changes[-1]["resident"] and json.loads(changes[-1]["words"])["prompt"] == PROMPT
+
+
+def test_a_step_is_decoded_for_the_run_that_is_held():
+    studio, session = FakeTextStudio(), Session()
+    session.trajectory, session.run = run_of()[1], "mine"
+    answer = json.loads(decoded_step(studio, session, run="mine", stream="x0_cond", index=2))
+    assert answer["tile"] == [SIDE * FACTOR] * 2 and studio.decodes == [("x0_cond", 2)]
+    assert "press Generate" in json.loads(decoded_step(studio, session, run="other", stream="x0_hat", index=2))["error"]
+
+
+# --- over the wire -------------------------------------------------------------------------------------------
+
+def test_sample_takes_a_prompt_by_name():
+    from gradio_client import Client
+
+    from tabs.denoise import create_tab as create_denoise
+
+    studio = FakeTextStudio()
+    with gr.Blocks() as demo:
+        create_denoise(studio)
+        create_tab(studio)
+    _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        client = Client(url, verbose=False)
+        assert list(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == ["/sample"]
+        stage = client.predict(model="words", prompt="a red star", guidance_scale=4.0, num_steps=3, num_images=1, api_name="/sample")[0]
+    finally:
+        demo.close()
+    assert json.loads(stage)["kind"] == "film"
+    assert studio.asked[-1] == SampleOptions(model="words", prompt="a red star", guidance_scale=4.0, num_steps=3)
