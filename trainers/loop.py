@@ -322,7 +322,7 @@ def _keep(run: Training, log: StepLog, stopping: bool) -> None:
     run.folder.event(**{key: value for key, value in values.items() if key != "extra"}, **values["extra"])
     run.smooth.add(log.loss)
     if run.writer is not None:
-        _write_scalars(run.writer, values)
+        write_scalars(run.writer, values)
     if last or stopping or done % options.checkpoint_every == 0:
         optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
         parts = {"network": trained_state(run.task.network), "ema": run.averaged.tensors, "optimizer": pack_optimizer(optimizer)}
@@ -334,7 +334,8 @@ def _keep(run: Training, log: StepLog, stopping: bool) -> None:
             sheet.save(run.folder.samples / f"step-{done:06d}.png")
 
 
-def _write_scalars(writer: Any, values: dict[str, Any]) -> None:
+def write_scalars(writer: Any, values: dict[str, Any]) -> None:
+    """A step's figures for TensorBoard."""
     for name in ("loss", "grad_norm", "lr", "samples_per_s"):
         writer.add_scalar(name, values[name], values["step"])
     for quarter, loss in enumerate(values["quartiles"]):

@@ -1,0 +1,90 @@
+"""DreamBooth steps a second: the studio's trainer against diffusers' full-UNet step written out plainly, in turn in one run.
+
+The plain step encodes its pictures and its prompts each time, as diffusers' example does without options. Same base,
+batch, precision; events and TensorBoard logs on. The last figure is what events cost of a step.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.dreambooth import DreamBoothOptions, load_instances, load_parts, to_square, to_tensor, train
+
+ROUNDS, STEPS_A_ROUND = 8, 5
+
+
+def main(base: str = "toybox-sd") -> None:
+    """Print a table of ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"base": base, "batch_size": 4, "num_class_images": 16, "class_steps": 5, "sample_every": 0, "checkpoint_every": 10_000, "steps": 1000}
+        options |= {"class_images": str(Path(folder) / "class"), "instances": "assets/examples/domino", "resolution": 64}
+        cached, each_time = (DreamBoothOptions(output=str(Path(folder) / str(cache)), cache=cache, **options) for cache in (True, False))
+        contestants: dict[str, Callable[[], Any]] = {
+            "plain": plain_steps(cached).__next__, "cached": train(cached, progress=False).__next__, "uncached": train(each_time, progress=False).__next__,
+        }
+        for step in contestants.values():
+            step()
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(ROUNDS):
+            for name, step in contestants.items():
+                started = time.perf_counter()
+                for _ in range(STEPS_A_ROUND):
+                    step()
+                times[name].append((time.perf_counter() - started) / STEPS_A_ROUND)
+    plain = statistics.median(times["plain"])
+    print("| step | seconds | steps a second against the plain one |\n|---|---|---|")
+    for name, seconds in times.items():
+        middle = statistics.median(seconds)
+        print(f"| {name} | {middle:.3f} | {plain / middle:.2f} |")
+    print(f"events and logs: {event_cost() / statistics.median(times['cached']):.2%} of a cached step")
+
+
+def plain_steps(options: DreamBoothOptions) -> Iterator[float]:
+    """Full-UNet DreamBooth with prior preservation, nothing kept from step to step."""
+    parts = load_parts(options.base)
+    unet, vae, encoder, tokenizer, process = (parts[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "process"))
+    unet.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=options.lr)
+    fixed = torch.Generator()
+    pixels = to_tensor([to_square(picture, options.resolution, "center", fixed) for picture in load_instances(options)])
+    prompts = [options.instance_prompt] * options.batch_size + [options.class_prompt] * options.batch_size
+    while True:
+        batch = pixels[torch.randint(len(pixels), (2 * options.batch_size,))]
+        with torch.no_grad():
+            z = vae.encode(batch).latent_dist.sample() * vae.config.scaling_factor
+            ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+            text = encoder(ids)[0]
+        noise, t = torch.randn_like(z), torch.randint(1000, (len(z),))
+        target = process.get_velocity(z, noise, t) if process.config.prediction_type == "v_prediction" else noise
+        output = unet(process.add_noise(z, noise, t), t, text).sample
+        instance, prior = ((output - target) ** 2).chunk(2)
+        loss = instance.mean() + options.prior_weight * prior.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield loss.item()
+
+
+def event_cost(count: int = 200) -> float:
+    """Seconds that one step's line and scalars take."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from trainers.loop import write_scalars
+    from trainers.run_folder import RunFolder
+
+    values = {"step": 0, "loss": 0.1, "quartiles": (0.1, 0.1, 0.1, 0.1), "grad_norm": 1.0, "lr": 1e-4, "samples": 8, "samples_per_s": 10.0}
+    with tempfile.TemporaryDirectory() as name:
+        folder, writer = RunFolder(name), SummaryWriter(name)
+        started = time.perf_counter()
+        for step in range(count):
+            folder.event(**(values | {"step": step}), instance=0.1, prior=0.1)
+            write_scalars(writer, values | {"step": step, "extra": {"instance": 0.1, "prior": 0.1}})
+        seconds = time.perf_counter() - started
+        writer.close()
+    return seconds / count

@@ -1,0 +1,194 @@
+"""The trainers of the text-to-image family, in a few steps on small data: what they keep, that they resume exactly, that they learn."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from studio.errors import InvalidOption
+from studio.toybox import Scene, caption
+from trainers import attributes, clip, latent, vae
+from trainers.captions import Captioned, load_captioned
+from trainers.cards import command
+
+CLIP = {"resolution": 32, "data_limit": 64, "width": 32, "text_layers": 1, "vision_layers": 1, "batch_size": 16, "steps": 4, "sample_every": 0, "warmup": 1}
+VAE = {"resolution": 32, "data_limit": 32, "widths": "8,16", "batch_size": 4, "steps": 4, "sample_every": 0, "warmup": 1}
+LATENT = {
+    "resolution": 32, "data_limit": 32, "widths": "16,32", "batch_size": 4, "steps": 4, "sample_every": 0, "warmup": 1, "checkpoint_every": 2,
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A CLIP and a VAE of four steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    list(clip.train(clip.ClipOptions(output=str(folder / "clip"), **CLIP), progress=False))
+    list(vae.train(vae.VaeOptions(output=str(folder / "vae"), **VAE), progress=False))
+    return folder
+
+
+def latent_options(trained, folder, **changes):
+    return latent.LatentOptions(**{**LATENT, "output": str(folder), "vae": str(trained / "vae/model"), "clip": str(trained / "clip/model"), **changes})
+
+
+# --- CLIP ----------------------------------------------------------------------------------------------------
+
+def test_every_word_of_the_toy_world_is_one_token_and_no_text_is_an_error():
+    tokenizer = clip.make_tokenizer(clip.toybox_texts(), 32)
+    words = ["a", "small", "red", "star", "in", "the", "upper", "left", "corner", "against", "a", "violet", "background"]
+    assert tokenizer.tokenize(" ".join(words)) == [word + "</w>" for word in words]
+    for text in ("", "zebra", "Ünïcödé 漢字 🎈", "it's 3.5 km — ok?", "x" * 500):
+        ids = clip.tokenize(tokenizer, [text])
+        assert ids.shape == (1, 32) and ids[0, 0] == tokenizer.bos_token_id and (ids >= 0).all() and (ids < len(tokenizer)).all()
+        assert tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.decode(tokenizer("a zebra", add_special_tokens=False).input_ids).split() == ["a", "zebra"]
+
+
+def test_a_clip_reloads_with_its_tokenizer_as_it_was_trained(trained):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    tokenizer, model = CLIPTokenizer.from_pretrained(trained / "clip/model"), CLIPModel.from_pretrained(trained / "clip/model", dtype=torch.float32).eval()
+    assert model.config.text_config.eos_token_id == tokenizer.eos_token_id and tokenizer.model_max_length == 32
+    task = clip.ClipTask(clip.ClipOptions(output=str(trained / "again"), start=str(trained / "clip/model"), **CLIP))
+    text = "a blue ring on a pink background"
+    assert torch.equal(clip.tokenize(task.tokenizer, [text]), clip.tokenize(tokenizer, [text]))
+    assert 0 <= clip.retrieval_accuracy(model, tokenizer, groups=1, choices=8) <= 1
+
+
+def test_with_the_text_tower_frozen_only_the_picture_tower_moves(trained, tmp_path):
+    options = clip.ClipOptions(output=str(tmp_path), start=str(trained / "clip/model"), freeze_text=True, **CLIP)
+    list(clip.train(options, progress=False))
+    before, after = load_file(trained / "clip/model/model.safetensors"), load_file(tmp_path / "model/model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.startswith("text") for name in moved)
+    with pytest.raises(InvalidOption, match="start"):
+        clip.ClipOptions(freeze_text=True)
+
+
+def test_clip_learns_to_tell_four_pictures_apart(tmp_path):
+    options = clip.ClipOptions(output=str(tmp_path), **{**CLIP, "data_limit": 8, "batch_size": 8, "steps": 60, "lr": 2e-3})
+    logs = list(clip.train(options, progress=False))
+    assert np.mean([log.loss for log in logs[-5:]]) < 0.5 * np.mean([log.loss for log in logs[:5]])
+
+
+# --- VAE -----------------------------------------------------------------------------------------------------
+
+def test_a_vae_reloads_with_a_measured_scaling_factor(trained):
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL.from_pretrained(trained / "vae/model", torch_dtype=torch.float32).eval()
+    data = load_captioned("toybox", 32, limit=32, seed=0)
+    with torch.inference_mode():
+        z = model.encode(data.batch(torch.arange(32))).latent_dist.mode() * model.config.scaling_factor
+    assert z.shape == (32, 4, 16, 16) and z.std().item() == pytest.approx(1, rel=0.02)
+
+
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_were(trained, tmp_path):
+    options = vae.VaeOptions(output=str(tmp_path), start=str(trained / "vae/model"), decoder_only=True, **VAE)
+    list(vae.train(options, progress=False))
+    before, after = (load_file(folder / "model/diffusion_pytorch_model.safetensors") for folder in (trained / "vae", tmp_path))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.startswith(("encoder", "quant_conv")) for name in moved)
+    assert (tmp_path / "model/config.json").read_text().count("scaling_factor") == 1
+
+
+def test_the_perceptual_term_is_zero_for_equal_pictures_and_counts_in_the_loss(trained):
+    options = vae.VaeOptions(output=str(trained / "p"), perceptual_weight=1.0, perceptual_model=str(trained / "clip/model"), **VAE)
+    task = vae.VaeTask(options)
+    x = task.data.batch(torch.arange(4))
+    assert task.perceptual(x, x).item() == 0 and task.perceptual(x, -x).item() > 0
+    plain = vae.VaeTask(vae.VaeOptions(output=str(trained / "q"), **VAE))
+    plain.network.load_state_dict(task.network.state_dict())
+    losses = [each.losses(each.network, torch.arange(4), torch.Generator().manual_seed(1), torch.device("cpu")).descend.item() for each in (task, plain)]
+    assert losses[0] > losses[1]
+
+
+# --- latent --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_result_is_a_pipeline_that_plain_diffusers_loads(trained, tmp_path, prediction_type):
+    from diffusers import StableDiffusionPipeline
+
+    logs = list(latent.train(latent_options(trained, tmp_path, prediction_type=prediction_type, sample_every=4), progress=False))
+    assert len(logs) == 4 and np.isfinite(logs[-1].loss) and len(logs[-1].quartiles) == 4
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.scheduler.config.prediction_type == prediction_type
+    assert pipeline("a red star", num_inference_steps=2).images[0].size == (32, 32)
+    assert Image.open(tmp_path / "samples/step-000004.png").size[0] > 6 * 32
+    assert "_name_or_path" not in json.loads((tmp_path / "model/vae/config.json").read_text())
+
+
+def test_a_resumed_latent_run_reads_its_cache_and_ends_in_the_very_same_weights(trained, tmp_path, monkeypatch):
+    def weights(folder):
+        return load_file(folder / "model/unet/diffusion_pytorch_model.safetensors")
+
+    list(latent.train(latent_options(trained, tmp_path / "whole"), progress=False))
+    stopped = latent.train(latent_options(trained, tmp_path / "cut"), progress=False)
+    for _ in range(3):
+        next(stopped)
+    stopped.close()
+    monkeypatch.setattr(latent, "encode_pictures", lambda *_: pytest.fail("encoded a second time"))
+    assert [log.step for log in latent.train(latent_options(trained, tmp_path / "cut"), progress=False)] == [2, 3]
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_dropped_captions_are_the_empty_one(trained, tmp_path):
+    task = latent.LatentTask(latent_options(trained, tmp_path, caption_drop=1.0))
+    told = []
+
+    def network(z_t, t, text, return_dict):
+        told.append(text)
+        return (torch.zeros_like(z_t),)
+
+    task.losses(network, torch.arange(4), torch.Generator().manual_seed(0), torch.device("cpu"))
+    empty = latent.encode_texts(task.encoder, task.tokenizer, [""])[0].float()
+    assert torch.equal(told[0], empty.expand(4, -1, -1))
+
+
+def test_parts_that_are_missing_are_refused(tmp_path):
+    with pytest.raises(InvalidOption, match="vae must name a folder"):
+        latent.LatentOptions(vae=str(tmp_path / "none"))
+
+
+# --- captions and the examiner -------------------------------------------------------------------------------
+
+def test_half_of_the_captions_say_everything():
+    scene = Scene(object="star", colour="red", background="blue", size="small", position="left")
+    data = Captioned(pixels=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), texts=[scene])
+    rng = np.random.default_rng(0)
+    told = [data.caption(0, rng) for _ in range(400)]
+    assert data.caption(0) == caption(scene) and 180 < told.count(caption(scene)) < 260 and len(set(told)) > 20
+
+
+def test_a_folder_is_read_with_captions_beside_or_in_a_table(tmp_path):
+    for name in ("one", "two"):
+        Image.new("RGB", (20, 30), "red").save(tmp_path / f"{name}.png")
+    with pytest.raises(InvalidOption, match="no captioned pictures"):
+        load_captioned(str(tmp_path), 16)
+    (tmp_path / "one.txt").write_text("a red sheet\n")
+    assert list(load_captioned(str(tmp_path), 16).texts) == ["a red sheet"]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "two.png", "text": "another"}\n')
+    data = load_captioned(str(tmp_path), 16)
+    assert list(data.texts) == ["another"] and data.pixels.shape == (1, 3, 16, 16)
+
+
+def test_the_examiner_learns_from_renders_and_reads_pictures(tmp_path):
+    options = attributes.AttributeOptions(output=str(tmp_path), data_limit=64, batch_size=32, steps=40, lr=3e-3, warmup=5, sample_every=0, tensorboard=False)
+    logs = list(attributes.train(options, progress=False))
+    assert logs[-1].loss < 0.8 * logs[0].loss
+    examiner = attributes.load_examiner(tmp_path / "model")
+    right = attributes.examine_renders(examiner, seed=3, count=50)
+    assert set(right) == {"object", "colour", "background", "size", "position"} and all(len(answers) == 50 for answers in right.values())
+    assert set(json.loads((Path(tmp_path) / "model/accuracy.json").read_text())) == set(right)
+
+
+def test_a_recipe_is_written_as_the_command_that_repeats_it():
+    options = clip.ClipOptions(steps=5, start="runs/x", freeze_text=True)
+    assert command(options) == "python -m trainers.clip --steps 5 --start runs/x --freeze-text"
