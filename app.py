@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from studio import Studio
-from tabs import contrast, denoise, schedules, text_to_image
+from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
 from tabs.page import PAGE
 
 TABS = {
@@ -23,6 +23,8 @@ TABS = {
     "Denoising": denoise.create_tab,
     "Text to image": text_to_image.create_tab,
     "One step or many": contrast.create_tab,
+    "DreamBooth": dreambooth.create_tab,
+    "Runs": runs.create_tab,
 }
 
 

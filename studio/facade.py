@@ -1,8 +1,9 @@
 """The public face of the backend: what tabs, scripts and tests call."""
 
 import dataclasses
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from studio.errors import InvalidOption, UnknownName
 from studio.events import Finished, LoadProgress, StepDone
 from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
 from studio.options import SampleOptions
+from studio.runs import Runs
+from studio.runs.following import Follower
+from studio.runs.results import results
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
     from studio.prompts import Tokens
+    from studio.runs import RunView
     from studio.sampling import Stop
     from studio.trajectory import Trajectory
 
@@ -38,11 +43,14 @@ class Studio:
     One instance serves many threads: loading is locked, sampling is the caller's to queue.
 
     Args:
-        public: serve strangers: only the embedded models, no folders and no Hub ids.
+        public: serve strangers: only the embedded models, no folders and no Hub ids, no training.
+        runs_root: the folder of training runs; by default DIFFUSION_STUDIO_RUNS, or "runs".
     """
 
-    def __init__(self, *, public: bool = False) -> None:
+    def __init__(self, *, public: bool = False, runs_root: str | Path | None = None) -> None:
         self.public = public
+        self._runs = Runs(runs_root or os.environ.get("DIFFUSION_STUDIO_RUNS", "runs"))
+        self.follower = Follower()
         # How models are fetched; a test puts another one here.
         self.fetch: Fetch | None = None
         self._residents: Residents | None = None
@@ -50,8 +58,37 @@ class Studio:
 
     @property
     def models(self) -> dict[str, ModelInfo]:
-        """The menu of models by name."""
-        return {name: info for name, info in MODELS.items() if info.embedded or not self.public}
+        """The menu of models by name; training runs that have finished come last, under the paths of their results."""
+        if self.public:
+            return {name: info for name, info in MODELS.items() if info.embedded}
+        return {**MODELS, **results(self._runs.root)}
+
+    @property
+    def runs(self) -> Runs:
+        """The training runs. Raises InvalidOption where training is off."""
+        if self.public:
+            raise InvalidOption("Training is off on this public studio; start the studio on your own machine to train.")
+        return self._runs
+
+    def train_subject(self, name: str, pictures: "Sequence[str | Path]", options: "Mapping[str, Any]") -> "RunView":
+        """Teach a subject from files of pictures, as a run (DreamBooth): see studio.runs.dreambooth.start."""
+        from studio.runs.dreambooth import start
+
+        return start(self.runs, name, pictures, options)
+
+    def estimate_subject(self, options: "Mapping[str, Any]") -> Any:
+        """Time and memory of such a run, by a timed look at the base model: see trainers.dreambooth.estimate."""
+        from studio.runs.dreambooth import estimate
+
+        self._check_public(options["base"])
+        return estimate(options)
+
+    def delete_run(self, name: str) -> None:
+        """Remove a run and all that it made; a model of it that is loaded is let go."""
+        path = self.runs.read(name).path
+        self.runs.delete(name)
+        if any(Path(resident.name).is_relative_to(path) for resident in self.residents()):
+            self.free()
 
     def model(self, name: str) -> "Model":
         """The loaded model; others give way by least-recent use. Raises UnknownName, ModelUnavailable."""

@@ -30,6 +30,7 @@ from trainers.data import IMAGE_SUFFIXES, open_picture
 from trainers.dreambooth_options import METHODS, PRESETS, DreamBoothOptions, Preset
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
+from trainers.run_folder import RunFolder
 
 __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estimate", "train"]
 
@@ -191,8 +192,10 @@ def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any], batch
     folder = options.class_folder
     folder.mkdir(parents=True, exist_ok=True)
     kept = {path.stem.split("-", 1)[1]: path for path in sorted(folder.glob("[0-9]*-*.png"))}
-    seed, bar = len(kept), tqdm(total=options.num_class_images, initial=min(len(kept), options.num_class_images), desc="class pictures")
+    run, seed = RunFolder(options.output), len(kept)
+    bar = tqdm(total=options.num_class_images, initial=min(len(kept), options.num_class_images), desc="class pictures")
     while len(kept) < options.num_class_images:
+        run.event(phase="class pictures", done=len(kept), total=options.num_class_images)
         count = min(batch, options.num_class_images - len(kept))
         pictures = draw(
             parts, [options.class_prompt] * count, list(range(seed, seed + count)), resolution=options.resolution, num_steps=options.class_steps,

@@ -100,11 +100,17 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "toybox": Preset(
         label="Toybox, CPU, 3 minutes", about="All of the small embedded model, on two cores.",
-        options={"base": "toybox-sd", "resolution": 64, "method": "full", "steps": 400, "batch_size": 4, "lr": 2e-4, "ema_decay": 0.98, "num_class_images": 64},
+        options={
+            "base": "toybox-sd", "resolution": 64, "method": "full", "steps": 400, "batch_size": 4, "lr": 2e-4, "ema_decay": 0.98,
+            "num_class_images": 64, "keep_checkpoints": 4,
+        },
     ),
     "toybox-lora": Preset(
         label="Toybox LoRA, CPU, 2 minutes", about="A 200 KB addition to the embedded model.",
-        options={"base": "toybox-sd", "resolution": 64, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 400, "batch_size": 4, "lr": 2e-3},
+        options={
+            "base": "toybox-sd", "resolution": 64, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 400, "batch_size": 4, "lr": 2e-3,
+            "keep_checkpoints": 4,
+        },
     ),
     "sd15-lora": Preset(
         label="SD 1.5 LoRA, 8 GB", about="Half precision, gradient checkpointing: fits a small GPU.",

@@ -10,6 +10,7 @@ from studio.errors import ModelUnavailable, StudioError, UnknownName
 from studio.models.catalogue import ASSETS, MODELS, ModelInfo
 from studio.models.latent import LatentModel
 from studio.models.pixel import PixelModel
+from studio.models.taught import base_of, taught
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,8 @@ def estimated_gib(name: str) -> float:
     """GiB that a model will take on the device, before it is loaded. Raises UnknownName."""
     from studio.models.memory import estimate_gib
 
+    if base := base_of(resolve(name)):
+        return estimated_gib(base)
     known = MODELS[name].memory_gib if name in MODELS and not MODELS[name].embedded else None
     half = known is not None and MODELS[name].kind == "latent" and pick_device().type == "cuda"
     return estimate_gib(resolve(name), known, half or known is not None and MODELS[name].kind == "pixel")
@@ -80,7 +83,7 @@ def load_model(name: str, device: "torch.device | None" = None, *, offload: bool
     """
     source = resolve(name)
     device = device or pick_device()
-    if is_single_file(source):
+    if is_single_file(source) or base_of(source):
         return _latent_model(name, source, device, offload)
     kind = pipeline_class(source)
     if kind in LATENT_PIPELINES:
@@ -193,7 +196,9 @@ def _pixel_info(name: str, network: Any, config: dict[str, Any], facts: dict[str
 
 
 def _known(name: str) -> ModelInfo:
-    return MODELS.get(name) or ModelInfo(label=Path(name).name.removesuffix(".safetensors"), about=f"From {name}.", source=name, width=0, height=0)
+    # The result of a run lies in <run>/model.
+    path = Path(name).parent if Path(name).name == "model" else Path(name)
+    return MODELS.get(name) or ModelInfo(label=path.name.removesuffix(".safetensors"), about=f"From {name}.", source=name, width=0, height=0)
 
 
 # --- latent models -------------------------------------------------------------------------------------------
@@ -223,6 +228,8 @@ def _latent_model(name: str, source: str, device: "torch.device", offload: bool)
 def _pipeline(name: str, source: str, dtype: "torch.dtype") -> Any:
     from diffusers import StableDiffusionPipeline
 
+    if base := base_of(source):
+        return taught(_pipeline(base, resolve(base), dtype), source)
     options: dict[str, Any] = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
     try:
         if not is_single_file(source):

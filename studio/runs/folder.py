@@ -2,6 +2,7 @@
 
     config.json   the resolved options       state.json    who runs it, how far it is, how it ended
     options.toml  the same, to start again   events.jsonl  one line a step      log.txt  all that the process said
+                                             before the first step also {"phase": words, "done": 3, "total": 64}
     checkpoints/  step-000499/ ...           samples/      step-000500.png ...  model/   the result
     stop          is there: please save and stop
 """
@@ -25,7 +26,8 @@ LOG_TAIL_BYTES = 4000
 class RunView:
     """A run as it stands. message: how it ended, in a sentence. step: steps taken; saved: the step of the last checkpoint + 1.
 
-    left_s: estimate of what is left to do, None where nothing is known.
+    left_s: estimate of what is left to do, None where nothing is known. phase: what is made ready before the first step,
+    if the run says so, phase_done of phase_total.
     """
 
     name: str
@@ -40,6 +42,9 @@ class RunView:
     created: float = 0.0
     left_s: float | None = None
     stopping: bool = False
+    phase: str = ""
+    phase_done: int = 0
+    phase_total: int = 0
     pid: int | None = None
     log_tail: str = ""
 
@@ -66,14 +71,17 @@ class RunView:
 
 def read_run(path: Path) -> RunView:
     """The run in the folder `path`. Never raises for files that are missing or cut short: a run may just be writing them."""
-    state, options = _read_json(path / "state.json"), _read_json(path / "config.json")
-    last = _last_event(path / "events.jsonl")
+    state, options = read_json(path / "state.json"), read_json(path / "config.json")
+    tail = _last_events(path / "events.jsonl")
+    last = next((event for event in tail if "step" in event), {})
+    ready = tail[0] if tail and "phase" in tail[0] else {}
     taken, steps = int(last.get("step", -1)) + 1, int(options.get("steps", 0))
     now = _state_now(state, finished=(path / "model").is_dir())
     return RunView(
         name=path.name, path=path, trainer=str(state.get("trainer", "")), state=now, message=_message(now, state), options=options, step=taken,
         steps=steps, saved=_saved(path), created=float(state.get("created", 0)), left_s=_left(now, last, taken, steps, options),
-        stopping=(path / "stop").exists() and now in ("starting", "running"), pid=state.get("pid"), log_tail=_tail(path / "log.txt"),
+        stopping=(path / "stop").exists() and now in ("starting", "running"), phase=str(ready.get("phase", "")) if now == "running" else "",
+        phase_done=int(ready.get("done", 0)), phase_total=int(ready.get("total", 0)), pid=state.get("pid"), log_tail=_tail(path / "log.txt"),
     )
 
 
@@ -111,12 +119,12 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     except OSError:
         return [], offset
     whole = text[: text.rfind(b"\n") + 1]
-    return [event for event in map(_parse, whole.splitlines()) if event], offset + len(whole)
+    return [event for event in map(parse_event, whole.splitlines()) if event], offset + len(whole)
 
 
 def write_state(path: Path, **changes: Any) -> None:
     """Change entries of state.json; written aside and renamed, so that a reader never sees half of it."""
-    state = {**_read_json(path / "state.json"), **changes}
+    state = {**read_json(path / "state.json"), **changes}
     aside = path / f"state.json.{os.getpid()}.tmp"
     aside.write_text(json.dumps(state, indent=2) + "\n")
     os.replace(aside, path / "state.json")
@@ -133,28 +141,32 @@ def write_config(path: Path, options: Any) -> None:
     (path / "options.toml").write_text("\n".join(lines) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file, empty where it is missing or cut short."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse_event(line: bytes) -> dict[str, Any]:
+    """A line of events.jsonl, empty where it is none."""
     try:
-        return json.loads(line)
+        event = json.loads(line)
     except ValueError:
         return {}
+    return event if isinstance(event, dict) else {}
 
 
-def _last_event(path: Path, reach: int = 4096) -> dict[str, Any]:
+def _last_events(path: Path, reach: int = 4096) -> list[dict[str, Any]]:
+    """The last few events, the newest first."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - reach))
             lines = file.read().splitlines()
     except OSError:
-        return {}
-    return next((event for event in map(_parse, reversed(lines)) if "step" in event), {})
+        return []
+    return [event for event in map(parse_event, reversed(lines)) if event]
 
 
 def _tail(path: Path) -> str:

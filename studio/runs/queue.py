@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,14 @@ from typing import Any
 from studio.errors import InvalidOption, UnknownName
 from studio.runs.folder import RunView, process_start, read_run, write_config, write_state
 
-__all__ = ["Runs", "TRAINERS", "TrainerInfo"]
+__all__ = ["Runs", "TRAINERS", "TrainerInfo", "options_kind", "options_table", "resolve_options"]
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 WATCH_S = 2.0
+UPLOADS = "uploads"
+RESERVED = (UPLOADS, "class-images")
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +85,25 @@ class Runs:
         known = place == 1 and running and running[0] is not None
         return place, running[0] if known else None
 
+    def require_free(self, name: str) -> Path:
+        """The folder that a run of this name will have. Raises InvalidOption for what is no name, or taken."""
+        path = self._path(name)
+        if path.exists() or name in RESERVED:
+            raise InvalidOption(f"There is a run named {name!r} already; choose another name, or delete that run first.")
+        return path
+
+    def uploads(self, name: str) -> Path:
+        """The folder for what a person gave for a run; it goes when the run is deleted."""
+        return self._path(name).parent / UPLOADS / name
+
     # --- acting
 
     def start(self, trainer: str, options: Mapping[str, Any], *, name: str) -> RunView:
         """Check everything, make the folder, queue the run. Raises InvalidOption or UnknownName before anything is made."""
         if trainer not in TRAINERS:
             raise UnknownName.of("trainer", trainer, TRAINERS)
-        path = self._path(name)
-        if path.exists():
-            raise InvalidOption(f"There is a run named {name!r} already; choose another name, or delete that run first.")
-        resolved = self._resolve(trainer, {**options, "output": str(path)})
+        path = self.require_free(name)
+        resolved = resolve_options(trainer, {**options, "output": str(path)})
         path.mkdir(parents=True)
         write_config(path, resolved)
         write_state(path, trainer=trainer, state="waiting", created=time.time(), message="")
@@ -125,6 +139,7 @@ class Runs:
         if view.live:
             raise InvalidOption(f"The run {name!r} is {view.state}; stop it before deleting it.")
         shutil.rmtree(view.path)
+        shutil.rmtree(self.uploads(name), ignore_errors=True)
 
     def start_due(self) -> None:
         """Start the run that waits longest, if none runs."""
@@ -150,20 +165,6 @@ class Runs:
         if not NAME.fullmatch(name or ""):
             raise InvalidOption(f"A run's name has letters, digits, - and _ only, 64 at most, and begins with a letter or digit; it is {name!r}.")
         return self.root / name
-
-    @staticmethod
-    def _resolve(trainer: str, options: Mapping[str, Any]) -> Any:
-        """The trainer's options, checked by its own dataclass and by its `check` where it has one."""
-        module = importlib.import_module(f"trainers.{trainer}")
-        kind = getattr(module, TRAINERS[trainer].options)
-        known = {field.name for field in dataclasses.fields(kind)}
-        for key in options:
-            if key not in known:
-                raise UnknownName.of(f"option of {trainer}", key, sorted(known))
-        resolved = kind(**options)
-        if hasattr(module, "check"):
-            module.check(resolved)
-        return resolved
 
     def _launch(self, view: RunView) -> None:
         with open(view.path / "log.txt", "ab") as log:
@@ -200,6 +201,62 @@ class Runs:
 
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def options_kind(trainer: str) -> type:
+    """The dataclass of a trainer's options. Raises UnknownName."""
+    if trainer not in TRAINERS:
+        raise UnknownName.of("trainer", trainer, TRAINERS)
+    return getattr(importlib.import_module(f"trainers.{trainer}"), TRAINERS[trainer].options)
+
+
+def resolve_options(trainer: str, options: Mapping[str, Any]) -> Any:
+    """The trainer's options, checked by its own dataclass and by its `check` where it has one."""
+    kind = options_kind(trainer)
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in options:
+        if key not in known:
+            raise UnknownName.of(f"option of {trainer}", key, sorted(known))
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in options:
+            _require_kind(field, hints[field.name], options[field.name])
+    resolved = kind(**options)
+    module = importlib.import_module(f"trainers.{trainer}")
+    if hasattr(module, "check"):
+        module.check(resolved)
+    return resolved
+
+
+def _require_kind(field: dataclasses.Field, hint: Any, value: Any) -> None:
+    """Refuse a value of another kind than the option has, in a sentence; a whole number is a number too."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not isinstance(value, (*kinds, int) if float in kinds else kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
+        raise InvalidOption(f"{field.name} must be {wanted}, but it is {value!r}.")
+    if field.metadata.get("choices") and value not in field.metadata["choices"]:
+        raise UnknownName.of(field.name, value, field.metadata["choices"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionRow:
+    """An option of a trainer in words."""
+
+    name: str
+    default: str
+    help: str
+    choices: str
+
+
+def options_table(trainer: str) -> list[OptionRow]:
+    """What `python -m trainers.NAME --help` documents. Raises UnknownName."""
+    return [
+        OptionRow(
+            name=field.name, default=str(field.default), help=field.metadata["help"].replace("%%", "%"),
+            choices=f" One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else "",
+        )
+        for field in dataclasses.fields(options_kind(trainer)) if field.name != "output"
+    ]
 
 
 def launcher() -> list[str]:

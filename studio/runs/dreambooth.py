@@ -1,0 +1,116 @@
+"""Teaching a subject, from the person's side: their pictures judged, shown as training sees them, and kept for the run."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from studio.errors import BadImage, InvalidOption, StudioError
+from studio.images import fit
+from studio.models.catalogue import ASSETS
+from studio.models.loading import LATENT_PIPELINES, is_single_file, resolve
+from studio.models.taught import base_of
+from studio.runs.folder import RunView
+from studio.runs.queue import Runs
+from studio.uploads import open_picture
+
+__all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate"]
+
+EXAMPLE = ASSETS / "examples" / "domino"
+MOST_PICTURES = 20
+VALIDATION = "{instance}|{instance} on a yellow background|{class_}"
+
+
+def presets() -> dict[str, Any]:
+    """Presets by name, with label, about and options; no torch is loaded."""
+    return importlib.import_module("trainers.dreambooth_options").PRESETS
+
+
+def fields() -> dict[str, dataclasses.Field]:
+    """Every option with its default, and its help and choices as metadata; no torch is loaded."""
+    return {field.name: field for field in dataclasses.fields(importlib.import_module("trainers.dreambooth_options").DreamBoothOptions)}
+
+
+def open_pictures(paths: Sequence[str | Path]) -> list[Image.Image]:
+    """The pictures in the files. Raises InvalidOption for too few or too many, BadImage that names each file it cannot read."""
+    if not paths:
+        raise InvalidOption("There are no pictures of the subject; give 2 to 20 of them, 3 to 5 are usual, or take the example.")
+    pictures, bad = [], []
+    for path in paths:
+        try:
+            pictures.append(open_picture(path))
+        except BadImage as error:
+            bad.append(f"{Path(path).name}: {error}")
+    if bad:
+        raise BadImage(" ".join(bad))
+    if len(pictures) == 1:
+        raise InvalidOption("One picture is not enough to tell the subject from its surroundings; give at least 2, better 3 to 5.")
+    if len(pictures) > MOST_PICTURES:
+        raise InvalidOption(f"{len(pictures)} pictures are more than the {MOST_PICTURES} that are taken; 3 to 5 are usual.")
+    return pictures
+
+
+def seen(picture: Image.Image, resolution: int, crop: str) -> Image.Image:
+    """The square that training sees of a picture; of random crops, one."""
+    if crop == "center":
+        return fit(picture, resolution, resolution)
+    import torch
+
+    to_square = importlib.import_module("trainers.dreambooth").to_square
+    return to_square(picture, resolution, crop, torch.Generator().manual_seed(0))
+
+
+def options_from(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's options from those of a form: prompts to look at are made up where none are given. Raises InvalidOption."""
+    empty = [name for name, value in values.items() if value is None]
+    if empty:
+        raise InvalidOption(f"{empty[0]} is empty; give it a value, or choose a preset to fill it in.")
+    options = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+    if not options.get("validation_prompts"):
+        options["validation_prompts"] = VALIDATION.format(instance=options.get("instance_prompt"), class_=options.get("class_prompt"))
+    return options
+
+
+def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mapping[str, Any]) -> RunView:
+    """Check everything, keep the pictures under the runs' folder, queue the run. Raises a StudioError before anything is made."""
+    runs.require_free(name)
+    taken = open_pictures(pictures)
+    checked = options_from(options)
+    _require_base(checked["base"])
+    folder = runs.uploads(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        for i, picture in enumerate(taken):
+            picture.save(folder / f"{i:02d}.png")
+        return runs.start("dreambooth", {**checked, "instances": str(folder)}, name=name)
+    except StudioError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def estimate(options: Mapping[str, Any]) -> Any:
+    """seconds, memory_gib and trained_parameters of a run with these options; loads the base model."""
+    checked = options_from(options)
+    _require_base(checked["base"])
+    module = importlib.import_module("trainers.dreambooth")
+    return module.estimate(module.DreamBoothOptions(**checked))
+
+
+def _require_base(name: str) -> None:
+    """Raises UnknownName, or InvalidOption for a model that cannot be taught so."""
+    if not name:
+        raise InvalidOption("Choose the model to teach: a name of the menu, a folder or a Hub id.")
+    source = resolve(name)
+    if base_of(source):
+        raise InvalidOption(f"{name!r} is a LoRA or a checkpoint; teach a whole text-to-image model, such as its base {base_of(source)!r}.")
+    if is_single_file(source):
+        raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
+    index = Path(source) / "model_index.json"
+    if Path(source).is_dir() and (not index.is_file() or json.loads(index.read_text()).get("_class_name") not in LATENT_PIPELINES):
+        raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")

@@ -1,0 +1,134 @@
+"""What a subject's training did: the same seeds before and after, and after each checkpoint at several numbers of steps.
+
+Every cell of a sheet begins with the noise of its seed, so that what differs is what was learned.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from studio.errors import InvalidOption
+from studio.events import Finished
+from studio.options import SampleOptions
+from studio.runs.folder import RunView
+
+if TYPE_CHECKING:
+    from threading import Event
+
+__all__ = ["Sheet", "before_and_after", "checkpoint_matrix", "MOST_CHECKPOINTS", "STEP_COUNTS"]
+
+MOST_CHECKPOINTS = 6
+STEP_COUNTS = (5, 10, 25, 50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Pictures by row and column, None where one is still to be drawn. done of total: drawings so far."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[Image.Image | None]]] = field(default_factory=list)
+    done: int = 0
+    total: int = 0
+    note: str = ""
+
+
+def before_and_after(
+    studio: Any, view: RunView, prompt: str, *, num_seeds: int = 4, others: Sequence[RunView] = (), stop: "Event | None" = None,
+) -> Iterator[Sheet]:
+    """The base model, the run's result and those of other runs, one row each, from the same seeds. The last sheet's note says
+    how far each has moved from the base. Raises InvalidOption for runs that have not finished."""
+    asked = options_of(view, prompt, num_images=num_seeds)
+    models = [("before", asked.model), *((name_of(run), result_of(run)) for run in (view, *others))]
+    jobs = [(row, 0, replace(asked, model=model)) for row, (_, model) in enumerate(models)]
+    empty = Sheet(title=f"“{prompt}”, before and after", columns=[f"seed {asked.seed + i}" for i in range(num_seeds)])
+    sheet = empty
+    for sheet in drawn(studio, empty, [label for label, _ in models], jobs, stop):
+        yield sheet
+    if sheet.done == sheet.total:
+        yield replace(sheet, note=moved(sheet))
+
+
+def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event | None" = None) -> Iterator[Sheet]:
+    """The run's checkpoints (MOST_CHECKPOINTS, spread evenly) by STEP_COUNTS denoising steps, all from the same noise.
+    Raises InvalidOption where there is no checkpoint."""
+    paths = spread(view.checkpoints, MOST_CHECKPOINTS)
+    if not paths:
+        raise InvalidOption(f"The run {view.name!r} has no checkpoint yet; wait until its first one is saved.")
+    asked = options_of(view, prompt, num_images=1)
+    rows = [("before", asked.model), *((f"step {int(path.name.removeprefix('step-')) + 1}", str(path)) for path in paths)]
+    jobs = [(row, column, replace(asked, model=model, num_steps=count)) for row, (_, model) in enumerate(rows) for column, count in enumerate(STEP_COUNTS)]
+    sheet = Sheet(title=f"“{prompt}”, checkpoints by denoising steps", columns=[f"{count} steps" for count in STEP_COUNTS])
+    yield from drawn(studio, sheet, [label for label, _ in rows], jobs, stop)
+
+
+def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, int, SampleOptions]], stop: "Event | None") -> Iterator[Sheet]:
+    """The sheet, empty and then after each drawing; a job's pictures go to its row from its column on."""
+    cells: list[list[Image.Image | None]] = [[None] * len(sheet.columns) for _ in labels]
+
+    def now(done: int) -> Sheet:
+        return replace(sheet, rows=[(label, list(row)) for label, row in zip(labels, cells)], done=done, total=len(jobs))
+    yield now(0)
+    for done, (row, column, options) in enumerate(jobs, start=1):
+        for event in studio.sample(options, stop):
+            if isinstance(event, Finished) and event.trajectory.complete:
+                cells[row][column : column + len(event.images)] = event.images
+        if stop is not None and stop.is_set():
+            yield replace(now(done - 1), note="Stopped; what was drawn stays.")
+            return
+        yield now(done)
+
+
+def options_of(view: RunView, prompt: str, num_images: int) -> SampleOptions:
+    """As the run's own validation samples are drawn, with the base model."""
+    said = view.options
+    if "base" not in said or "instance_prompt" not in said:
+        raise InvalidOption(f"{view.name!r} is no DreamBooth run; choose one of those.")
+    if not prompt.strip():
+        raise InvalidOption("The prompt is empty; say what is to be drawn.")
+    return SampleOptions(
+        model=said["base"], prompt=prompt.strip(), num_steps=said["validation_steps"], guidance_scale=said["validation_guidance"], scheduler="ddim",
+        width=said["resolution"], height=said["resolution"], num_images=num_images, seed=1000,
+    )
+
+
+def result_of(view: RunView) -> str:
+    model = view.path / "model"
+    if view.state != "finished" or not model.is_dir():
+        raise InvalidOption(f"The run {view.name!r} has not finished; wait for its end, or resume it.")
+    return str(model)
+
+
+def name_of(view: RunView) -> str:
+    weight = view.options.get("prior_weight", 0)
+    return f"{view.name}, {f'prior weight {weight:g}' if weight else 'no prior preservation'}"
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def moved(sheet: Sheet) -> str:
+    """How far each row is from the first, in a sentence."""
+    (_, first), *others = sheet.rows
+    far = ", ".join(f"{distance(first, row):.2f} ({label})" for label, row in others)
+    return f"Root mean square change from before, at the same seeds: {far}. From black to white is 2; other seeds of one prompt differ by {apart(first):.2f}."
+
+
+def distance(a: Sequence[Image.Image | None], b: Sequence[Image.Image | None]) -> float:
+    return float(np.sqrt(np.mean([np.square(values(x) - values(y)).mean() for x, y in zip(a, b)])))
+
+
+def apart(row: Sequence[Image.Image | None]) -> float:
+    return distance(row, [*row[1:], row[0]])
+
+
+def values(image: Image.Image | None) -> np.ndarray:
+    assert image is not None
+    return np.asarray(image, dtype=np.float32) / 127.5 - 1

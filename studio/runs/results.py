@@ -1,0 +1,61 @@
+"""Finished runs as models: what the menus need to know of them, read from their folders without loading anything."""
+
+import dataclasses
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from studio.models.catalogue import MODELS, ModelInfo
+from studio.runs.folder import read_json
+
+__all__ = ["results"]
+
+# The trainers whose results are diffusion models, and what they are called in a menu.
+KINDS = {"ddpm": "pixel DDPM", "latent": "text-to-image", "dreambooth": "DreamBooth"}
+
+
+def results(root: Path) -> dict[str, ModelInfo]:
+    """Menu entries of the runs under `root` that have finished, the newest first, under the paths of their models."""
+    found: list[tuple[float, str, ModelInfo]] = []
+    for path in root.glob("*/state.json"):
+        state, model = read_json(path), path.parent / "model"
+        if state.get("state") == "finished" and state.get("trainer") in KINDS and model.is_dir():
+            info = _entry(str(model), state["trainer"], model.stat().st_mtime_ns)
+            if info is not None:
+                found.append((float(state.get("created", 0)), str(model), info))
+    return {name: info for _, name, info in sorted(found, key=lambda entry: (-entry[0], entry[1]))}
+
+
+@lru_cache(maxsize=256)
+def _entry(model: str, trainer: str, changed: int) -> ModelInfo | None:
+    """changed: when the folder was written, so that another one of the same name is read anew."""
+    folder = Path(model)
+    facts = read_json(folder / "studio.json")
+    base = _base_entry(facts["base"]) if facts.get("kind") == "lora" and "base" in facts else _shape(folder, facts)
+    if base is None:
+        return None
+    said = f", taught {facts['prompt']!r}" if facts.get("prompt") else ""
+    return dataclasses.replace(
+        base, label=f"{folder.parent.name} ({KINDS[trainer]} run)", about=f"The result of the run {folder.parent.name}{said}.", source=model, size_mib=0,
+    )
+
+
+def _base_entry(base: str) -> ModelInfo | None:
+    return MODELS.get(base) or _shape(Path(base), {})
+
+
+def _shape(folder: Path, facts: dict[str, Any]) -> ModelInfo | None:
+    """An entry with what the network's own configuration says; None where there is none."""
+    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
+    if not unet.get("sample_size"):
+        return None
+    factor = 2 ** (len(vae["block_out_channels"]) - 1) if vae else 1
+    size = unet["sample_size"]
+    height, width = (side * factor for side in (size if isinstance(size, list) else (size, size)))
+    named = MODELS.get(facts.get("base", ""))
+    return ModelInfo(
+        label=folder.name, about="", source=str(folder), width=width, height=height, kind="latent" if vae else "pixel",
+        channels=3 if vae else unet.get("in_channels", 3), class_names=tuple(facts.get("class_names", ())),
+        default_steps=25 if vae else 50, default_guidance=(named.default_guidance if named else 4.0) if vae else 1.0, clip=named.clip if named else "",
+        memory_gib=named.memory_gib if named else 0.1,
+    )

@@ -1,0 +1,346 @@
+"""The DreamBooth tab: a handful of pictures teach a model a new subject, seen while it learns, and tried out at once."""
+
+import base64
+import inspect
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import Field
+from functools import cache
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from studio.errors import BadImage, StudioError
+from studio.models.taught import base_of
+from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
+from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix
+from studio.uploads import open_picture
+from tabs.contrast import Session
+from tabs.runs import POLL_S, buttons_shown, create_buttons, create_follow, duration, follow_value, found, full, newest, required, wire_buttons
+from tabs.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
+
+__all__ = ["create_tab"]
+
+INTRO = """## DreamBooth
+Three to five pictures, and a word that means nothing yet: train until the word **is** the subject. The class pictures keep the
+model from forgetting what else the class can be."""
+PUBLIC = "Training is off on this public studio. Start the studio on your own machine to teach it a subject: the README says how."
+INVITATION = "Give 3 to 5 pictures of one subject, or take the example, and press Train. What the model learns is shown here, step by step."
+FIRST_PRESET = "toybox"
+EXAMPLE_WORDS = {"instance_prompt": "a sks cat", "class_prompt": "a cat", "token": "sks"}
+
+# Options in the order of the form: what matters first, then what is under More. The rest has no control.
+MAIN = ("instance_prompt", "class_prompt", "token", "method", "rank", "alpha", "steps", "lr", "prior", "prior_weight", "num_class_images")
+MORE = (
+    "resolution", "batch_size", "accumulation", "crop", "flip", "min_snr_gamma", "offset_noise", "ema_decay", "gradient_checkpointing", "mixed_precision",
+    "adam_8bit", "cache", "lr_plan", "warmup", "weight_decay", "grad_clip", "targets", "class_images", "class_guidance", "class_steps", "validation_prompts",
+    "validation_steps", "validation_guidance", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
+)
+LABELS = {
+    "instance_prompt": "Instance prompt", "class_prompt": "Class prompt", "token": "Token", "method": "What learns", "rank": "Rank", "alpha": "Alpha",
+    "steps": "Steps", "lr": "Learning rate", "prior": "Prior preservation", "prior_weight": "Prior weight", "num_class_images": "Class pictures",
+    "min_snr_gamma": "Min-SNR gamma", "ema_decay": "EMA decay", "adam_8bit": "8-bit Adam", "lr_plan": "Learning rate plan", "class_images": "Class folder",
+}
+CHOICES = {"method": [("All of the UNet", "full"), ("UNet and text encoder", "full_text"), ("LoRA", "lora")]}
+OF_LORA = ("rank", "alpha")
+OF_PRIOR = ("prior_weight", "num_class_images")
+PRIOR_ABOUT = "On: pictures of the class, drawn by the base model first, are learned beside the subject's, so that the class keeps its meaning."
+
+
+# --- the form ------------------------------------------------------------------------------------------------
+
+def defaults() -> dict[str, Any]:
+    """What the form says at first: the options' defaults, those of the first preset, prompts made up from the others."""
+    return {**values_of({}), **values_of(presets()[FIRST_PRESET].options)}
+
+
+def values_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The form's values for these options, the defaults for all others."""
+    values = {name: field.default for name, field in fields().items()} | {"validation_prompts": ""} | options
+    values["prior"] = values["prior_weight"] > 0
+    return {name: values[name] for name in ("base", *MAIN, *MORE)}
+
+
+def options_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's options from the form's values."""
+    options = dict(values)
+    if not options.pop("prior"):
+        options["prior_weight"] = 0.0
+    return {name: number(fields()[name], value) for name, value in options.items()}
+
+
+def number(field: Field, value: Any) -> Any:
+    """Whole numbers come from the page as they are; where parts are allowed they count as numbers with parts."""
+    return float(value) if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def control_of(name: str, values: dict[str, Any]) -> Any:
+    """The component for an option, by the kind of its default."""
+    label, value = LABELS.get(name, name.replace("_", " ").capitalize()), values[name]
+    if name == "prior":
+        return gr.Checkbox(value, label=label, info=PRIOR_ABOUT, elem_id="dreambooth-prior")
+    field = fields()[name]
+    shared: dict[str, Any] = {
+        "label": label, "info": sentence(field.metadata["help"]), "elem_id": f"dreambooth-{name.replace('_', '-')}", "visible": needed(name, values),
+    }
+    if isinstance(field.default, bool):
+        return gr.Checkbox(value, **shared)
+    if field.metadata["choices"]:
+        return gr.Dropdown(CHOICES.get(name) or field.metadata["choices"], value=value, **shared)
+    if isinstance(field.default, (int, float)):
+        return gr.Number(value, precision=0 if isinstance(field.default, int) else None, min_width=110, **shared)
+    return gr.Textbox(value, max_lines=3, placeholder="made up from the prompts" if name == "validation_prompts" else None, **shared)
+
+
+def needed(name: str, values: dict[str, Any]) -> bool:
+    """Whether the option means something beside the others."""
+    if name in OF_LORA:
+        return values["method"] == "lora"
+    return name not in OF_PRIOR or bool(values["prior"])
+
+
+def sentence(text: str) -> str:
+    text = text.replace("%%", "%")
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def teachable(studio: Any) -> list[tuple[str, str]]:
+    """The menu of models that can be taught: whole text-to-image ones."""
+    return [(info.label, name) for name, info in studio.models.items() if info.kind == "latent" and not base_of(info.source)]
+
+
+def free_name(studio: Any, wish: str) -> str:
+    taken = {view.name for view in studio.runs.list()}
+    return next(name for name in (wish, *(f"{wish}-{i}" for i in range(2, len(taken) + 3))) if name not in taken)
+
+
+def subject_runs(studio: Any) -> list[str]:
+    return [view.name for view in studio.runs.list() if view.trainer == "dreambooth"]
+
+
+# --- the subject's pictures ----------------------------------------------------------------------------------
+
+@cache
+def example_files() -> list[str]:
+    """Copies of the example's pictures where Gradio may hand them out."""
+    folder = Path(tempfile.mkdtemp(prefix="studio-domino-"))
+    return [shutil.copy(path, folder) for path in sorted(EXAMPLE.glob("*.png"))]
+
+
+def crops(paths: Sequence[str] | None, resolution: int, crop: str) -> tuple[list[tuple[Image.Image, str]], str]:
+    """((square as training sees it, file name) of each that can be read, a sentence on those that cannot)."""
+    shown, said = [], []
+    for path in paths or ():
+        try:
+            shown.append((seen(open_picture(path), int(resolution or 64), crop), Path(path).name))
+        except BadImage as error:
+            said.append(f"{Path(path).name}: {error}")
+    if shown and not said:
+        said.append(f"{len(shown)} picture{'s' * (len(shown) > 1)}, shown as training will see {'them' if len(shown) > 1 else 'it'}.")
+    return shown, " ".join(said)
+
+
+def estimate_line(estimate: Any, options: dict[str, Any]) -> str:
+    """Time, memory and what is trained, in a sentence."""
+    time = f"About {duration(estimate.seconds)} for {options['steps']} steps on this machine" if estimate.seconds is not None else "The time is not known"
+    drawing = f", and before it up to {options['num_class_images']} class pictures are drawn" if options["prior_weight"] else ""
+    return f"{time}{drawing}; about {estimate.memory_gib:.1f} GiB of memory; {estimate.trained_parameters:,} weights learn."
+
+
+# --- what was learned ----------------------------------------------------------------------------------------
+
+def sheet_value(sheet: Sheet) -> str:
+    """JSON text for Studio.sheet."""
+    over = sheet.done == sheet.total or sheet.note
+    return to_stage({
+        "title": sheet.title, "share": None if over else sheet.done / sheet.total, "columns": sheet.columns, "note": sheet.note,
+        "rows": [{"name": name, "cells": [cell and picture_uri(cell) for cell in cells]} for name, cells in sheet.rows],
+    })
+
+
+def picture_uri(image: Image.Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# --- the tab -------------------------------------------------------------------------------------------------
+
+def create_tab(studio: Any) -> None:
+    """The components, handlers and wiring of the tab.
+
+    Args:
+        studio: gives public, models, runs, follower, train_subject, estimate_subject, delete_run and sample, as studio.Studio does.
+    """
+    if studio.public:
+        gr.Markdown(PUBLIC, elem_classes="ds-about")
+        return
+    first = defaults()
+    preset_menu = presets()
+
+    session, before = gr.State(Session()), gr.State(0)
+    gr.Markdown(INTRO, elem_id="dreambooth-intro", elem_classes="ds-about")
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            pictures = gr.File(file_count="multiple", type="filepath", label="Pictures of the subject", height=120, elem_id="dreambooth-pictures")
+            example = gr.Button("Example: Domino", size="sm", elem_id="dreambooth-example")
+            preset = gr.Dropdown(
+                [(entry.label, name) for name, entry in preset_menu.items()], value=FIRST_PRESET, label="Preset", info=preset_menu[FIRST_PRESET].about,
+                elem_id="dreambooth-preset",
+            )
+            base_model = gr.Dropdown(
+                teachable(studio), value=first["base"], label="Model to teach", allow_custom_value=True, info="From the menu, or a folder or a Hub id.",
+                elem_id="dreambooth-base",
+            )
+            controls = {"base": base_model, **{name: control_of(name, first) for name in MAIN}}
+            with gr.Accordion("More", open=False, elem_id="dreambooth-more"):
+                controls.update({name: control_of(name, first) for name in MORE})
+            name = gr.Textbox("subject", label="Name of the run", max_lines=1, info="Letters, digits, - and _.", elem_id="dreambooth-name")
+            with gr.Row(elem_classes="ds-press"):
+                train = gr.Button("Train", variant="primary", elem_id="dreambooth-train", min_width=80, scale=2)
+                estimate = gr.Button("Estimate", elem_id="dreambooth-estimate", min_width=70, scale=1)
+            status = gr.HTML(elem_id="dreambooth-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+        with gr.Column(elem_classes="ds-stage-column"):
+            gallery = gr.Gallery(
+                label="What training will see", visible=False, columns=8, height="auto", object_fit="contain", format="png", interactive=False,
+                elem_id="dreambooth-seen",
+            )
+            with gr.Row(elem_classes="ds-run-row"):
+                run = gr.Dropdown([], label="Run", elem_id="dreambooth-run", scale=0, min_width=220)
+                with gr.Column(scale=0, min_width=240):
+                    buttons = create_buttons("dreambooth")
+            stage, address = create_follow("dreambooth-stage")
+            with gr.Accordion("What it has learned", open=True, elem_id="dreambooth-results"):
+                with gr.Row():
+                    prompt = gr.Textbox("", label="Prompt", placeholder="the instance prompt of the run", max_lines=2, elem_id="dreambooth-prompt", scale=2)
+                    others = gr.Dropdown(
+                        [], multiselect=True, label="Beside it", info="Further finished runs, such as one without prior preservation.",
+                        elem_id="dreambooth-others", scale=1,
+                    )
+                with gr.Row(elem_classes="ds-press"):
+                    after = gr.Button("Before and after", size="sm", elem_id="dreambooth-after")
+                    matrix = gr.Button("Checkpoints x steps", size="sm", elem_id="dreambooth-matrix")
+                    forgetting = gr.Button("What was forgotten", size="sm", elem_id="dreambooth-forgetting")
+                    halt = gr.Button("Stop drawing", size="sm", elem_id="dreambooth-halt")
+                sheet = drawn_by("sheet", '<div class="ds-stage ds-sheet"></div>', elem_id="dreambooth-sheet")
+
+    for control in (base_model, controls["method"], controls["crop"], controls["mixed_precision"], controls["lr_plan"], run, others):
+        unchecked(control)
+    shown = [run, others, stage, buttons.stop, buttons.resume, buttons.delete]
+
+    def show(chosen: str) -> dict[Any, Any]:
+        chosen = chosen if found(studio, chosen) else newest(studio, "dreambooth")
+        names = subject_runs(studio)
+        return {
+            run: gr.update(choices=names, value=chosen or None), others: gr.update(choices=[name for name in names if name != chosen]),
+            stage: follow_value(studio, chosen, address, invitation=INVITATION), **buttons_shown(studio, chosen, buttons),
+        }
+
+    def on_open_page() -> dict[Any, Any]:
+        return {**show(""), name: free_name(studio, "subject"), base_model: gr.update(choices=teachable(studio))}
+
+    def on_tick(chosen: str, last: int) -> dict[Any, Any]:
+        # Most often nothing has changed; then nothing is sent.
+        changes = {stage: follow_value(studio, chosen, address, invitation=INVITATION), **buttons_shown(studio, chosen, buttons)}
+        now = hash(repr(changes.values()))
+        return full([*shown, before], {} if now == last else {**changes, before: now})
+
+    def on_pictures(paths: list[str] | None, resolution: int, crop: str) -> dict[Any, Any]:
+        squares, said = crops(paths, resolution, crop)
+        return {gallery: gr.update(value=squares, visible=bool(squares)), status: escape(said)}
+
+    def on_example() -> dict[Any, Any]:
+        return {pictures: example_files(), name: free_name(studio, "domino"), **{controls[key]: value for key, value in EXAMPLE_WORDS.items()}}
+
+    def on_preset(chosen: str) -> dict[Any, Any]:
+        entry = preset_menu[chosen]
+        # What names the subject is the person's, not the preset's.
+        values = {key: value for key, value in values_of(entry.options).items() if key not in (*EXAMPLE_WORDS, "validation_prompts", "class_images", "seed")}
+        updates: dict[Any, Any] = {controls[key]: value for key, value in values.items()}
+        for key in (*OF_LORA, *OF_PRIOR):
+            updates[controls[key]] = gr.update(value=values[key], visible=needed(key, values))
+        return full([preset, *controls.values()], {**updates, preset: gr.update(info=entry.about)})
+
+    def on_shape(method: str, prior: bool) -> dict[Any, Any]:
+        values = {"method": method, "prior": prior}
+        return {controls[key]: gr.update(visible=needed(key, values)) for key in (*OF_LORA, *OF_PRIOR)}
+
+    def on_estimate(*values: Any) -> Iterator[str]:
+        yield "The base model is loaded and one step of it is timed."
+        try:
+            options = options_of(dict(zip(controls, values)))
+            yield estimate_line(studio.estimate_subject(options), options)
+        except StudioError as error:
+            yield escape(str(error))
+
+    def on_train(*values: Any) -> dict[Any, Any]:
+        """Check everything, then start a run. Give its name to /run_status to follow it."""
+        given, asked, *rest = values
+        with said_in_a_sentence():
+            view = studio.train_subject((asked or "").strip(), given or [], options_of(dict(zip(controls, rest))))
+        said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
+        return {**show(view.name), status: said, name: free_name(studio, view.name)}
+
+    def on_probe(kind: str) -> Any:
+        def probe(chosen: str, text: str, beside: list[str], held: Session) -> Iterator[str]:
+            held.ask()
+            with said_in_a_sentence(), closing(sheets(studio, kind, required(chosen), text, beside or [], held.switch or Event())) as drawn:
+                for one in drawn:
+                    yield sheet_value(one)
+        return probe
+
+    def on_halt(held: Session) -> None:
+        held.stop()
+
+    given = {"pictures": None, "name": "subject", **first}
+    on_train.__signature__ = named(given)  # type: ignore[attr-defined]
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # Gradio shows an error only of what went through its queue, so what may refuse is queued.
+    cheap: dict[str, Any] = {**private, "queue": False}
+    files: dict[str, Any] = {**private, "concurrency_id": "files", "concurrency_limit": 2}
+    device: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden"}
+
+    gr.on(None, on_open_page, None, [*shown, name, base_model], **cheap)
+    gr.Timer(POLL_S).tick(on_tick, [run, before], [*shown, before], **cheap)
+    run.input(show, run, shown, **cheap)
+    example.click(on_example, None, [pictures, name, *(controls[key] for key in EXAMPLE_WORDS)], **cheap)
+    gr.on(
+        [pictures.change, controls["resolution"].change, controls["crop"].change], on_pictures, [pictures, controls["resolution"], controls["crop"]],
+        [gallery, status], trigger_mode="always_last", **files,
+    )
+    preset.input(on_preset, preset, [preset, *controls.values()], **cheap)
+    gr.on(
+        [controls["method"].input, controls["prior"].input], on_shape, [controls["method"], controls["prior"]],
+        [controls[key] for key in (*OF_LORA, *OF_PRIOR)], **cheap,
+    )
+    estimate.click(on_estimate, list(controls.values()), status, **device)
+    train.click(
+        on_train, [pictures, name, *controls.values()], [status, *shown, name], api_name="train", concurrency_id="runs", show_progress="minimal",
+        show_progress_on=status,
+    )
+    for kind, button in (("after", after), ("matrix", matrix), ("forgetting", forgetting)):
+        button.click(on_probe(kind), [run, prompt, others, session], sheet, **device)
+    halt.click(on_halt, session, None, **cheap)
+    wire_buttons(studio, buttons, run, shown, show)
+
+
+def named(values: dict[str, Any]) -> inspect.Signature:
+    """The signature under which programs know an endpoint's arguments."""
+    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in values.items()])
+
+
+def sheets(studio: Any, kind: str, name: str, prompt: str, beside: list[str], stop: Event) -> Iterator[Sheet]:
+    """The sheets of a probe: "after", "matrix" or "forgetting"."""
+    view = studio.runs.read(name)
+    said = view.options.get("class_prompt" if kind == "forgetting" else "instance_prompt", "")
+    text = said if kind == "forgetting" else (prompt or "").strip() or said
+    if kind == "matrix":
+        return checkpoint_matrix(studio, view, text, stop=stop)
+    return before_and_after(studio, view, text, others=[studio.runs.read(other) for other in beside], stop=stop)
