@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from studio.prompts import Tokens
     from studio.trajectory import Trajectory
 
-__all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
+__all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "to_data_uri", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
 
 STREAMS = {
     "x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds", "x0_uncond": "without the prompt",
@@ -81,7 +81,7 @@ def decoded(stream: str, index: int, pictures: "Sequence[Image.Image]") -> dict[
     """What the real decoder made of one step, one picture a seed, as one sprite."""
     columns = _sprite_columns(len(pictures), *pictures[0].size)
     sheet = grid(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), columns)
-    return {"stream": stream, "index": index, "tile": list(pictures[0].size), "columns": columns, "src": _png(sheet)}
+    return {"stream": stream, "index": index, "tile": list(pictures[0].size), "columns": columns, "src": to_data_uri(sheet)}
 
 
 def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
     levels = np.rint(255 * maps / scale[:, None, None]).astype(np.uint8).reshape(-1, height, width, 1)
     columns = _sprite_columns(len(levels), width, height)
     return {
-        "tile": [width, height], "columns": columns, "src": _png(grid(levels, columns)), "scale": scale.tolist(),
+        "tile": [width, height], "columns": columns, "src": to_data_uri(grid(levels, columns)), "scale": scale.tolist(),
         "pieces": [{"text": tokens.tokens[index].text, "word": tokens.tokens[index].word} for index in pieces],
     }
 
@@ -109,7 +109,7 @@ def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: Sam
     return {
         "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
         "options": carried(options),
-        "pictures": {name: _png(grid(to_pixels(event.pictures(name)), columns)) for name in there},
+        "pictures": {name: to_data_uri(grid(to_pixels(event.pictures(name)), columns)) for name in there},
     }
 
 
@@ -163,10 +163,10 @@ def _sprite_columns(tiles: int, width: int, height: int) -> int:
 
 
 def _sprite(trajectory: "Trajectory", name: str, frames: list[int], columns: int) -> str:
-    return _png(grid(to_pixels(trajectory.pictures(name, frames).flatten(0, 1)), columns))
+    return to_data_uri(grid(to_pixels(trajectory.pictures(name, frames).flatten(0, 1)), columns))
 
 
-def _png(pixels: np.ndarray) -> str:
+def to_data_uri(pixels: np.ndarray) -> str:
     """(H, W, 1 or 3) uint8 as a data URI. Noise hardly compresses, so little time is spent on trying."""
     buffer = BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)

@@ -15,6 +15,8 @@ from studio.export import read_options
 from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
+from tabs.anatomy import create_area as create_anatomy
+from tabs.compare import create_grid, create_pair
 from tabs.denoise import DOWNLOAD, KEEPERS, SEED_END, STREAMS, Session, eta_update, run_shown, stop_update
 from tabs.filmstrip import decoded, film
 from tabs.stage import create_stage, picture_input, said_in_a_sentence, to_stage, unchecked
@@ -53,74 +55,84 @@ def create_tab(studio: Any) -> None:
             model_line(studio, menu.get(first or "")), elem_id="t2i-resident", elem_classes="ds-status", padding=False, apply_default_css=False,
             js_on_load=None,
         )
-    with gr.Row(elem_classes="ds-layout"):
-        with gr.Column(elem_classes="ds-controls"):
-            prompt = gr.Textbox(
-                FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, placeholder="What the picture is to show", elem_id="t2i-prompt",
-            )
-            with gr.Row(elem_classes="ds-press"):
-                run = gr.Button("Generate", variant="primary", elem_id="t2i-run", min_width=80, scale=2)
-                stop = gr.Button("Stop", interactive=False, elem_id="t2i-stop", min_width=60, scale=1)
-            status = gr.HTML(elem_id="t2i-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
-            examples = gr.Dataset(
-                components=[prompt], samples=[[text] for text in EXAMPLES], label="Or take one of these", type="values", layout="gallery",
-                elem_id="t2i-examples",
-            )
-            negative_prompt = gr.Textbox(
-                "", label="Negative prompt", max_lines=3, placeholder="What it is not to show", elem_id="t2i-negative",
-            )
-            guidance_scale = gr.Slider(
-                1, 15, default_guidance(menu.get(first or "")), step=0.5, label="Guidance scale", elem_id="t2i-guidance",
-                info="Higher: closer to the prompt, with less variety. 1 is off.",
-            )
-            num_steps = gr.Number(default_steps(menu.get(first or "")), label="Steps", precision=0, info="More: slower, with finer steps.", elem_id="t2i-steps")
-            scheduler = gr.Dropdown(
-                [(s.label, name) for name, s in SCHEDULERS.items()], value="ddim", label="Scheduler", info=SCHEDULERS["ddim"].about, elem_id="t2i-scheduler",
-            )
-            with gr.Row(elem_classes="ds-seed"):
-                seed = gr.Number(0, label="Seed", precision=0, info="Another number: other noise to start.", elem_id="t2i-seed", min_width=120, scale=4)
-                dice = gr.Button("New seed", elem_id="t2i-dice", size="sm", min_width=72, scale=1)
-            num_images = gr.Number(1, label="Images", precision=0, info="More: several seeds side by side, and slower.", elem_id="t2i-images")
-            with gr.Accordion("More", open=False, elem_id="t2i-more"):
-                with gr.Row():
-                    guidance_start = gr.Slider(0, 1, 0, step=0.05, label="Guide from", min_width=110, elem_id="t2i-guide-from")
-                    guidance_end = gr.Slider(
-                        0, 1, 1, step=0.05, label="to", min_width=110, elem_id="t2i-guide-to",
-                        info="Shares of the steps.",
+    with gr.Tabs(elem_classes="ds-areas"):
+        with gr.Tab("Picture"), gr.Row(elem_classes="ds-layout"):
+            with gr.Column(elem_classes="ds-controls"):
+                prompt = gr.Textbox(
+                    FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, placeholder="What the picture is to show", elem_id="t2i-prompt",
+                )
+                with gr.Row(elem_classes="ds-press"):
+                    run = gr.Button("Generate", variant="primary", elem_id="t2i-run", min_width=80, scale=2)
+                    stop = gr.Button("Stop", interactive=False, elem_id="t2i-stop", min_width=60, scale=1)
+                status = gr.HTML(elem_id="t2i-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+                examples = gr.Dataset(
+                    components=[prompt], samples=[[text] for text in EXAMPLES], label="Or take one of these", type="values", layout="gallery",
+                    elem_id="t2i-examples",
+                )
+                negative_prompt = gr.Textbox(
+                    "", label="Negative prompt", max_lines=3, placeholder="What it is not to show", elem_id="t2i-negative",
+                )
+                guidance_scale = gr.Slider(
+                    1, 15, default_guidance(menu.get(first or "")), step=0.5, label="Guidance scale", elem_id="t2i-guidance",
+                    info="Higher: closer to the prompt, with less variety. 1 is off.",
+                )
+                num_steps = gr.Number(
+                    default_steps(menu.get(first or "")), label="Steps", precision=0, info="More: slower, with finer steps.", elem_id="t2i-steps",
+                )
+                scheduler = gr.Dropdown(
+                    [(s.label, name) for name, s in SCHEDULERS.items()], value="ddim", label="Scheduler", info=SCHEDULERS["ddim"].about,
+                    elem_id="t2i-scheduler",
+                )
+                with gr.Row(elem_classes="ds-seed"):
+                    seed = gr.Number(0, label="Seed", precision=0, info="Another number: other noise to start.", elem_id="t2i-seed", min_width=120, scale=4)
+                    dice = gr.Button("New seed", elem_id="t2i-dice", size="sm", min_width=72, scale=1)
+                num_images = gr.Number(1, label="Images", precision=0, info="More: several seeds side by side, and slower.", elem_id="t2i-images")
+                with gr.Accordion("More", open=False, elem_id="t2i-more"):
+                    with gr.Row():
+                        guidance_start = gr.Slider(0, 1, 0, step=0.05, label="Guide from", min_width=110, elem_id="t2i-guide-from")
+                        guidance_end = gr.Slider(
+                            0, 1, 1, step=0.05, label="to", min_width=110, elem_id="t2i-guide-to",
+                            info="Shares of the steps.",
+                        )
+                    guidance_rescale = gr.Slider(
+                        0, 1, 0, step=0.05, label="Guidance rescale", elem_id="t2i-rescale", info="Higher: tames the glaring contrast of strong guidance.",
                     )
-                guidance_rescale = gr.Slider(
-                    0, 1, 0, step=0.05, label="Guidance rescale", elem_id="t2i-rescale", info="Higher: tames the glaring contrast of strong guidance.",
-                )
-                clip_guidance_scale = gr.Slider(
-                    0, 1000, 0, step=10, label="CLIP guidance scale", elem_id="t2i-clip",
-                    info="Higher: CLIP's own idea of the prompt pulls harder. Slow: the decoder and CLIP run at every step. 0 is off.",
-                )
-                sigmas = gr.Dropdown(
-                    sigma_choices("ddim"), value="", label="Noise levels", visible=False, info="How the steps are spaced.", elem_id="t2i-sigmas",
-                )
-                eta = gr.Slider(0, 1, 0, step=0.05, label="eta", info="Higher: more fresh noise at every step.", elem_id="t2i-eta")
-                with gr.Row():
-                    width = gr.Number(None, label="Width", precision=0, placeholder="own", min_width=100, elem_id="t2i-width")
-                    height = gr.Number(None, label="Height", precision=0, placeholder="own", min_width=100, elem_id="t2i-height")
-                init_image = picture_input(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="t2i-init")
-                strength = gr.Slider(
-                    0, 1, 0.6, step=0.05, label="Strength", info="Higher: less of that picture is left. 1 is pure noise.", elem_id="t2i-strength",
-                )
-                record_attention = gr.Checkbox(
-                    True, label="Record word attention", elem_id="t2i-attention",
-                    info="On: see where in the picture each word was looked at. Costs a little time.",
-                )
-            with gr.Accordion("Keep it", open=False, elem_id="t2i-keep"):
-                stream = gr.Radio(STREAMS, value="both", label="Stream", info="What the film and the contact sheet show.")
-                with gr.Row(elem_classes="ds-keep"):
-                    keep_buttons = {kind: gr.Button(label, size="sm", min_width=72, elem_id=f"t2i-keep-{kind}") for kind, (label, _) in KEEPERS.items()}
-                kept = gr.File(label="Kept", interactive=False, visible=False, height=60, elem_id="t2i-kept")
-            with gr.Column(elem_id="t2i-open"):
-                opened = gr.UploadButton("Open a run or a saved picture", size="sm", file_types=[".safetensors", ".png", ".gif"])
-        with gr.Column(elem_classes="ds-stage-column"):
-            stage = create_stage("t2i-stage", drop_to="#t2i-open", invitation="Say what the picture is to show, and press Generate.")
-            words = create_words("t2i-words")
-            pictures = gr.Gallery(label="Pictures", visible=False, format="png")
+                    clip_guidance_scale = gr.Slider(
+                        0, 1000, 0, step=10, label="CLIP guidance scale", elem_id="t2i-clip",
+                        info="Higher: CLIP's own idea of the prompt pulls harder. Slow: the decoder and CLIP run at every step. 0 is off.",
+                    )
+                    sigmas = gr.Dropdown(
+                        sigma_choices("ddim"), value="", label="Noise levels", visible=False, info="How the steps are spaced.", elem_id="t2i-sigmas",
+                    )
+                    eta = gr.Slider(0, 1, 0, step=0.05, label="eta", info="Higher: more fresh noise at every step.", elem_id="t2i-eta")
+                    with gr.Row():
+                        width = gr.Number(None, label="Width", precision=0, placeholder="own", min_width=100, elem_id="t2i-width")
+                        height = gr.Number(None, label="Height", precision=0, placeholder="own", min_width=100, elem_id="t2i-height")
+                    init_image = picture_input(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="t2i-init")
+                    strength = gr.Slider(
+                        0, 1, 0.6, step=0.05, label="Strength", info="Higher: less of that picture is left. 1 is pure noise.", elem_id="t2i-strength",
+                    )
+                    record_attention = gr.Checkbox(
+                        True, label="Record word attention", elem_id="t2i-attention",
+                        info="On: see where in the picture each word was looked at. Costs a little time.",
+                    )
+                with gr.Accordion("Keep it", open=False, elem_id="t2i-keep"):
+                    stream = gr.Radio(STREAMS, value="both", label="Stream", info="What the film and the contact sheet show.")
+                    with gr.Row(elem_classes="ds-keep"):
+                        keep_buttons = {kind: gr.Button(label, size="sm", min_width=72, elem_id=f"t2i-keep-{kind}") for kind, (label, _) in KEEPERS.items()}
+                    kept = gr.File(label="Kept", interactive=False, visible=False, height=60, elem_id="t2i-kept")
+                with gr.Column(elem_id="t2i-open"):
+                    opened = gr.UploadButton("Open a run or a saved picture", size="sm", file_types=[".safetensors", ".png", ".gif"])
+            with gr.Column(elem_classes="ds-stage-column"):
+                stage = create_stage("t2i-stage", drop_to="#t2i-open", invitation="Say what the picture is to show, and press Generate.")
+                words = create_words("t2i-words")
+                pictures = gr.Gallery(label="Pictures", visible=False, format="png")
+        with gr.Tab("Compare"):
+            create_pair(studio, model, prompt)
+        with gr.Tab("Grid"):
+            create_grid(studio, model, prompt, guidance_scale, num_steps, scheduler)
+        with gr.Tab("Anatomy"):
+            create_anatomy(studio, model, prompt)
 
     for control in (model, scheduler, sigmas, eta, strength, guidance_scale, guidance_start, guidance_end, guidance_rescale, clip_guidance_scale):
         unchecked(control)

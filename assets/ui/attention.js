@@ -14,9 +14,9 @@
   const join = (stage) => {
     stage.box.innerHTML = template;
     const part = (selector) => stage.box.querySelector(selector);
-    let maps = null, chosen = null, words = [];
+    let maps = null, chosen = null, words = [], overlays = [];
 
-    const overlays = OVER.map((name) => {
+    const lay = () => OVER.map((name) => {
       const canvas = document.createElement("canvas");
       canvas.className = "ds-attention-map";
       canvas.hidden = true;
@@ -130,6 +130,7 @@
       maps = { film: value, width: bitmap.width, pixels: context.getImageData(0, 0, bitmap.width, bitmap.height).data };
       bitmap.close();
       words = wordsOf(value.attention);
+      if (!overlays.length) overlays = lay();
       const again = words.findIndex((word) => word.text === before);
       chosen = again < 0 ? null : again;
       part(".ds-ranked").replaceChildren();

@@ -1,0 +1,98 @@
+"""The anatomy of a model: its parts as a forward pass meets them, and what its VAE makes of one's own picture."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import InvalidOption
+from studio.pictures import PICTURES, load_picture
+from studio.uploads import open_picture
+from tabs.schedules import data_url
+from tabs.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
+
+__all__ = ["create_area"]
+
+FIRST_PICTURE = "toybox"
+MAX_PERTURB = 3.0
+
+ABOUT = r"""
+A latent diffusion model is three networks. The **text encoder** turns the tokens into states; the **U-Net** is asked at every step what noise
+it sees in the latents, and looks at those states through cross-attention; the **VAE** knows the way from pictures to latents and back, and is
+needed only at the two ends. The numbers come from a real forward pass.
+"""
+ABOUT_VAE = r"""
+### Through the VAE and back
+
+What the VAE cannot give back, no prompt can draw. $\mathrm{PSNR} = 10\log_{10}\left(2^2 / \mathrm{MSE}\right)$ for values in $[-1, 1]$: 30 dB looks alike,
+40 dB the same. Latents moved by noise still decode to something like the picture: that is why diffusion may work in them.
+"""
+LATEX = [{"left": "$", "right": "$", "display": False}]
+
+
+def create_area(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> None:
+    """The components, handlers and wiring.
+
+    Args:
+        studio: gives anatomy(model, prompt) and vae_round_trip(model, picture, perturb=, seed=), as studio.Studio does.
+        model, prompt: of the tab, which this area is about.
+    """
+    gr.Markdown(ABOUT, elem_classes="ds-about")
+    with gr.Row(elem_classes="ds-chain-controls"):
+        look = gr.Button("Take it apart", variant="primary", min_width=140, scale=0, elem_id="anatomy-look")
+        note = gr.HTML(elem_id="anatomy-note", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+    parts = drawn_by("anatomy", '<div class="ds-stage ds-anatomy"></div>', elem_id="anatomy-parts")
+
+    gr.Markdown(ABOUT_VAE, latex_delimiters=LATEX, elem_classes="ds-about")
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            example = gr.Dropdown([(one.label, name) for name, one in PICTURES.items()], value=FIRST_PICTURE, label="Picture", elem_id="anatomy-example")
+            upload = picture_input(label="Or your own", sources=["upload", "webcam", "clipboard"], height=170, elem_id="anatomy-upload")
+            perturb = gr.Slider(
+                0, MAX_PERTURB, 0, step=0.05, label="Move the latents by", info="Times unit noise. 1 is as much as the latents themselves vary.",
+                elem_id="anatomy-perturb",
+            )
+            seed = gr.Number(0, label="Seed of that noise", precision=0, elem_id="anatomy-seed")
+            send = gr.Button("There and back", variant="primary", elem_id="anatomy-send")
+        with gr.Column(elem_classes="ds-stage-column"):
+            trip = drawn_by("roundTrip", '<div class="ds-stage ds-trip"></div>', elem_id="anatomy-trip")
+
+    def on_look(name: str | None, text: str) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            return {parts: to_stage(parts_shown(studio.anatomy(chosen(name), text))), note: ""}
+
+    def on_send(name: str | None, example: str, upload: str | None, perturb: float, seed: int) -> str:
+        with said_in_a_sentence():
+            picture = open_picture(upload) if upload else load_picture(example, seed=1)
+            return to_stage({"perturb": perturb, **trip_shown(studio.vae_round_trip(chosen(name), picture, perturb=perturb, seed=seed))})
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "gpu", "concurrency_limit": 1}
+    asked: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    look.click(lambda: "Tracing a forward pass.", None, note, **asked).then(on_look, [model, prompt], [parts, note], **private).failure(
+        lambda: "", None, note, **asked,
+    )
+    inputs = [model, example, upload, perturb, seed]
+    gr.on([send.click, example.input, upload.input, perturb.release, seed.submit], on_send, inputs, trip, trigger_mode="always_last", **private)
+
+
+def chosen(model: str | None) -> str:
+    if not model:
+        raise InvalidOption("Choose a model first.")
+    return model
+
+
+def parts_shown(parts: list[Any]) -> dict[str, Any]:
+    """The parts as the page draws them."""
+    names: tuple[str, ...] = ("name", "label", "depth", "parameters", "memory_mib", "shape_in", "shape_out")
+    return {"parts": [{name: getattr(part, name) for name in names} for part in parts]}
+
+
+def trip_shown(trip: Any) -> dict[str, Any]:
+    """A round trip as the page draws it; an infinite PSNR travels as null."""
+    see: Callable[[Any], str] = data_url
+    return {
+        "original": see(trip.original), "reconstruction": see(trip.reconstruction), "psnr_db": trip.psnr_db if math.isfinite(trip.psnr_db) else None,
+        "channels": [see(channel) for channel in trip.channels], "size": list(trip.original.size), "shape": list(trip.latents.shape),
+        "mean": float(trip.latents.mean()), "deviation": float(trip.latents.std()),
+    }
