@@ -37,7 +37,8 @@ FIRST_PRESET = "toybox"
 EXAMPLE_WORDS = {"instance_prompt": "a sks cat", "class_prompt": "a cat", "token": "sks"}
 
 # Options in the order of the form: what matters first, then what is under More. The rest has no control.
-MAIN = ("instance_prompt", "class_prompt", "token", "method", "rank", "alpha", "steps", "lr", "prior", "prior_weight", "num_class_images")
+WORDS = ("instance_prompt", "class_prompt", "token")
+MAIN = ("method", "rank", "alpha", "steps", "lr", "prior", "prior_weight", "num_class_images")
 MORE = (
     "resolution", "batch_size", "accumulation", "crop", "flip", "min_snr_gamma", "offset_noise", "ema_decay", "gradient_checkpointing", "mixed_precision",
     "adam_8bit", "cache", "lr_plan", "warmup", "weight_decay", "grad_clip", "targets", "class_images", "class_guidance", "class_steps", "validation_prompts",
@@ -65,7 +66,7 @@ def values_of(options: dict[str, Any]) -> dict[str, Any]:
     """The form's values for these options, the defaults for all others."""
     values = {name: field.default for name, field in fields().items()} | {"validation_prompts": ""} | options
     values["prior"] = values["prior_weight"] > 0
-    return {name: values[name] for name in ("base", *MAIN, *MORE)}
+    return {name: values[name] for name in (*WORDS, "base", *MAIN, *MORE)}
 
 
 def options_of(values: dict[str, Any]) -> dict[str, Any]:
@@ -195,18 +196,19 @@ def create_tab(studio: Any) -> None:
                 [(entry.label, name) for name, entry in preset_menu.items()], value=FIRST_PRESET, label="Preset", info=preset_menu[FIRST_PRESET].about,
                 elem_id="dreambooth-preset",
             )
-            base_model = gr.Dropdown(
-                teachable(studio), value=first["base"], label="Model to teach", allow_custom_value=True, info="From the menu, or a folder or a Hub id.",
-                elem_id="dreambooth-base",
-            )
-            controls = {"base": base_model, **{name: control_of(name, first) for name in MAIN}}
-            with gr.Accordion("More", open=False, elem_id="dreambooth-more"):
-                controls.update({name: control_of(name, first) for name in MORE})
+            controls: dict[str, Any] = {name: control_of(name, first) for name in WORDS}
             name = gr.Textbox("subject", label="Name of the run", max_lines=1, info="Letters, digits, - and _.", elem_id="dreambooth-name")
             with gr.Row(elem_classes="ds-press"):
                 train = gr.Button("Train", variant="primary", elem_id="dreambooth-train", min_width=80, scale=2)
                 estimate = gr.Button("Estimate", elem_id="dreambooth-estimate", min_width=70, scale=1)
             status = gr.HTML(elem_id="dreambooth-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+            base_model = gr.Dropdown(
+                teachable(studio), value=first["base"], label="Model to teach", allow_custom_value=True, info="From the menu, or a folder or a Hub id.",
+                elem_id="dreambooth-base",
+            )
+            controls.update({"base": base_model, **{name: control_of(name, first) for name in MAIN}})
+            with gr.Accordion("More", open=False, elem_id="dreambooth-more"):
+                controls.update({name: control_of(name, first) for name in MORE})
         with gr.Column(elem_classes="ds-stage-column"):
             gallery = gr.Gallery(
                 label="What training will see", visible=False, columns=8, height="auto", object_fit="contain", format="png", interactive=False,

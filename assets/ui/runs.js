@@ -28,7 +28,7 @@
 
   // Each entry is a set of curves that one button shows or hides.
   const SETS = {
-    loss: { label: "Loss", on: true, curves: [["loss", "Loss of the step", "var(--ds-series-6)"], ["smooth", "Running mean", "var(--ds-series-1)"]] },
+    loss: { label: "Loss", on: true, curves: [["loss", "Loss of the step", "color-mix(in srgb, var(--ds-series-1) 38%, transparent)"], ["smooth", "Running mean", "var(--ds-series-1)"]] },
     quarters: {
       label: "By noise", on: true, curves: [
         ["q1", "Least noise, t in the 1st quarter", "var(--ds-series-5)"], ["q2", "2nd quarter", "var(--ds-series-2)"],

@@ -64,8 +64,8 @@ def left(studio):
 # --- the form ------------------------------------------------------------------------------------------------
 
 def test_every_option_has_a_control_but_those_that_the_studio_sets():
-    assert set(fields()) - {*tab.MAIN, *tab.MORE, "base"} == {"output", "instances", "tensorboard"}
-    assert len({*tab.MAIN, *tab.MORE}) == len(tab.MAIN) + len(tab.MORE)
+    assert set(fields()) - set(tab.defaults()) == {"output", "instances", "tensorboard"}
+    assert len({*tab.WORDS, *tab.MAIN, *tab.MORE}) == len(tab.WORDS) + len(tab.MAIN) + len(tab.MORE)
 
 
 @pytest.mark.parametrize("name", presets())
@@ -156,7 +156,7 @@ def test_train_and_the_endpoints_of_runs_are_public_and_their_arguments_have_nam
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(endpoints) == {"/train", "/run_status", "/run_stop", "/run_resume"}
     names = [parameter["parameter_name"] for parameter in endpoints["/train"]["parameters"]]
-    assert names == ["pictures", "name", "base", *tab.MAIN, *tab.MORE]
+    assert names == ["pictures", "name", *tab.WORDS, "base", *tab.MAIN, *tab.MORE]
     assert [parameter["parameter_name"] for parameter in endpoints["/run_status"]["parameters"]] == ["name"]
 
 
