@@ -20,7 +20,7 @@ from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from studio.uploads import open_picture
 from tabs.filmstrip import curve_of, each_alone, film, freshest, live_frame
-from tabs.stage import create_stage, picture_input, said_in_a_sentence, to_stage, unchecked
+from tabs.stage import create_stage, keep_fresh, models_of, picture_input, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
     from studio.prompts import Tokens
@@ -84,7 +84,7 @@ def create_tab(studio: Any) -> None:
     Args:
         studio: gives models, describe, sample, noise_curve, opening_run and load_run, as studio.Studio does.
     """
-    menu = {name: entry for name, entry in studio.models.items() if entry.kind == "pixel"}
+    menu = models_of(studio, "pixel")
     first, entry = next(iter(menu.items()))
 
     session = gr.State(Session(), delete_callback=Session.stop)
@@ -216,6 +216,7 @@ def create_tab(studio: Any) -> None:
         values: dict[Any, Any] = {control: getattr(options, name) for name, control in controls.items()}
         values[eta], values[timesteps] = eta_update(options.scheduler, options.eta), timesteps_update(options.scheduler, options.timesteps or "")
         values[scheduler] = gr.update(value=options.scheduler, info=SCHEDULERS[options.scheduler].about)
+        menu = models_of(studio, "pixel")
         if options.model not in menu:
             del values[model], values[class_label]
             return {**values, status: f"{sentence} Its model, {options.model}, is not here, so the chosen one stays."}
@@ -237,6 +238,7 @@ def create_tab(studio: Any) -> None:
     files: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 2}
 
     gr.on(None, on_open_page, None, stage, **cheap)
+    keep_fresh(model, studio, "pixel")
     model.input(on_model, model, [model, num_steps, class_label], **private, **files)
     scheduler.input(on_scheduler, scheduler, [scheduler, eta, timesteps], **cheap)
     dice.click(lambda: random.randrange(SEED_END), None, seed, **cheap)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import StudioError
 
-__all__ = ["create_stage", "drawn_by", "to_stage", "picture_input", "unchecked", "said_in_a_sentence"]
+__all__ = ["create_stage", "drawn_by", "to_stage", "picture_input", "unchecked", "models_of", "keep_fresh", "said_in_a_sentence"]
 
 Control = TypeVar("Control", gr.Dropdown, gr.Slider)
 
@@ -68,6 +68,19 @@ def unchecked(control: Control) -> Control:
     what a program sends is judged by the studio, in its own words."""
     control.preprocess = lambda payload: payload  # type: ignore[method-assign]
     return control
+
+
+def models_of(studio: Any, kind: str) -> dict[str, Any]:
+    """The studio's models of a kind, "pixel" or "latent", as they are now."""
+    return {name: entry for name, entry in studio.models.items() if entry.kind == kind}
+
+
+def keep_fresh(menu: gr.Dropdown, studio: Any, kind: str) -> None:
+    """Whoever opens this menu of models finds what has come since the page was made, such as a training's result."""
+    def choices() -> Any:
+        return gr.update(choices=[(entry.label, name) for name, entry in models_of(studio, kind).items()])
+
+    menu.focus(choices, None, menu, api_visibility="private", show_progress="hidden", queue=False)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.denoise import DOWNLOAD, KEEPERS, SEED_END, STREAMS, Session, eta_update, run_shown, stop_update
 from tabs.filmstrip import decoded, film
-from tabs.stage import create_stage, picture_input, said_in_a_sentence, to_stage, unchecked
+from tabs.stage import create_stage, keep_fresh, picture_input, said_in_a_sentence, to_stage, unchecked
 from tabs.words import create_words, words_of
 
 if TYPE_CHECKING:

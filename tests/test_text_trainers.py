@@ -152,6 +152,14 @@ def test_dropped_captions_are_the_empty_one(trained, tmp_path):
     assert torch.equal(told[0], empty.expand(4, -1, -1))
 
 
+def test_only_the_pictures_whose_caption_holds_the_word_are_shown(trained, tmp_path):
+    task = latent.LatentTask(latent_options(trained, tmp_path, only="large"))
+    scenes = load_captioned("toybox", 32, limit=32, seed=0).texts
+    assert task.kept.tolist() == [i for i, scene in enumerate(scenes) if scene.size == "large"] and task.size == len(task.kept)
+    with pytest.raises(InvalidOption, match="No caption"):
+        latent.LatentTask(latent_options(trained, tmp_path, only="zebra"))
+
+
 def test_parts_that_are_missing_are_refused(tmp_path):
     with pytest.raises(InvalidOption, match="vae must name a folder"):
         latent.LatentOptions(vae=str(tmp_path / "none"))

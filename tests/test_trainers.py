@@ -84,6 +84,8 @@ def test_min_snr_weighs_the_error_of_x0_the_same_for_every_target():
     # An error d of x0 is an error d sqrt(SNR) of eps and d sqrt(SNR + 1) of v, so the weights times those agree.
     torch.testing.assert_close(weight["epsilon"] * snr, weight["sample"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weight["v_prediction"] * (snr + 1), weight["sample"], rtol=1e-4, atol=1e-6)
+    # With an offset of 1 the noisiest steps weigh as in plain v-prediction.
+    assert min_snr_weights("v_prediction", snr, 5.0, 1.0)[1:].tolist() == pytest.approx([1, 1])
 
 
 def test_batches_follow_the_step_alone_and_cover_every_picture_once_an_epoch():

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from trainers.captions import Captioned, load_captioned
+from trainers.captions import Captioned, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.options import option
 from trainers.program import run_program
@@ -52,12 +52,14 @@ class LatentOptions(LoopOptions):
     resolution: int = option(64, "pixels a side")
     data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
     wordings: int = option(2, "captions kept for each picture")
+    only: str = option("", "train on those pictures alone whose caption holds this word, e.g. large: kinds of objects are learned sooner; empty = all")
     steps: int = option(10_000, "optimiser steps in all")
     batch_size: int = option(48, "pictures a step")
     lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
     lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
     prediction_type: str = option("v_prediction", "what the network predicts", ("epsilon", "v_prediction"))
-    min_snr_gamma: float = option(5.0, "weigh the error by min(SNR, gamma), 0 = off")
+    min_snr_gamma: float = option(5.0, "weigh the error of x0 by min(SNR, gamma) + the offset, 0 = off")
+    min_snr_offset: float = option(1.0, "0 as in arXiv:2303.09556; 1 keeps the noisiest steps, which decide what stands where, at their full weight")
     caption_drop: float = option(0.1, "share of captions replaced by the empty one, 0 to 1")
     widths: str = option("64,96,112", "channels of each level, comma-separated multiples of 16")
     layers: int = option(1, "residual blocks a level")
@@ -66,7 +68,7 @@ class LatentOptions(LoopOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_at_least(1, "data_limit", "wordings", "layers", "resolution")
-        self.require_at_least(0, "min_snr_gamma", "attention_from")
+        self.require_at_least(0, "min_snr_gamma", "min_snr_offset", "attention_from")
         self.require_share("caption_drop")
         for name in ("vae", "clip"):
             if not Path(getattr(self, name)).is_dir():
@@ -155,7 +157,7 @@ def prepare(options: LatentOptions, vae: Any, encoder: Any, tokenizer: Any) -> d
     path = Path(options.output) / "cache" / f"{_fingerprint(options)}.safetensors"
     if path.is_file():
         return load_file(path)
-    data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
+    data = _load(options)
     rng = np.random.default_rng(options.seed)
     captions = [[data.caption(i, rng if wording else None) for wording in range(options.wordings)] for i in range(len(data))]
     place: dict[str, int] = {"": 0}
@@ -167,6 +169,23 @@ def prepare(options: LatentOptions, vae: Any, encoder: Any, tokenizer: Any) -> d
     save_file(parts, aside)
     aside.replace(path)
     return parts
+
+
+def kept_pictures(options: LatentOptions, count: int) -> Tensor:
+    """The indices, of `count`, of the pictures that `options.only` leaves. Raises InvalidOption where it leaves none."""
+    from studio.toybox import caption
+
+    if not options.only:
+        return torch.arange(count)
+    texts = map(caption, toybox_scenes(options.seed, options.data_limit)) if options.data == "toybox" else map(str, _load(options).texts)
+    kept = torch.tensor([i for i, text in enumerate(texts) if options.only in text.split()], dtype=torch.long)
+    if not len(kept):
+        raise InvalidOption(f"No caption holds the word {options.only!r}; leave `only` empty to train on all pictures.")
+    return kept
+
+
+def _load(options: LatentOptions) -> Captioned:
+    return load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
 
 
 def _fingerprint(options: LatentOptions) -> str:
@@ -190,12 +209,14 @@ class LatentTask(Task):
         self.encoder, self.tokenizer = load_text_encoder(options.clip)
         parts = prepare(options, self.vae, self.encoder, self.tokenizer)
         self.latents, self.features, self.which = parts["latents"], parts["features"], parts["which"]
-        self.size = len(self.latents)
+        self.kept = kept_pictures(options, len(self.latents))
+        self.size = len(self.kept)
         self.scheduler = make_scheduler(options.prediction_type)
         self.network = make_network(options, self.latents.shape[1], self.latents.shape[-1], self.features.shape[-1])
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         options, num_timesteps = self.options, self.scheduler.config.num_train_timesteps
+        indices = self.kept[indices]
         z = self.latents[indices].float()
         t = torch.randint(num_timesteps, (len(z),), generator=generator)
         noise = torch.randn(z.shape, generator=generator)
@@ -209,7 +230,7 @@ class LatentTask(Task):
         output = network(z_t.contiguous(memory_format=torch.channels_last), t, text, return_dict=False)[0]
         losses = (output - target).square().mean(dim=(1, 2, 3))
         snr = snr_of(self.scheduler.alphas_cumprod, t)
-        weights = min_snr_weights(options.prediction_type, snr, options.min_snr_gamma) if options.min_snr_gamma else 1.0
+        weights = min_snr_weights(options.prediction_type, snr, options.min_snr_gamma, options.min_snr_offset) if options.min_snr_gamma else 1.0
         return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
 
     def sheet(self, network: Any) -> Any:

@@ -150,9 +150,12 @@ def snr_of(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
     return alpha_bar / (1 - alpha_bar)
 
 
-def min_snr_weights(mean_type: str, snr: Tensor, gamma: float) -> Tensor:
-    """(B,) weights min(SNR, gamma) on the error of x0, in the units of the model's own target (Hang et al. 2023, arXiv:2303.09556)."""
-    weight = snr.clamp(max=gamma)
+def min_snr_weights(mean_type: str, snr: Tensor, gamma: float, offset: float = 0.0) -> Tensor:
+    """(B,) weights min(SNR, gamma) + offset on the error of x0, in the units of the model's own target (arXiv:2303.09556).
+
+    With an offset of 1, the noisiest steps keep the whole weight that plain v-prediction gives them.
+    """
+    weight = snr.clamp(max=gamma) + offset
     if mean_type == "epsilon":
         return weight / snr.clamp(min=1e-8)
     return weight / (snr + 1) if mean_type == "v_prediction" else weight
