@@ -87,6 +87,7 @@
         if (value) chart.update({ series: seriesOf(value, shown) });
       };
     }
+    part(".ds-follow-log").ontoggle = () => { part(".ds-follow-log pre").scrollTop = part(".ds-follow-log pre").scrollHeight; };
     part(".ds-follow-command button").onclick = () => navigator.clipboard.writeText(part(".ds-follow-command pre").textContent);
 
     const bar = Studio.transport(part(".ds-bar"), {
@@ -114,7 +115,9 @@
       part(".ds-follow-prompts").replaceChildren();
       for (const prompt of value.prompts) make("span", part(".ds-follow-prompts"), "", prompt);
       part(".ds-follow-heads").hidden = !value.prompts.length;
-      part(".ds-follow-log pre").textContent = value.log || "Nothing was said yet.";
+      const log = part(".ds-follow-log pre"), atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
+      log.textContent = value.log || "Nothing was said yet.";
+      if (atEnd) log.scrollTop = log.scrollHeight;
       part(".ds-follow-command pre").textContent = value.command;
       const body = part(".ds-follow-options tbody");
       body.replaceChildren();

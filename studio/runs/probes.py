@@ -45,11 +45,8 @@ def before_and_after(
     models = [("before", asked.model), *((name_of(run), result_of(run)) for run in (view, *others))]
     jobs = [(row, 0, replace(asked, model=model)) for row, (_, model) in enumerate(models)]
     empty = Sheet(title=f"“{prompt}”, before and after", columns=[f"seed {asked.seed + i}" for i in range(num_seeds)])
-    sheet = empty
     for sheet in drawn(studio, empty, [label for label, _ in models], jobs, stop):
-        yield sheet
-    if sheet.done == sheet.total:
-        yield replace(sheet, note=moved(sheet))
+        yield replace(sheet, note=moved(sheet)) if sheet.done == sheet.total else sheet
 
 
 def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event | None" = None) -> Iterator[Sheet]:

@@ -253,7 +253,7 @@ def options_table(trainer: str) -> list[OptionRow]:
     return [
         OptionRow(
             name=field.name, default=str(field.default), help=field.metadata["help"].replace("%%", "%"),
-            choices=f" One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else "",
+            choices=f". One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else "",
         )
         for field in dataclasses.fields(options_kind(trainer)) if field.name != "output"
     ]

@@ -21,10 +21,17 @@ PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory):
+def runs_root(tmp_path_factory):
+    """Where that studio keeps its training runs: not among the user's."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def app_url(tmp_path_factory, runs_root):
     """The address of the studio as `python app.py` starts it."""
+    environment = {**os.environ, "DIFFUSION_STUDIO_RUNS": str(runs_root)}
     with open(tmp_path_factory.mktemp("app") / "log.txt", "w+") as log:
-        process = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         try:
             yield _address(process, log)
         finally:
