@@ -50,6 +50,8 @@ class AttentionRecorder:
         """(B, L, h, w) float32: the share of its attention that each place gave each token, 0 to 1; the tokens add up to 1."""
         return None if self._sum is None else self._sum / self._count
 
+    # Under CLIP guidance the network runs with gradients on: maps that kept them would keep the whole graph alive.
+    @torch.no_grad()
     def see(self, layer: Any, hidden_states: Tensor, states: Tensor) -> None:
         """Take in the probabilities of one layer: hidden_states (K B, N, D), states of the text (K B, L, D')."""
         if hidden_states.ndim != 3 or hidden_states.shape[1] > MAX_QUERIES:

@@ -84,7 +84,7 @@ def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> None:
 
 def create_side(name: str, scheduler: str, num_steps: int) -> dict[str, Any]:
     """What one of the two runs has of its own."""
-    with gr.Group(elem_classes=f"ds-side ds-side-{name}"):
+    with gr.Column(elem_classes=f"ds-side ds-side-{name}"):
         gr.HTML(f"<strong>{name.upper()}</strong>", padding=False)
         side: dict[str, Any] = {
             "prompt": gr.Textbox("", label="Prompt", placeholder="that of the picture", max_lines=3, elem_id=f"pair-prompt-{name}"),
@@ -137,15 +137,19 @@ def pair(a: "Trajectory", b: "Trajectory") -> dict[str, Any]:
     meetings = common_axis(a.steps, b.steps)
     maps = {stream: difference_maps(a, b, stream, meetings).numpy() for stream in STREAMS}
     return {
-        "a": film(a, run="a", title=words_of(a.options)), "b": film(b, run="b", title=words_of(b.options)),
+        "a": film(a, run="a", title=words_of(a.options, b.options)), "b": film(b, run="b", title=words_of(b.options, a.options)),
         "meetings": [dataclasses.asdict(meeting) for meeting in meetings],
         "differences": {stream: _sprite(levels) for stream, levels in maps.items()}, "end": _end(a, b, meetings),
     }
 
 
-def words_of(options: SampleOptions) -> str:
-    scheduler = SCHEDULERS[options.scheduler].label
-    return f"{options.prompt}, {scheduler}, {options.num_steps} steps, scale {options.guidance_scale:g}"
+def words_of(options: SampleOptions, other: SampleOptions) -> str:
+    """What one side has that the other has not; the scheduler where they are the same."""
+    words = {
+        "prompt": options.prompt, "scheduler": SCHEDULERS[options.scheduler].label, "num_steps": f"{options.num_steps} steps",
+        "guidance_scale": f"scale {options.guidance_scale:g}",
+    }
+    return ", ".join(text for name, text in words.items() if getattr(options, name) != getattr(other, name)) or words["scheduler"]
 
 
 def _sprite(maps: np.ndarray) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The Text to image tab: a prompt becomes a picture, with what the model reads, believes and looks at on the way."""
 
+import json
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 from html import escape
 from pathlib import Path
 from time import monotonic
@@ -11,6 +13,7 @@ from uuid import uuid4
 import gradio as gr
 
 from studio.errors import InvalidOption, StudioError
+from studio.events import Finished
 from studio.export import read_options
 from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
@@ -31,6 +34,7 @@ __all__ = ["create_tab"]
 
 FIRST_PROMPT = "a purple butterfly on a yellow background"
 EXAMPLES = (FIRST_PROMPT, "a large red heart on a white background", "a small green boat on the left on a blue background", "an orange cat")
+OPENING = Path(__file__).parents[1] / "assets" / "runs" / "text.json"
 OWN_SIGMAS = ("the scheduler's own", "")
 
 
@@ -42,13 +46,13 @@ def create_tab(studio: Any) -> None:
     Args:
         studio: gives models, describe, load, residents, sample, noise_curve, tokens, text_embedding, decode and load_run, as studio.Studio does.
     """
-    menu = {name: entry for name, entry in studio.models.items() if entry.kind == "latent"}
+    menu = latent_models(studio)
     first = next((name for name, entry in menu.items() if entry.embedded), None)
 
     session = gr.State(Session(), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-model-row"):
         model = gr.Dropdown(
-            [(entry.label, name) for name, entry in menu.items()], value=first, label="Model",
+            menu_choices(menu), value=first, label="Model" if studio.public else "Model, or any folder, file or Hub id",
             allow_custom_value=not studio.public, elem_id="t2i-model", scale=0, min_width=288,
         )
         resident = gr.HTML(
@@ -56,7 +60,7 @@ def create_tab(studio: Any) -> None:
             js_on_load=None,
         )
     with gr.Tabs(elem_classes="ds-areas"):
-        with gr.Tab("Picture"), gr.Row(elem_classes="ds-layout"):
+        with gr.Tab("Picture"), gr.Row(elem_classes="ds-layout ds-prompt-first"):
             with gr.Column(elem_classes="ds-controls"):
                 prompt = gr.Textbox(
                     FIRST_PROMPT, label="Prompt", lines=2, max_lines=6, placeholder="What the picture is to show", elem_id="t2i-prompt",
@@ -89,11 +93,8 @@ def create_tab(studio: Any) -> None:
                 num_images = gr.Number(1, label="Images", precision=0, info="More: several seeds side by side, and slower.", elem_id="t2i-images")
                 with gr.Accordion("More", open=False, elem_id="t2i-more"):
                     with gr.Row():
-                        guidance_start = gr.Slider(0, 1, 0, step=0.05, label="Guide from", min_width=110, elem_id="t2i-guide-from")
-                        guidance_end = gr.Slider(
-                            0, 1, 1, step=0.05, label="to", min_width=110, elem_id="t2i-guide-to",
-                            info="Shares of the steps.",
-                        )
+                        guidance_start = gr.Number(0, label="Guide from", info="Share of the steps.", step=0.05, min_width=110, elem_id="t2i-guide-from")
+                        guidance_end = gr.Number(1, label="to", info="1 is the last one.", step=0.05, min_width=110, elem_id="t2i-guide-to")
                     guidance_rescale = gr.Slider(
                         0, 1, 0, step=0.05, label="Guidance rescale", elem_id="t2i-rescale", info="Higher: tames the glaring contrast of strong guidance.",
                     )
@@ -106,8 +107,8 @@ def create_tab(studio: Any) -> None:
                     )
                     eta = gr.Slider(0, 1, 0, step=0.05, label="eta", info="Higher: more fresh noise at every step.", elem_id="t2i-eta")
                     with gr.Row():
-                        width = gr.Number(None, label="Width", precision=0, placeholder="own", min_width=100, elem_id="t2i-width")
-                        height = gr.Number(None, label="Height", precision=0, placeholder="own", min_width=100, elem_id="t2i-height")
+                        width = gr.Number(0, label="Width", precision=0, info="Pixels; 0 is its own.", min_width=100, elem_id="t2i-width")
+                        height = gr.Number(0, label="Height", precision=0, info="Pixels; 0 is its own.", min_width=100, elem_id="t2i-height")
                     init_image = picture_input(label="Start from a picture", sources=["upload", "webcam", "clipboard"], height=190, elem_id="t2i-init")
                     strength = gr.Slider(
                         0, 1, 0.6, step=0.05, label="Strength", info="Higher: less of that picture is left. 1 is pure noise.", elem_id="t2i-strength",
@@ -134,7 +135,7 @@ def create_tab(studio: Any) -> None:
         with gr.Tab("Anatomy"):
             create_anatomy(studio, model, prompt)
 
-    for control in (model, scheduler, sigmas, eta, strength, guidance_scale, guidance_start, guidance_end, guidance_rescale, clip_guidance_scale):
+    for control in (model, scheduler, sigmas, eta, strength, guidance_scale, guidance_rescale, clip_guidance_scale):
         unchecked(control)
     controls: dict[str, Any] = {
         "model": model, "prompt": prompt, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale, "num_steps": num_steps,
@@ -144,8 +145,14 @@ def create_tab(studio: Any) -> None:
     }
     results = {"stage": stage, "status": status, "pictures": pictures, "stop": stop, "session": session, "resident": resident, "words": words}
 
+    def on_open_page() -> dict[Any, Any]:
+        recorded = opening()
+        shown = {stage: recorded["stage"], words: recorded["words"]} if recorded else {stage: gr.skip(), words: gr.skip()}
+        # Trainings that have ended since the page was made bring models of their own.
+        return {**shown, model: gr.update(choices=menu_choices(latent_models(studio)))}
+
     def on_model(name: str) -> dict[Any, Any]:
-        entry = menu.get(name)
+        entry = latent_models(studio).get(name)
         return {resident: model_line(studio, entry, name), num_steps: default_steps(entry), guidance_scale: default_guidance(entry)}
 
     def on_words(name: str, text: str) -> str:
@@ -167,7 +174,7 @@ def create_tab(studio: Any) -> None:
         except Exception as error:
             # Gradio drops what is chained to a run that raises, so the page is put in order before.
             sentence = str(error) if isinstance(error, StudioError) else "The run failed; the log of the studio says why."
-            memory = model_line(studio, menu.get(values[model]), values[model])
+            memory = model_line(studio, latent_models(studio).get(values[model]), values[model])
             failed = to_stage({"kind": "note", "title": "The run failed"})
             yield {status: sentence, stop: stop_update(values[session]), stage: failed, resident: memory}
             with said_in_a_sentence():
@@ -195,7 +202,7 @@ def create_tab(studio: Any) -> None:
         values: dict[Any, Any] = {control: getattr(options, name) for name, control in controls.items()}
         values[scheduler] = gr.update(value=options.scheduler, info=SCHEDULERS[options.scheduler].about)
         values[eta], values[sigmas] = eta_update(options.scheduler, options.eta), sigmas_update(options.scheduler, options.sigmas)
-        if options.model not in menu and (studio.public or options.model in studio.models):
+        if options.model not in latent_models(studio) and (studio.public or options.model in studio.models):
             del values[model]
             return {**values, status: f"{sentence} Its model, {options.model}, is none of these, so the chosen one stays."}
         return {**values, status: sentence}
@@ -215,6 +222,8 @@ def create_tab(studio: Any) -> None:
     reading: dict[str, Any] = {**private, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
     device: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
 
+    gr.on(None, on_open_page, None, [stage, words, model], **cheap)
+    keep_fresh(model, studio, "latent")
     model.input(on_model, model, [resident, num_steps, guidance_scale], **cheap)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
     gr.on([prompt.focus, prompt.change, model.change], on_words, [model, prompt], words, **reading)
@@ -234,7 +243,33 @@ def create_tab(studio: Any) -> None:
         written.success(None, kept, None, js=DOWNLOAD, **cheap)
 
 
+# --- the recorded run that the tab opens with -----------------------------------------------------------------
+
+def record(studio: Any, options: SampleOptions) -> dict[str, str]:
+    """A whole run as the page shows it before any model is loaded: {"stage": JSON text, "words": JSON text}."""
+    for event in studio.sample(options):
+        if isinstance(event, Finished):
+            tokens = studio.tokens(options.model, options.prompt) if options.record_attention else None
+            shown = film(event.trajectory, run="opening", title=f"A recorded run: {options.prompt}", autoplay=True, tokens=tokens)
+            # No run of a visitor's, so there is nothing to decode later.
+            return {"stage": to_stage({**shown, "decodes": []}), "words": words_of(studio, options.model, options.prompt)}
+    raise InvalidOption("The run ended before it was finished; record it again.")
+
+
+@cache
+def opening() -> dict[str, str] | None:
+    return json.loads(OPENING.read_text("utf-8")) if OPENING.is_file() else None
+
+
 # --- what the controls say -----------------------------------------------------------------------------------
+
+def latent_models(studio: Any) -> dict[str, Any]:
+    return {name: entry for name, entry in studio.models.items() if entry.kind == "latent"}
+
+
+def menu_choices(menu: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(entry.label, name) for name, entry in menu.items()]
+
 
 def model_line(studio: Any, entry: Any, name: str | None = None) -> str:
     """What the chosen model is, and what is in memory at what cost."""

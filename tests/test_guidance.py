@@ -63,6 +63,12 @@ def test_clip_guidance_records_its_gradient_and_moves_the_picture(model, tiny_cl
         assert finished.trajectory.pictures("clip_gradient").shape == (4, 2, 3, 8, 8)
 
 
+def test_attention_is_recorded_under_clip_guidance_and_keeps_no_graph(model, tiny_clip):
+    *steps, finished = sample(model, clip_options(model, tiny_clip, guidance_scale=3.0, record_attention=True))
+    assert not any(step.attention.requires_grad for step in steps)
+    assert torch.allclose(finished.trajectory.stream("attention").float().sum(2), torch.ones(()), atol=2e-2)
+
+
 @pytest.mark.parametrize("mean_type", ["epsilon", "v_prediction", "sample"])
 def test_the_gradient_is_that_of_the_distance_and_moves_x0_against_it(model, tiny_clip, mean_type):
     """Checked by finite differences with a network that is a plain function of x_t."""

@@ -14,7 +14,7 @@
   const shape = (dims) => (dims.length ? dims.slice(1).join(" × ") : "–");
 
   // What a person meets before and after each network.
-  const FLOW = { text_encoder: ["prompt", "states"], unet: ["latents, t, states", "prediction"], "vae.encoder": ["picture", "latents"], "vae.decoder": ["latents", "picture"] };
+  const FLOW = { text_encoder: ["prompt", "states"], unet: ["latents, t, states", "prediction"], "vae.encoder": ["picture", "mean and variance"], "vae.decoder": ["latents", "picture"] };
 
   const cardOf = (part, blocks, most) => {
     const [before, after] = FLOW[part.name] || ["", ""], card = make("section", "ds-part");

@@ -3,7 +3,7 @@
 (() => {
   const Studio = (window.Studio = window.Studio || {});
   const OVER = ["x_t", "x0_hat"];
-  const RANKED = 5;
+  const RANKED = 4;
   const template = `
     <div class="ds-words-head"><strong>Where it looked</strong><span class="ds-muted">choose a word, or hover the picture</span></div>
     <div class="ds-chips" role="group" aria-label="Words of the prompt"></div>

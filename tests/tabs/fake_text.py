@@ -90,6 +90,18 @@ class FakeTextStudio(FakeStudio):
         self.decodes.append((stream, index))
         return to_images(_enlarged(trajectory.pictures(stream, index)))
 
+    def anatomy(self, model: str, prompt: str = "") -> list["FakePart"]:
+        state = (1, 4, SIDE, SIDE)
+        return [
+            FakePart(name="text_encoder", label="Text encoder", depth=0, parameters=200_000, memory_mib=0.8, shape_in=(1, LIMIT), shape_out=(1, LIMIT, 20)),
+            FakePart(name="unet", label="UNet", depth=0, parameters=1_500_000, memory_mib=5.7, shape_in=state, shape_out=state),
+            FakePart(name="unet.mid_block", label="middle", depth=1, parameters=500_000, memory_mib=1.9, shape_in=state, shape_out=()),
+        ]
+
+    def vae_round_trip(self, model: str, picture: Any, perturb: float = 0.0, seed: int = 0) -> "FakeTrip":
+        small = picture.resize((64, 64))
+        return FakeTrip(original=small, reconstruction=small, psnr_db=31.4 - 5 * perturb, channels=[small.convert("L")] * 4, latents=np.ones((4, 16, 16)))
+
     def opening_run(self) -> None:
         return None
 
@@ -137,3 +149,23 @@ def _attention(images: int, index: int) -> torch.Tensor:
 
 def _enlarged(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.repeat_interleave(FACTOR, dim=-1).repeat_interleave(FACTOR, dim=-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakePart:
+    name: str
+    label: str
+    depth: int
+    parameters: int
+    memory_mib: float
+    shape_in: tuple[int, ...]
+    shape_out: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeTrip:
+    original: Any
+    reconstruction: Any
+    psnr_db: float
+    channels: list[Any]
+    latents: np.ndarray

@@ -15,14 +15,15 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
+from studio import Studio
 from studio.errors import InvalidOption
 from studio.events import LoadProgress
-from studio.export import frames
+from studio.export import frames, save_gif, save_mp4
 from studio.images import to_pixels
 from studio.options import SampleOptions
 from tabs.denoise import Session
 from tabs.filmstrip import film
-from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, resident_line
+from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, record, resident_line
 from tabs.words import words_of
 
 PROMPT = "a purple butterfly on a yellow background"
@@ -158,6 +159,35 @@ def test_a_step_is_decoded_for_the_run_that_is_held():
     answer = json.loads(decoded_step(studio, session, run="mine", stream="x0_cond", index=2))
     assert answer["tile"] == [SIDE * FACTOR] * 2 and studio.decodes == [("x0_cond", 2)]
     assert "press Generate" in json.loads(decoded_step(studio, session, run="other", stream="x0_hat", index=2))["error"]
+
+
+def test_a_public_studio_takes_no_model_but_its_own():
+    studio = FakeTextStudio()
+    for public in (False, True):
+        studio.public = public
+        with gr.Blocks() as demo:
+            create_tab(studio)
+        [model] = [block for block in demo.blocks.values() if getattr(block, "elem_id", "") == "t2i-model"]
+        assert model.allow_custom_value is not public
+
+
+def test_a_recorded_run_opens_without_a_model():
+    recorded = record(FakeTextStudio(), SampleOptions(model="words", prompt=PROMPT, num_steps=4, guidance_scale=4.0, record_attention=True))
+    shown = json.loads(recorded["stage"])
+    assert shown["run"] == "opening" and shown["autoplay"] and shown["attention"] and shown["decodes"] == [] and shown["decoded"]
+    assert json.loads(recorded["words"])["prompt"] == PROMPT
+
+
+def test_the_real_studio_goes_through_the_same_door(tiny_sd):
+    studio, session = Studio(), Session()
+    options = SampleOptions(model=tiny_sd, prompt="a red star", num_steps=3, guidance_scale=3.0, record_attention=True)
+    changes = list(generated(studio, options, Event(), session))
+    shown = next(json.loads(change["stage"]) for change in changes if "pictures" in change)
+    assert shown["attention"]["pieces"][0]["text"] == "a" and shown["tile"] == [8, 8] and shown["decoded"][0]["tile"] == [32, 32]
+    assert "tiny" in changes[-1]["resident"] and json.loads(changes[-1]["words"])["limit"] == 16
+    assert json.loads(decoded_step(studio, session, run=session.run, stream="x0_uncond", index=1))["tile"] == [32, 32]
+    for write in (save_gif, save_mp4):
+        assert write(session.trajectory, "both", Path(session.folder.name) / f"film.{write.__name__[5:]}").stat().st_size > 1000
 
 
 # --- over the wire -------------------------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""The areas Compare and Grid without a browser: what the page is sent, and what a stop leaves."""
+
+import base64
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_text import FACTOR, SIDE, FakeTextStudio
+
+from studio.compare import plan_grid
+from studio.errors import InvalidOption
+from studio.options import SampleOptions
+from tabs.compare import compared, drawn, pair, read_values, side_options, words_of
+
+BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)
+
+
+def run_of(**changes):
+    return list(FakeTextStudio().sample(SampleOptions(**{**BASE.to_dict(), **changes})))[-1].trajectory
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
+
+
+def test_the_difference_that_is_sent_is_that_of_the_pictures_that_are_sent():
+    told = pair(run_of(), run_of(guidance_scale=8.0, num_steps=9))
+    sheet, last = told["differences"]["x0_hat"], len(told["meetings"]) - 1
+    assert told["end"]["from"] == last and len(sheet["mean"]) == last + 1
+    ends = [pixels_of(told["end"][side]["src"]).astype(float) for side in ("a", "b")]
+    assert ends[0].shape == (SIDE * FACTOR, SIDE * FACTOR, 3)
+    assert np.allclose(pixels_of(told["end"]["difference"]["src"]), np.abs(ends[0] - ends[1]).mean(axis=2), atol=0.51)
+    assert told["end"]["mean"] == pytest.approx(np.abs(ends[0] - ends[1]).mean() / 255)
+
+
+def test_a_run_against_itself_differs_nowhere():
+    assert max(pair(run_of(), run_of())["differences"]["x_t"]["mean"]) == 0
+
+
+def test_titles_say_what_sets_the_sides_apart():
+    other = SampleOptions(**{**BASE.to_dict(), "scheduler": "euler", "num_steps": 9})
+    assert (words_of(BASE, other), words_of(other, BASE), words_of(BASE, BASE)) == ("DDIM, 5 steps", "Euler, 9 steps", "DDIM")
+
+
+def test_a_side_without_a_prompt_takes_that_of_the_tab():
+    side = {"prompt": " ", "scheduler": "ddim", "num_steps": 5, "guidance_scale": 4.0}
+    assert side_options("words", 3, "a cat", side) == SampleOptions(model="words", prompt="a cat", seed=3, num_steps=5, guidance_scale=4.0)
+    with pytest.raises(InvalidOption, match="Choose a model"):
+        side_options(None, 0, "", side)
+
+
+def test_both_runs_of_a_comparison_go_to_their_end_unless_stopped():
+    changes = list(compared(FakeTextStudio(), BASE, BASE, Event()))
+    assert "stage" in changes[-1] and "Compared 5 with 5" in changes[-1]["status"]
+    stopped = Event()
+    stopped.set()
+    assert "stage" not in list(compared(FakeTextStudio(), BASE, BASE, stopped))[-1]
+
+
+def test_values_are_read_as_they_are_written():
+    assert read_values("seed", "1, 2;3 ,") == [1, 2, 3] and read_values("guidance_scale", "1, 7.5") == [1.0, 7.5]
+    assert read_values("prompt", "a\n\n b ") == ["a", "b"] and read_values("scheduler", ["ddim"]) == ["ddim"]
+    with pytest.raises(InvalidOption, match="whole numbers with commas"):
+        read_values("num_steps", "5, ten")
+
+
+def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture(tmp_path):
+    cells = plan_grid("prompt_seed", BASE, {"prompt": ["a", "b"], "seed": [1, 2, 332163598]})
+    changes = list(drawn(FakeTextStudio(), "prompt_seed", cells, Event(), tmp_path))
+    done = [sum(map(bool, json.loads(change["stage"])["cells"])) for change in changes if "stage" in change]
+    assert done == list(range(7)) and "6 pictures, about" in changes[1]["status"]
+    assert json.loads(changes[0]["stage"])["columns"] == ["1", "2", "332163598"]
+    with Image.open(changes[-1]["sheet"]["value"]) as sheet:
+        assert sheet.size == (3 * SIDE * FACTOR + 8, 2 * SIDE * FACTOR + 4)
+
+
+def test_a_stopped_grid_keeps_what_is_drawn(tmp_path):
+    cells, switch, last = plan_grid("seed_scale", BASE, {"seed": [1, 2], "guidance_scale": [1.0, 4.0]}), Event(), {}
+    for last in drawn(FakeTextStudio(), "seed_scale", cells, switch, tmp_path):
+        if "stage" in last and sum(map(bool, json.loads(last["stage"])["cells"])) == 2:
+            switch.set()
+    assert last["status"].startswith("Stopped: 2 of 4") and "sheet" not in last
