@@ -86,7 +86,7 @@ def read_run(path: Path) -> RunView:
 
 
 def _state_now(state: dict[str, Any], finished: bool) -> RunState:
-    said = state.get("state") or ("finished" if finished else "interrupted")
+    said: RunState = state.get("state") or ("finished" if finished else "interrupted")
     if said in ("starting", "running") and not is_alive(state.get("pid"), state.get("process_start")):
         return "interrupted"
     return said

@@ -15,7 +15,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Runs:
 
     # --- looking
 
-    def list(self) -> "list[RunView]":
+    def list(self) -> Sequence[RunView]:
         """Every run, the newest first; starts what is due."""
         self.start_due()
         return sorted(self._views(), key=lambda view: -view.created)
@@ -73,7 +73,7 @@ class Runs:
             raise UnknownName.of("run", name, [view.name for view in self._views()])
         return read_run(path)
 
-    def waiting(self) -> "list[RunView]":
+    def waiting(self) -> Sequence[RunView]:
         """The queue: the next one first."""
         return sorted((view for view in self._views() if view.state == "waiting"), key=lambda view: view.created)
 
@@ -154,7 +154,7 @@ class Runs:
 
     # --- inside
 
-    def _views(self) -> "list[RunView]":
+    def _views(self) -> Sequence[RunView]:
         if not self.root.is_dir():
             return []
         for process in list(self._processes.values()):
