@@ -31,8 +31,8 @@ What the VAE cannot give back, no prompt can draw. $\mathrm{PSNR} = 10\log_{10}\
 LATEX = [{"left": "$", "right": "$", "display": False}]
 
 
-def create_area(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> None:
-    """The components, handlers and wiring.
+def create_area(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
+    """The components, handlers and wiring; gives the event of the tracing, to hang more on.
 
     Args:
         studio: gives anatomy(model, prompt) and vae_round_trip(model, picture, perturb=, seed=), as studio.Studio does.
@@ -69,11 +69,11 @@ def create_area(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> None:
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "gpu", "concurrency_limit": 1}
     asked: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    look.click(lambda: "Tracing a forward pass.", None, note, **asked).then(on_look, [model, prompt], [parts, note], **private).failure(
-        lambda: "", None, note, **asked,
-    )
+    looked = look.click(lambda: "Tracing a forward pass.", None, note, **asked).then(on_look, [model, prompt], [parts, note], **private)
+    looked.failure(lambda: "", None, note, **asked)
     inputs = [model, example, upload, perturb, seed]
-    gr.on([send.click, example.input, upload.input, perturb.release, seed.submit], on_send, inputs, trip, trigger_mode="always_last", **private)
+    gr.on([send.click, example.input, upload.input, perturb.change, seed.submit], on_send, inputs, trip, trigger_mode="always_last", **private)
+    return looked
 
 
 def chosen(model: str | None) -> str:

@@ -41,8 +41,8 @@ FIRST_VALUES = {
 
 # --- two settings --------------------------------------------------------------------------------------------
 
-def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> None:
-    """The components, handlers and wiring of the comparison of two runs.
+def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
+    """The components, handlers and wiring of the comparison of two runs; gives the event of the run, to hang more on.
 
     Args:
         studio: gives sample, as studio.Studio does.
@@ -79,7 +79,7 @@ def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> None:
             held.running.remove(switch)
 
     inputs = {session, model, prompt, seed, *sides["a"].values(), *sides["b"].values()}
-    _wire(run, stop, status, session, on_run, inputs, [stage, status, stop])
+    return _wire(run, stop, status, session, on_run, inputs, [stage, status, stop])
 
 
 def create_side(name: str, scheduler: str, num_steps: int) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def _end(a: "Trajectory", b: "Trajectory", meetings: list[Meeting]) -> dict[str,
 
 # --- grids ---------------------------------------------------------------------------------------------------
 
-def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.Slider, num_steps: gr.Number, scheduler: gr.Dropdown) -> None:
-    """The components, handlers and wiring of the grids. model .. scheduler: of the tab, for what the grid does not change."""
+def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.Slider, num_steps: gr.Number, scheduler: gr.Dropdown) -> Any:
+    """The components, handlers and wiring of the grids; gives the event of the run. model .. scheduler: of the tab, for what the grid does not change."""
     session = gr.State(Session(), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
@@ -236,7 +236,7 @@ def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.S
         on_plan, inputs, [status, stage], api_visibility="private", show_progress="minimal", show_progress_on=status, concurrency_id="gpu",
         concurrency_limit=1,
     )
-    _wire(run, stop, status, session, on_run, inputs, [stage, status, stop, sheet])
+    return _wire(run, stop, status, session, on_run, inputs, [stage, status, stop, sheet])
 
 
 def read_values(name: str, given: Any) -> list[Any]:
@@ -315,9 +315,13 @@ def grid_shown(kind: str, cells: list[Cell], pictures: Mapping[int, "Image.Image
     rows = {cell.row: named(getattr(cell.options, info.rows)) for cell in cells}
     columns = {cell.column: named(getattr(cell.options, info.columns)) for cell in cells}
     return {
-        "rows": list(rows.values()), "columns": list(columns.values()), "row_name": info.rows.replace("_", " "),
-        "column_name": info.columns.replace("_", " "), "cells": [thumbnail(pictures[i]) if i in pictures else None for i in range(len(cells))],
+        "rows": list(rows.values()), "columns": list(columns.values()), "row_name": titled(info.rows), "column_name": titled(info.columns),
+        "cells": [thumbnail(pictures[i]) if i in pictures else None for i in range(len(cells))],
     }
+
+
+def titled(option: str) -> str:
+    return option.removeprefix("num_").replace("_", " ")
 
 
 def named(value: Any) -> str:
@@ -339,8 +343,8 @@ def sentence_of(error: Exception) -> str:
     return str(error) if isinstance(error, StudioError) else "The run failed; the log of the studio says why."
 
 
-def _wire(run: gr.Button, stop: gr.Button, status: gr.HTML, session: gr.State, on_run: Any, inputs: set[Any], outputs: list[Any]) -> None:
-    """A press asks at once, the run waits for the device, stop ends it after its step."""
+def _wire(run: gr.Button, stop: gr.Button, status: gr.HTML, session: gr.State, on_run: Any, inputs: set[Any], outputs: list[Any]) -> Any:
+    """A press asks at once, the run waits for the device, stop ends it after its step; gives the event of the run."""
     def on_ask(held: Session) -> dict[Any, Any]:
         held.ask()
         return {stop: gr.update(interactive=True), status: "Waiting for the device."}
@@ -349,8 +353,8 @@ def _wire(run: gr.Button, stop: gr.Button, status: gr.HTML, session: gr.State, o
         return {status: "Stopping after this step." if held.stop() else "Nothing is running."}
 
     cheap: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap).then(
+    stop.click(on_stop, session, status, **cheap)
+    return run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap).then(
         on_run, inputs, outputs, trigger_mode="multiple", api_visibility="private", show_progress="minimal", show_progress_on=status,
         concurrency_id="gpu", concurrency_limit=1,
     )
-    stop.click(on_stop, session, status, **cheap)

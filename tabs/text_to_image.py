@@ -129,11 +129,11 @@ def create_tab(studio: Any) -> None:
                 words = create_words("t2i-words")
                 pictures = gr.Gallery(label="Pictures", visible=False, format="png")
         with gr.Tab("Compare"):
-            create_pair(studio, model, prompt)
+            compared = create_pair(studio, model, prompt)
         with gr.Tab("Grid"):
-            create_grid(studio, model, prompt, guidance_scale, num_steps, scheduler)
+            gridded = create_grid(studio, model, prompt, guidance_scale, num_steps, scheduler)
         with gr.Tab("Anatomy"):
-            create_anatomy(studio, model, prompt)
+            looked = create_anatomy(studio, model, prompt)
 
     for control in (model, scheduler, sigmas, eta, strength, guidance_scale, guidance_rescale, clip_guidance_scale):
         unchecked(control)
@@ -235,6 +235,8 @@ def create_tab(studio: Any) -> None:
         on_run, {*controls.values(), session, init_image}, list(results.values()), trigger_mode="multiple", show_progress="minimal",
         show_progress_on=status, api_visibility="private", **device,
     )
+    for other in (compared, gridded, looked):
+        other.success(lambda name: model_line(studio, latent_models(studio).get(name), name), model, resident, **cheap)
     stop.click(on_stop, session, status, **cheap)
     stage.select(on_open_step, session, stage, **private, **device)
     opened.upload(on_file, [opened, session], [stage, status, *controls.values()], **private, **files)
