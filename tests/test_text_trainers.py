@@ -162,7 +162,7 @@ def test_only_the_pictures_whose_caption_holds_the_word_are_shown(trained, tmp_p
 
 def test_parts_that_are_missing_are_refused(tmp_path):
     with pytest.raises(InvalidOption, match="vae must name a folder"):
-        latent.LatentOptions(vae=str(tmp_path / "none"))
+        latent.check(latent.LatentOptions(vae=str(tmp_path / "none")))
 
 
 # --- captions and the examiner -------------------------------------------------------------------------------

@@ -139,7 +139,9 @@ def _recipe(stages: Sequence[LoopOptions]) -> str:
 
 
 def _training(name: str, stages: Sequence[LoopOptions]) -> str:
-    steps = ", then ".join(f"{stage.steps} steps of {stage.batch_size}" for stage in stages)
+    # Stages with one run folder are one run, whose steps count on.
+    runs = {stage.output: stage for stage in stages}.values()
+    steps = ", then ".join(f"{stage.steps} steps of {stage.batch_size}" for stage in runs)
     return f"{steps} on two shared CPU cores; the averaged weights are kept. {NOTES[name]}"
 
 
@@ -228,7 +230,8 @@ The pictures are those of the first seeds, none was chosen; DDIM, 25 steps, guid
 |---|---|
 | data | {DATA["toybox"]}; two captions each, one complete and one reworded |
 | recipe | {_recipe(stages)} |
-| process | scaled_linear, T = 1000, the network predicts {options.prediction_type}; Min-SNR, gamma {options.min_snr_gamma:g}; a tenth of captions empty |
+| process | scaled_linear, T = 1000, the network predicts {options.prediction_type}; a tenth of captions empty |
+| loss | Min-SNR, gamma {options.min_snr_gamma:g}, offset {options.min_snr_offset:g} |
 | training | {_training(name, stages)} |
 | licence | MIT |
 

@@ -70,9 +70,6 @@ class LatentOptions(LoopOptions):
         self.require_at_least(1, "data_limit", "wordings", "layers", "resolution")
         self.require_at_least(0, "min_snr_gamma", "min_snr_offset", "attention_from")
         self.require_share("caption_drop")
-        for name in ("vae", "clip"):
-            if not Path(getattr(self, name)).is_dir():
-                raise InvalidOption(f"{name} must name a folder, but {getattr(self, name)!r} is none; train it first or give its path.")
 
     @property
     def level_widths(self) -> tuple[int, ...]:
@@ -84,6 +81,13 @@ class LatentOptions(LoopOptions):
         if any(width < 16 or width % 16 for width in widths):
             raise InvalidOption(f"widths must be multiples of 16, but they are {self.widths!r}.")
         return widths
+
+
+def check(options: LatentOptions) -> None:
+    """What can be known to go wrong before a run begins. Raises InvalidOption."""
+    for name in ("vae", "clip"):
+        if not Path(getattr(options, name)).is_dir():
+            raise InvalidOption(f"{name} must name a folder, but {getattr(options, name)!r} is none; train it first or give its path.")
 
 
 # --- the parts -----------------------------------------------------------------------------------------------
@@ -203,6 +207,7 @@ class LatentTask(Task):
     """Latents, caption features, and the UNet."""
 
     def __init__(self, options: LatentOptions):
+        check(options)
         self.options = options
         torch.manual_seed(options.seed)
         self.vae = load_vae(options.vae)

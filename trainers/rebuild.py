@@ -29,8 +29,14 @@ TOYBOX = DDPMOptions(
 )
 CLIP = ClipOptions(output="runs/toybox-clip", steps=760, checkpoint_every=100, sample_every=0)
 VAE = VaeOptions(output="runs/toybox-vae", widths="16,48,96", steps=1750, batch_size=16, checkpoint_every=200, sample_every=1000)
-# The frozen parts of the third stage, which the first two make; written as they are, since options check that folders exist.
-LATENT = {"widths": "64,96,96", "steps": 9000, "checkpoint_every": 250, "sample_every": 1000}
+
+
+def latent_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
+    """A stage of the one run of toybox-sd; each goes on where the one before ended."""
+    common = {"output": "runs/toybox-sd", "decoder": "runs/toybox-vae-decoder/model", "widths": "64,96,96", "checkpoint_every": 250, "sample_every": 500}
+    return lambda: LatentOptions(steps=steps, **{**common, **changes})
+
+
 
 # The stages of a model, made when they are due.
 RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
@@ -41,12 +47,15 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     # The second stage goes on from the last checkpoint of the first.
     "toybox-ddpm": (lambda: TOYBOX, lambda: replace(TOYBOX, data="toybox-large", output="runs/toybox-large", min_snr_gamma=5.0, steps=3850)),
     "toybox-clip": (
-        lambda: CLIP, lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", freeze_text=True, steps=400, lr=5e-4),
+        lambda: CLIP, lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", freeze_text=True, steps=300, lr=5e-4, seed=1),
     ),
     "toybox-sd": (
         lambda: VAE,
-        lambda: replace(VAE, output="runs/toybox-vae-decoder", start="runs/toybox-vae/model", decoder_only=True, steps=2000),
-        lambda: LatentOptions(output="runs/toybox-sd", **LATENT),  # type: ignore[arg-type]
+        lambda: replace(VAE, output="runs/toybox-vae-decoder", start="runs/toybox-vae/model", decoder_only=True, steps=1200, seed=1),
+        latent_stage(2500, lr_plan="constant", min_snr_offset=0.0),
+        latent_stage(2950, lr_plan="constant"),
+        latent_stage(3950, lr_plan="constant", only="large"),
+        latent_stage(4900),
     ),
 }
 TRAIN: dict[type, Callable[..., Any]] = {
