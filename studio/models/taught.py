@@ -25,9 +25,11 @@ def base_of(source: str) -> str | None:
 
 def taught(pipeline: Any, source: str) -> Any:
     """The base model's pipeline, with the weights in the folder put in or added, so that it costs no more than its base."""
+    from safetensors import SafetensorError
+
     try:
         _learn_checkpoint(pipeline, Path(source)) if _run_options(source) else _learn_lora(pipeline, source)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelUnavailable(f"What was taught in {source!r} does not fit its base model, or is damaged: {error}") from error
     return pipeline
 
