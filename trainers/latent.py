@@ -64,6 +64,8 @@ class LatentOptions(LoopOptions):
     widths: str = option("64,96,112", "channels of each level, comma-separated multiples of 16")
     layers: int = option(1, "residual blocks a level")
     attention_from: int = option(1, "cross-attention from this level down (0 = the full latent)")
+    text_in_time: bool = option(True, "add the pooled caption to the time embedding, so that every residual block hears it (as DeepFloyd IF does)")
+    start: str = option("", "a StableDiffusionPipeline folder whose UNet to go on from, or nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,13 +114,26 @@ def make_network(options: LatentOptions, latent_channels: int, side: int, text_w
 
     widths = options.level_widths
     crossed = [level >= options.attention_from for level in range(len(widths))]
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=side, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=widths, layers_per_block=options.layers,
         down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in crossed),
         up_block_types=tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(crossed)),
         # diffusers' name notwithstanding, this is the number of heads.
         attention_head_dim=tuple(max(1, width // 32) for width in widths), cross_attention_dim=text_width, norm_num_groups=16,
+        addition_embed_type="text" if options.text_in_time else None, addition_embed_type_num_heads=4,
     )
+    if options.start:
+        _take_weights(unet, Path(options.start))
+    return unet
+
+
+def _take_weights(unet: Any, pipeline: Path) -> None:
+    """The weights of another UNet; a pooled caption that it did not have begins silent."""
+    missing, unexpected = unet.load_state_dict(load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors"), strict=False)
+    if unexpected or any(not name.startswith("add_embedding") for name in missing):
+        raise InvalidOption(f"The UNet in {str(pipeline)!r} has other layers than these options ask for: {', '.join([*unexpected, *missing][:3])}.")
+    if missing:
+        torch.nn.init.zeros_(unet.add_embedding.norm2.weight)
 
 
 def make_scheduler(prediction_type: str) -> Any:
