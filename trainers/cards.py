@@ -28,7 +28,8 @@ NOTES = {
     "toybox-clip": "The text tower is that of the first stage; the second trains the picture tower to it.",
     "toybox-sd": (
         "The autoencoder's plan was shortened from 6,000 steps at step 1,400. Its encoder was then fixed, its decoder trained on alone; "
-        "the text encoder is toybox-clip's."
+        "the text encoder is toybox-clip's. Colours, backgrounds and sizes follow the prompt; kinds of objects and places hardly do, because the "
+        "text encoder does not yet tell their words apart: colours alone were enough to find a caption among 64."
     ),
 }
 PROGRAMS: dict[type, str] = {DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent"}

@@ -52,10 +52,11 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     "toybox-sd": (
         lambda: VAE,
         lambda: replace(VAE, output="runs/toybox-vae-decoder", start="runs/toybox-vae/model", decoder_only=True, steps=1200, seed=1),
-        latent_stage(2500, lr_plan="constant", min_snr_offset=0.0),
-        latent_stage(2950, lr_plan="constant"),
-        latent_stage(3950, lr_plan="constant", only="large"),
-        latent_stage(4900),
+        latent_stage(2500, lr_plan="constant", text_in_time=False, min_snr_offset=0.0),
+        latent_stage(2950, lr_plan="constant", text_in_time=False),
+        latent_stage(3950, lr_plan="constant", text_in_time=False, only="large"),
+        # From here the pooled caption reaches every block: a new run from the weights of the one before.
+        latent_stage(930, output="runs/toybox-sd-pooled", start="runs/toybox-sd/model"),
     ),
 }
 TRAIN: dict[type, Callable[..., Any]] = {
