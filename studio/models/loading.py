@@ -250,7 +250,8 @@ def _check_latent(name: str, pipeline: Any) -> None:
     unet, latents = pipeline.unet.config, pipeline.vae.config.latent_channels
     if unet.in_channels != latents:
         raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels for latents of {latents}: it is made for inpainting or the like, not text alone.")
-    if unet.addition_embed_type or unet.class_embed_type or unet.time_cond_proj_dim:
+    # "text" pools the prompt's own features into the time embedding, so it wants nothing more than the prompt.
+    if unet.addition_embed_type not in (None, "text") or unet.class_embed_type or unet.time_cond_proj_dim:
         raise ModelUnavailable(f"{name!r} wants more than a prompt (a size, a class or a guidance scale); the studio takes Stable Diffusion 1 and 2.")
 
 
