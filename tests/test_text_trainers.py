@@ -70,6 +70,35 @@ def test_with_the_text_tower_frozen_only_the_picture_tower_moves(trained, tmp_pa
         clip.ClipOptions(freeze_text=True)
 
 
+def test_a_near_scene_differs_in_one_attribute():
+    scene = Scene(object="star", colour="red", background="blue", size="small", position="left")
+    changed = [clip.near_scene(scene, np.random.default_rng(seed)) for seed in range(200)]
+    differing = [[name for name in clip.NAMES if getattr(other, name) != getattr(scene, name)] for other in changed]
+    assert all(len(names) == 1 for names in differing) and {names[0] for names in differing} == set(clip.NAMES)
+    assert clip.near_scene("a caption", np.random.default_rng(0)) == "a caption"
+
+
+@pytest.mark.parametrize("near", [0, 2])
+def test_near_captions_are_further_wrong_answers(tmp_path, near):
+    task = clip.ClipTask(clip.ClipOptions(output=str(tmp_path), near_captions=near, **CLIP))
+    indices = torch.arange(16)
+    assert len(task._captions(indices, 1)) == 16 * (1 + near)
+    losses = task.losses(task.network, indices, torch.Generator().manual_seed(0), torch.device("cpu"))
+    # With all answers equally likely, right ones are found by chance alone: log of their number, from either side.
+    with torch.no_grad():
+        task.network.logit_scale.fill_(-20)
+    losses = task.losses(task.network, indices, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert losses.descend.item() == pytest.approx((np.log(16 * (1 + near)) + np.log(16)) / 2, abs=1e-3)
+
+
+def test_accuracy_by_attribute_is_a_share(trained):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(trained / "clip/model", dtype=torch.float32).eval()
+    share = clip.attribute_accuracy(model, CLIPTokenizer.from_pretrained(trained / "clip/model"), "size", count=12)
+    assert 0 <= share <= 1 and share * 12 == pytest.approx(round(share * 12))
+
+
 def test_clip_learns_to_tell_four_pictures_apart(tmp_path):
     options = clip.ClipOptions(output=str(tmp_path), **{**CLIP, "data_limit": 8, "batch_size": 8, "steps": 60, "lr": 2e-3})
     logs = list(clip.train(options, progress=False))

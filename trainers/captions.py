@@ -17,7 +17,7 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from studio.toybox import Scene, caption, render_batch, scene_stream
 
-__all__ = ["Captioned", "load_captioned", "toybox_scenes"]
+__all__ = ["Captioned", "load_captioned", "toybox_scenes", "word"]
 
 # Half of the captions say everything: what the full caption leaves unsaid (medium, centre) must come to mean just that.
 FULL_CAPTIONS = 0.5
@@ -39,10 +39,14 @@ class Captioned:
 
     def caption(self, index: int, rng: np.random.Generator | None = None) -> str:
         """The picture's caption; with rng, a Toybox scene is half the time put in other words, and parts are left unsaid."""
-        text = self.texts[index]
-        if isinstance(text, str):
-            return text
-        return caption(text, None if rng is None or rng.random() < FULL_CAPTIONS else rng)
+        return word(self.texts[index], rng)
+
+
+def word(text: Scene | str, rng: np.random.Generator | None = None) -> str:
+    """A scene in words: complete without rng, and half the time with it; a plain caption as it is."""
+    if isinstance(text, str):
+        return text
+    return caption(text, None if rng is None or rng.random() < FULL_CAPTIONS else rng)
 
 
 def toybox_scenes(seed: int, count: int, split: str = "train") -> list[Scene]:

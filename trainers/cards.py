@@ -51,10 +51,11 @@ def judge_clip(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import CLIPModel, CLIPTokenizer
 
-    from trainers.clip import retrieval_accuracy
+    from trainers.clip import NAMES, attribute_accuracy, retrieval_accuracy
 
     model, tokenizer = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
-    return {split: retrieval_accuracy(model, tokenizer, split=split) for split in ("held_out", "train")}
+    by_attribute = {attribute: attribute_accuracy(model, tokenizer, attribute) for attribute in NAMES}
+    return {split: retrieval_accuracy(model, tokenizer, split=split) for split in ("held_out", "train")} | {"by_attribute": by_attribute}
 
 
 def judge_latent(folder: Path) -> dict[str, Any]:
@@ -189,6 +190,9 @@ Measured by `python -m trainers.judge --model {name} --data {stages[-1].data}`.
 
 def clip_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of the CLIP."""
+    from trainers.clip import NAMES
+
+    rows = "\n".join(f"| {attribute} | {len(NAMES[attribute])} | {share:.1%} |" for attribute, share in quality["by_attribute"].items())
     return f"""# {name}
 
 A small CLIP of the toy world: {_millions(folder):.2f} million parameters in fp16, pictures of 64x64 in patches of 8, texts of up to 32 tokens.
@@ -210,6 +214,12 @@ Each of 3,200 fresh pictures looks for its own full caption among 64 different o
 |---|---|
 | combinations that were never trained on | **{quality["held_out"]:.1%}** |
 | fresh scenes of the other combinations | {quality["train"]:.1%} |
+
+Each of 200 fresh pictures of unseen combinations looks for its caption among all those that differ in one attribute alone.
+
+| attribute | choices | right at first choice |
+|---|---|---|
+{rows}
 """
 
 

@@ -3,8 +3,10 @@
     python -m trainers.clip --data toybox --output runs/toybox-clip
 
 Every step: a batch of pictures and their captions; each picture must find its caption among the batch, and each caption
-its picture (Radford et al. 2021, arXiv:2103.00020, figure 3; the temperature is learned). The tokenizer is a
-byte-level BPE as CLIP's, with a vocabulary of its own: a word it does not know falls into pieces, never into an error.
+its picture (Radford et al. 2021, arXiv:2103.00020, figure 3; the temperature is learned). Beside the captions of the
+batch stand near ones, which differ from a picture's own in one attribute (arXiv:2210.01936): without them colours alone
+find the right caption, and the words for objects and places are never told apart. The tokenizer is a byte-level BPE as
+CLIP's, with a vocabulary of its own: a word it does not know falls into pieces, never into an error.
 
 The result, <output>/model, is a CLIPModel folder that transformers loads, with tokenizer and image processor.
 """
@@ -12,7 +14,7 @@ The result, <output>/model, is a CLIPModel folder that transformers loads, with 
 import copy
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
+from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene
+from trainers.captions import Captioned, draw, load_captioned, toybox_scenes, word
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
 from trainers.options import option
 from trainers.program import run_program
 
-__all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy"]
+__all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy", "attribute_accuracy"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -43,6 +46,7 @@ class ClipOptions(LoopOptions):
     batch_size: int = option(128, "pictures a step: each caption has this many to choose from")
     lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
     weight_decay: float = option(0.05, "AdamW's weight decay")
+    near_captions: int = option(2, "captions a picture that differ from its own in one attribute, as further wrong answers; toybox only, 0 = none")
     # the towers
     patch: int = option(8, "pixels a side of a patch of the picture tower")
     width: int = option(128, "features of both towers, a multiple of 32")
@@ -56,6 +60,7 @@ class ClipOptions(LoopOptions):
         super().__post_init__()
         self.require_at_least(1, "patch", "text_layers", "vision_layers", "data_limit")
         self.require_at_least(4, "max_tokens")
+        self.require_at_least(0, "near_captions")
         self.require_at_least(2, "batch_size")
         if self.width < 32 or self.width % 32:
             raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
@@ -111,6 +116,20 @@ def make_network(options: ClipOptions, tokenizer: Any) -> Any:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=options.width))
 
 
+# How often each attribute is the one that a near caption has wrong.
+NEAR = {"object": 0.4, "position": 0.3, "size": 0.1, "colour": 0.1, "background": 0.1}
+NAMES = {"object": OBJECTS, "position": POSITIONS, "size": SIZES, "colour": COLOURS, "background": COLOURS}
+
+
+def near_scene(scene: Scene | str, rng: np.random.Generator) -> Scene | str:
+    """The scene with one attribute changed; a plain caption as it is."""
+    if isinstance(scene, str):
+        return scene
+    attribute = list(NEAR)[rng.choice(len(NEAR), p=list(NEAR.values()))]
+    others = [name for name in NAMES[attribute] if name != getattr(scene, attribute)]
+    return replace(scene, **{attribute: others[rng.integers(len(others))]})
+
+
 class ClipTask(Task):
     """Captioned pictures and the two towers."""
 
@@ -125,16 +144,25 @@ class ClipTask(Task):
             self.network.text_projection.requires_grad_(False)
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
-        rng = np.random.default_rng(generator.initial_seed())
-        ids = tokenize(self.tokenizer, [self.data.caption(int(i), rng) for i in indices])
+        seed, count = generator.initial_seed(), len(indices)
+        ids = tokenize(self.tokenizer, self._captions(indices, seed))
         output = network(input_ids=ids.to(device), pixel_values=self.data.batch(indices).to(device))
-        logits = output.logits_per_image
+        logits = output.logits_per_image  # (B, B + near ones)
         # Equal captions fit each other's pictures: they share the target instead of being set against each other.
-        same = (ids[:, None] == ids[None]).all(-1).float().to(device)
-        target = same / same.sum(1, keepdim=True)
-        each = -(target * logits.log_softmax(1)).sum(1) / 2 - (target * logits.log_softmax(0)).sum(0) / 2
+        same = (ids[:count, None] == ids[None]).all(-1).float().to(device)
+        own = same[:, :count]
+        picture_to_text = -(same / same.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1)
+        text_to_picture = -(own / own.sum(0, keepdim=True) * logits[:, :count].log_softmax(0)).sum(0)
+        each = (picture_to_text + text_to_picture) / 2
         right = same.gather(1, logits.argmax(1, keepdim=True)).mean()
         return Losses(descend=each.mean(), each=each, extra={"accuracy": right, "logit_scale": network.logit_scale.exp()})
+
+    def _captions(self, indices: Tensor, seed: int) -> list[str]:
+        """The captions of the pictures, then round after round of near ones, in the same wording."""
+        scenes = [self.data.texts[int(i)] for i in indices]
+        near = 0 if isinstance(scenes[0], str) else self.options.near_captions
+        rounds = [scenes] + [[near_scene(scene, np.random.default_rng([seed, r, k])) for k, scene in enumerate(scenes)] for r in range(near)]
+        return [word(scene, np.random.default_rng([seed, k])) for row in rounds for k, scene in enumerate(row)]
 
     def save(self, network: Any, path: Path) -> None:
         save_model(path, self.options, network, self.tokenizer)
@@ -184,6 +212,21 @@ def retrieval_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", g
         logits = model(input_ids=tokenize(tokenizer, list(texts)), pixel_values=pictures.batch(torch.arange(choices))).logits_per_image
         right += int((logits.argmax(1) == torch.arange(choices)).sum())
     return right / (groups * choices)
+
+
+@torch.inference_mode()
+def attribute_accuracy(model: Any, tokenizer: Any, attribute: str, *, split: str = "held_out", count: int = 200, seed: int = 9_000) -> float:
+    """Share of pictures that find their caption among those that differ in this attribute alone, over `count` fresh scenes."""
+    from studio.toybox import caption
+
+    scenes = toybox_scenes(seed, count, split)
+    pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
+    names, right = NAMES[attribute], 0
+    for i, scene in enumerate(scenes):
+        texts = [caption(replace(scene, **{attribute: name})) for name in names]
+        logits = model(input_ids=tokenize(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
+        right += names[int(logits.argmax())] == getattr(scene, attribute)
+    return right / count
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ TOYBOX = DDPMOptions(
     data="toybox", output="runs/toybox-ddpm", resolution=32, widths="32,64,96,128", attention_from=2, mean_type="v_prediction",
     schedule="cosine", steps=2800, batch_size=48, lr=1e-3, sample_every=500, checkpoint_every=50,
 )
-CLIP = ClipOptions(output="runs/toybox-clip", steps=760, checkpoint_every=100, sample_every=0)
+CLIP = ClipOptions(output="runs/toybox-clip", near_captions=0, steps=760, checkpoint_every=100, sample_every=0)
 VAE = VaeOptions(output="runs/toybox-vae", widths="16,48,96", steps=1750, batch_size=16, checkpoint_every=200, sample_every=1000)
 
 
