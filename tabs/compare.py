@@ -2,7 +2,7 @@
 
 import base64
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -51,35 +51,47 @@ def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     session = gr.State(Session(), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            with gr.Row(elem_classes="ds-press"):
-                run = gr.Button("Compare", variant="primary", elem_id="pair-run", min_width=80, scale=2)
-                stop = gr.Button("Stop", interactive=False, elem_id="pair-stop", min_width=60, scale=1)
-            status = gr.HTML(elem_id="pair-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+            run, stop, status = create_press("Compare", "pair")
             seed = gr.Number(0, label="Seed of both", precision=0, info="The same noise to start: what differs is the settings.", elem_id="pair-seed")
             sides = {"a": create_side("a", "dpm++_2m", 10), "b": create_side("b", "ddim", 25)}
         with gr.Column(elem_classes="ds-stage-column"):
             stage = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage")
 
     def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-        held = values[session]
-        switch = held.begin()
-        try:
+        def changes(switch: Event) -> Iterator[dict[str, Any]]:
             chosen = {
                 name: side_options(values[model], values[seed], values[prompt], {key: values[control] for key, control in side.items()})
                 for name, side in sides.items()
             }
-            for change in compared(studio, chosen["a"], chosen["b"], switch):
-                yield {{"stage": stage, "status": status}[name]: value for name, value in change.items()}
-            yield {stop: stop_update(held)}
-        except Exception as error:
-            yield {status: sentence_of(error), stop: stop_update(held)}
-            with said_in_a_sentence():
-                raise
-        finally:
-            held.running.remove(switch)
+            return compared(studio, chosen["a"], chosen["b"], switch)
+
+        yield from pressed(values[session], changes, {"stage": stage, "status": status, "stop": stop})
 
     inputs = {session, model, prompt, seed, *sides["a"].values(), *sides["b"].values()}
     return _wire(run, stop, status, session, on_run, inputs, [stage, status, stop])
+
+
+def create_press(label: str, name: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
+    """The button that starts, the one that stops, and the line that says how far it is."""
+    with gr.Row(elem_classes="ds-press"):
+        run = gr.Button(label, variant="primary", elem_id=f"{name}-run", min_width=80, scale=2)
+        stop = gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", min_width=60, scale=1)
+    return run, stop, gr.HTML(elem_id=f"{name}-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+
+
+def pressed(held: Session, changes: Callable[[Event], Iterator[dict[str, Any]]], place: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:
+    """What a press of the starting button shows: the changes, each in its place; then, or after a failure said in a sentence, Stop as it must be."""
+    switch = held.begin()
+    try:
+        for change in changes(switch):
+            yield {place[name]: value for name, value in change.items()}
+        yield {place["stop"]: stop_update(held)}
+    except Exception as error:
+        yield {place["status"]: sentence_of(error), place["stop"]: stop_update(held)}
+        with said_in_a_sentence():
+            raise
+    finally:
+        held.running.remove(switch)
 
 
 def create_side(name: str, scheduler: str, num_steps: int) -> dict[str, Any]:
@@ -176,10 +188,7 @@ def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.S
     session = gr.State(Session(), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            with gr.Row(elem_classes="ds-press"):
-                run = gr.Button("Draw the grid", variant="primary", elem_id="grid-run", min_width=80, scale=2)
-                stop = gr.Button("Stop", interactive=False, elem_id="grid-stop", min_width=60, scale=1)
-            status = gr.HTML(elem_id="grid-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+            run, stop, status = create_press("Draw the grid", "grid")
             kind = gr.Radio([(entry.label, name) for name, entry in GRIDS.items()], value="seed_scale", label="Grid", elem_id="grid-kind")
             fields = {
                 "seed": gr.Textbox(FIRST_VALUES["seeds"], label="Seeds", max_lines=1, elem_id="grid-seeds"),
@@ -218,17 +227,10 @@ def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.S
 
     def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         held = values[session]
-        switch = held.begin()
-        try:
-            for change in drawn(studio, values[kind], cells_of(values), switch, Path(held.folder.name)):
-                yield {{"stage": stage, "status": status, "sheet": sheet}[name]: value for name, value in change.items()}
-            yield {stop: stop_update(held)}
-        except Exception as error:
-            yield {status: sentence_of(error), stop: stop_update(held)}
-            with said_in_a_sentence():
-                raise
-        finally:
-            held.running.remove(switch)
+        yield from pressed(
+            held, lambda switch: drawn(studio, values[kind], cells_of(values), switch, Path(held.folder.name)),
+            {"stage": stage, "status": status, "stop": stop, "sheet": sheet},
+        )
 
     inputs = {session, model, prompt, scale, num_steps, scheduler, kind, *fields.values()}
     kind.input(on_kind, kind, list(fields.values()), api_visibility="private", show_progress="hidden", queue=False)

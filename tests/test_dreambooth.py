@@ -11,9 +11,23 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from studio.errors import InvalidOption
+from studio.runs.folder import read_run, write_state
 from studio.toybox.subject import example_pictures
 from tests.tiny_sd import save_tiny_sd
-from trainers.dreambooth import METHODS, PRESETS, DreamBoothOptions, check, draw, ensure_class_images, estimate, load_parts, train
+from trainers.dreambooth import (
+    METHODS,
+    PRESETS,
+    DreamBoothOptions,
+    check,
+    draw,
+    drawing_calls,
+    ensure_class_images,
+    estimate,
+    load_parts,
+    train,
+)
+from trainers.program import run_program
+from trainers.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +150,32 @@ def test_validation_shows_before_and_after_at_the_same_seeds(base, pictures):
 def test_the_estimate_counts_what_is_trained(base, pictures):
     whole, low_rank = (estimate(options(base, pictures, method=method)) for method in ("full", "lora"))
     assert 0 < low_rank.trained_parameters < whole.trained_parameters and low_rank.memory_gib < whole.memory_gib and whole.seconds > 0
+
+
+def test_the_estimate_counts_every_pass_of_drawing(base, pictures):
+    asked = options(base, pictures, num_class_images=5, class_steps=2, class_guidance=4.0, sample_every=2, steps=4, validation_steps=3, validation_guidance=1.0,
+                    validation_prompts="a sks cat|a cat")
+    sheets, seeds, prompts = 3, 4, 2  # before, after step 2, after step 4
+    assert drawing_calls(asked) == 5 * 2 * 2 + sheets * seeds * prompts * 3
+    ensure_class_images(asked, load_parts(str(base)))
+    assert drawing_calls(asked) == sheets * seeds * prompts * 3
+    assert drawing_calls(options(base, pictures, prior_weight=0.0)) == 0
+
+
+def test_a_stop_before_the_first_step_keeps_what_was_drawn(base, pictures, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the test's own Ctrl-C stays
+    asked = options(base, pictures)
+    folder = RunFolder(asked.output)
+    write_state(folder.path, state="starting")
+    (folder.path / "stop").touch()
+    arguments = [part for name in ("base", "instances", "output", "class_images") for part in (f"--{name.replace('_', '-')}", getattr(asked, name))]
+    run_program(DreamBoothOptions, train, [*arguments, "--resolution", "32", "--steps", "3", "--sample-every", "0"], description="")
+    view = read_run(folder.path)
+    assert view.state == "stopped" and view.step == 0 and "before the first step" in view.message and not view.stopping
+    # A stop that was there before anyone started the run is none: it belongs to an earlier one.
+    (folder.path / "stop").touch()
+    run_program(DreamBoothOptions, train, [*arguments, "--resolution", "32", "--steps", "2", "--sample-every", "0", "--num-class-images", "2"], description="")
+    assert read_run(folder.path).state == "finished"
 
 
 NONSENSE = [

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from studio.toybox import Scene, caption, render_batch, scene_stream
 
-__all__ = ["Captioned", "load_captioned", "toybox_scenes", "word"]
+__all__ = ["Captioned", "load_captioned", "tokenize", "toybox_scenes", "word"]
 
 # Half of the captions say everything: what the full caption leaves unsaid (medium, centre) must come to mean just that.
 FULL_CAPTIONS = 0.5
@@ -47,6 +48,11 @@ def word(text: Scene | str, rng: np.random.Generator | None = None) -> str:
     if isinstance(text, str):
         return text
     return caption(text, None if rng is None or rng.random() < FULL_CAPTIONS else rng)
+
+
+def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
+    """(B, L) int64 ids, padded to the tokenizer's limit and cut off there, as pipelines feed them."""
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 def toybox_scenes(seed: int, count: int, split: str = "train") -> list[Scene]:

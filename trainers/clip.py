@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene
-from trainers.captions import Captioned, draw, load_captioned, toybox_scenes, word
+from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene, caption
+from trainers.captions import Captioned, draw, load_captioned, tokenize, toybox_scenes, word
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
 from trainers.options import option
 from trainers.program import run_program
@@ -54,7 +54,8 @@ class ClipOptions(LoopOptions):
     vision_layers: int = option(4, "blocks of the picture tower")
     max_tokens: int = option(32, "longest text in tokens, with start and end")
     start: str = option("", "a CLIP folder to go on from, or nothing")
-    freeze_text: bool = option(False, "train the picture tower alone, to a text tower that is fixed (arXiv:2111.07991)")
+    towers: str = option("both", "what learns: both towers; text alone, from two wordings of each scene (as arXiv:2104.08821 does; toybox only); "
+                         "picture alone, to a text tower that is fixed (arXiv:2111.07991)", ("both", "text", "picture"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,8 +65,12 @@ class ClipOptions(LoopOptions):
         self.require_at_least(2, "batch_size")
         if self.width < 32 or self.width % 32:
             raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
-        if self.freeze_text and not self.start:
-            raise InvalidOption("freeze_text needs a CLIP to go on from: name its folder with start.")
+        if self.towers not in ("both", "text", "picture"):
+            raise InvalidOption(f"towers must be both, text or picture, but it is {self.towers!r}.")
+        if self.towers == "picture" and not self.start:
+            raise InvalidOption("The picture tower alone needs a text tower to learn from: name a CLIP folder with start.")
+        if self.towers == "text" and self.data != "toybox":
+            raise InvalidOption("The text tower alone learns from several wordings of a scene, which only toybox has; set data to toybox.")
         if self.resolution % self.patch:
             raise InvalidOption(f"resolution must be a multiple of the patch, but {self.resolution=} and {self.patch=}.")
 
@@ -90,15 +95,8 @@ def make_tokenizer(texts: Iterable[str], max_tokens: int) -> Any:
 
 def toybox_texts() -> list[str]:
     """Every word of the embedded world, several times over."""
-    from studio.toybox import caption
-
     rng = np.random.default_rng(0)
     return [caption(scene, rng) for scene in toybox_scenes(0, 4000, "all")]
-
-
-def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
-    """(B, max_tokens) int64 ids, padded, cut off at the limit."""
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 # --- the network ---------------------------------------------------------------------------------------------
@@ -136,18 +134,24 @@ class ClipTask(Task):
     def __init__(self, options: ClipOptions):
         self.options = options
         torch.manual_seed(options.seed)
-        self.data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
-        self.size = len(self.data)
+        if options.towers == "text":
+            self.data = Captioned(pixels=torch.empty(0), texts=toybox_scenes(options.seed, options.data_limit))
+        else:
+            self.data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
+        self.size = len(self.data.texts)
         self.tokenizer, self.network = _load(options.start) if options.start else _new(options, self.data)
-        if options.freeze_text:
-            self.network.text_model.requires_grad_(False)
-            self.network.text_projection.requires_grad_(False)
+        model = self.network
+        frozen = {"both": [], "text": [model.vision_model, model.visual_projection], "picture": [model.text_model, model.text_projection]}[options.towers]
+        for part in frozen:
+            part.requires_grad_(False)
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         seed, count = generator.initial_seed(), len(indices)
         ids = tokenize(self.tokenizer, self._captions(indices, seed))
-        output = network(input_ids=ids.to(device), pixel_values=self.data.batch(indices).to(device))
-        logits = output.logits_per_image  # (B, B + near ones)
+        if self.options.towers == "text":
+            logits = self._wordings_to_captions(network, indices, seed, ids.to(device))
+        else:
+            logits = network(input_ids=ids.to(device), pixel_values=self.data.batch(indices).to(device)).logits_per_image  # (B, B + near ones)
         # Equal captions fit each other's pictures: they share the target instead of being set against each other.
         same = (ids[:count, None] == ids[None]).all(-1).float().to(device)
         own = same[:, :count]
@@ -155,7 +159,14 @@ class ClipTask(Task):
         text_to_picture = -(own / own.sum(0, keepdim=True) * logits[:, :count].log_softmax(0)).sum(0)
         each = (picture_to_text + text_to_picture) / 2
         right = same.gather(1, logits.argmax(1, keepdim=True)).mean()
-        return Losses(descend=each.mean(), each=each, extra={"accuracy": right, "logit_scale": network.logit_scale.exp()})
+        return Losses(descend=each.mean(), each=each, extra={"accuracy": right, "logit_scale": self.network.logit_scale.exp()})
+
+    def _wordings_to_captions(self, network: Any, indices: Tensor, seed: int, ids: Tensor) -> Tensor:
+        """(B, B + near ones) logits of second wordings of the scenes against the captions, as if the wordings were pictures."""
+        count = len(indices)
+        wordings = [caption(self.data.texts[int(i)], np.random.default_rng([seed, 1 << 20, k])) for k, i in enumerate(indices)]
+        features = text_features(network, torch.cat([tokenize(self.tokenizer, wordings).to(ids.device), ids]))
+        return features[:count] @ features[count:].T * self.network.logit_scale.exp()
 
     def _captions(self, indices: Tensor, seed: int) -> list[str]:
         """The captions of the pictures, then round after round of near ones, in the same wording."""
@@ -166,6 +177,12 @@ class ClipTask(Task):
 
     def save(self, network: Any, path: Path) -> None:
         save_model(path, self.options, network, self.tokenizer)
+
+
+def text_features(model: Any, ids: Tensor) -> Tensor:
+    """(B, D) unit vectors of the texts."""
+    features = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    return features / features.norm(dim=-1, keepdim=True)
 
 
 def _new(options: ClipOptions, data: Captioned) -> tuple[Any, Any]:
@@ -202,8 +219,6 @@ def train(options: ClipOptions, *, progress: bool = True) -> Iterator[StepLog]:
 @torch.inference_mode()
 def retrieval_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", groups: int = 50, choices: int = 64, seed: int = 5_000) -> float:
     """Share of pictures that find their own full caption among `choices` different ones, over groups x choices scenes."""
-    from studio.toybox import caption
-
     right = 0
     for group in range(groups):
         by_caption = {caption(scene): scene for scene in toybox_scenes(seed + group, 2 * choices, split)}
@@ -217,8 +232,6 @@ def retrieval_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", g
 @torch.inference_mode()
 def attribute_accuracy(model: Any, tokenizer: Any, attribute: str, *, split: str = "held_out", count: int = 200, seed: int = 9_000) -> float:
     """Share of pictures that find their caption among those that differ in this attribute alone, over `count` fresh scenes."""
-    from studio.toybox import caption
-
     scenes = toybox_scenes(seed, count, split)
     pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
     names, right = NAMES[attribute], 0

@@ -25,7 +25,7 @@ from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusio
 from studio.errors import InvalidOption
 from trainers.data import Pictures, load_pictures
 from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
-from trainers.options import option
+from trainers.options import option, parse_widths
 from trainers.program import run_program
 
 __all__ = ["DDPMOptions", "train"]
@@ -64,13 +64,7 @@ class DDPMOptions(LoopOptions):
     @property
     def level_widths(self) -> tuple[int, ...]:
         """Channels a level."""
-        try:
-            widths = tuple(int(width) for width in self.widths.split(","))
-        except ValueError:
-            raise InvalidOption(f"widths is written like '32,64,96', but it is {self.widths!r}.") from None
-        if any(width < 16 or width % 16 for width in widths):
-            raise InvalidOption(f"widths must be multiples of 16, but they are {self.widths!r}.")
-        return widths
+        return parse_widths(self.widths, 16)
 
 
 # --- what is trained -----------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ takes.
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +28,10 @@ from PIL import Image
 from torch import Tensor
 
 from studio.errors import InvalidOption
+from trainers.captions import tokenize
 from trainers.data import IMAGE_SUFFIXES, open_picture
 from trainers.dreambooth_options import METHODS, PRESETS, DreamBoothOptions, Preset
-from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
+from trainers.loop import Losses, StepLog, StopAsked, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
 from trainers.run_folder import RunFolder
 
@@ -36,6 +39,7 @@ __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estima
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FACTS_FILE = "studio.json"
+SEEDS_A_PROMPT = 4
 
 
 # --- before anything is started ------------------------------------------------------------------------------
@@ -96,28 +100,57 @@ class Estimate:
     trained_parameters: int
 
 
-def estimate(options: DreamBoothOptions) -> Estimate:
-    """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model."""
-    import time
+# A fresh process: python, torch and diffusers from a disk that has them cached.
+START_S = 8.0
 
+
+def estimate(options: DreamBoothOptions) -> Estimate:
+    """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model.
+
+    The time is that of the start, the class pictures that are missing, the steps, and the pictures drawn during training.
+    """
     parts = load_parts(options.base)
     unet = parts["unet"]
-    latent = torch.randn(options.batch_size * (2 if options.prior_weight else 1), unet.config.in_channels, *[options.resolution // _factor(parts["vae"])] * 2)
-    text = torch.zeros(len(latent), 8, unet.config.cross_attention_dim)
-    with torch.inference_mode():
-        unet(latent[:1], 1, text[:1])
-        started = time.perf_counter()
-        unet(latent, 1, text)
-    forward_s = time.perf_counter() - started
+    halves = 2 if options.prior_weight else 1
+    shape = (options.batch_size * halves, unet.config.in_channels, *[options.resolution // _factor(parts["vae"])] * 2)
+    forward_s = _time_forward(parts, shape)
     total = sum(p.numel() for p in unet.parameters())
     trained = total if options.method != "lora" else _lora_parameters(unet, options)
     if options.trains_text:
         trained += sum(p.numel() for p in parts["text_encoder"].parameters())
     # Backward costs twice the forward; half as much again where activations are computed twice.
-    seconds = forward_s * (4 if options.gradient_checkpointing else 3) * options.steps * options.accumulation
+    steps_s = forward_s * (4 if options.gradient_checkpointing else 3) * options.steps * options.accumulation
     state = trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0)) + total * 4
-    activations = latent.numel() * 4 * (600 if options.gradient_checkpointing else 2500)
-    return Estimate(seconds=seconds, memory_gib=(state + activations) / 2**30 + 0.6, trained_parameters=trained)
+    activations = math.prod(shape) * 4 * (600 if options.gradient_checkpointing else 2500)
+    return Estimate(
+        seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], memory_gib=(state + activations) / 2**30 + 0.6,
+        trained_parameters=trained,
+    )
+
+
+@torch.inference_mode()
+def _time_forward(parts: dict[str, Any], shape: tuple[int, ...]) -> float:
+    """Seconds of one forward pass of a batch: the faster of two, after one that warms up."""
+    unet, seconds = parts["unet"], []
+    for _ in range(3):
+        text = token_features(parts, [""]).expand(shape[0], -1, -1)
+        started = time.perf_counter()
+        unet(torch.zeros(shape), 1, text)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+def drawing_calls(options: DreamBoothOptions) -> float:
+    """Forward passes of one picture that drawing takes: missing class pictures, and the sheets before and during training."""
+    missing = options.num_class_images - len(class_pictures(options.class_folder)) if options.prior_weight else 0
+    sheets = 1 + options.steps // options.sample_every if options.sample_every else 0
+    looked_at = sheets * SEEDS_A_PROMPT * len(options.prompts_to_look_at)
+    of_class = max(missing, 0) * options.class_steps * _passes(options.class_guidance)
+    return of_class + looked_at * options.validation_steps * _passes(options.validation_guidance)
+
+
+def _passes(guidance_scale: float) -> int:
+    return 2 if guidance_scale > 1 else 1
 
 
 def _lora_parameters(unet: Any, options: DreamBoothOptions) -> int:
@@ -154,9 +187,8 @@ def _factor(vae: Any) -> int:
 
 def token_features(parts: dict[str, Any], prompts: list[str]) -> Tensor:
     """(B, L, D) features of prompts, as the pipeline feeds them."""
-    tokenizer, encoder = parts["tokenizer"], parts["text_encoder"]
-    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    return encoder(ids.to(encoder.device))[0]
+    encoder = parts["text_encoder"]
+    return encoder(tokenize(parts["tokenizer"], prompts).to(encoder.device))[0]
 
 
 def make_pipeline(parts: dict[str, Any]) -> Any:
@@ -182,6 +214,11 @@ def draw(parts: dict[str, Any], prompts: list[str], seeds: list[int], *, resolut
 
 # --- class pictures ------------------------------------------------------------------------------------------
 
+def class_pictures(folder: Path) -> dict[str, Path]:
+    """The class pictures that are there, by the hash of their bytes, in the order they were drawn."""
+    return {path.stem.split("-", 1)[1]: path for path in sorted(folder.glob("[0-9]*-*.png"))}
+
+
 def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any], batch: int = 8) -> list[Path]:
     """Draw the class pictures that are missing; gives the paths of all that are used.
 
@@ -191,11 +228,13 @@ def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any], batch
 
     folder = options.class_folder
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {path.stem.split("-", 1)[1]: path for path in sorted(folder.glob("[0-9]*-*.png"))}
+    kept = class_pictures(folder)
     run, seed = RunFolder(options.output), len(kept)
     bar = tqdm(total=options.num_class_images, initial=min(len(kept), options.num_class_images), desc="class pictures")
     while len(kept) < options.num_class_images:
         run.event(phase="class pictures", done=len(kept), total=options.num_class_images)
+        if run.stop_requested():
+            raise StopAsked
         count = min(batch, options.num_class_images - len(kept))
         pictures = draw(
             parts, [options.class_prompt] * count, list(range(seed, seed + count)), resolution=options.resolution, num_steps=options.class_steps,
@@ -307,8 +346,7 @@ class DreamBoothTask(Task):
         if not self.options.trains_text:
             with torch.no_grad():
                 return token_features(self.parts, prompts)
-        tokenizer = self.parts["tokenizer"]
-        return tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+        return tokenize(self.parts["tokenizer"], prompts)
 
     def _network(self) -> torch.nn.Module:
         options, unet = self.options, self.parts["unet"]
@@ -363,9 +401,9 @@ class DreamBoothTask(Task):
 
     def _validate(self) -> list[Image.Image]:
         options = self.options
-        prompts = [prompt.strip() for prompt in options.validation_prompts.split("|") if prompt.strip()]
-        texts = [prompt for prompt in prompts for _ in range(4)]
-        seeds = [1000 + k for _ in prompts for k in range(4)]
+        prompts = options.prompts_to_look_at
+        texts = [prompt for prompt in prompts for _ in range(SEEDS_A_PROMPT)]
+        seeds = [1000 + k for _ in prompts for k in range(SEEDS_A_PROMPT)]
         return draw(
             self.parts, texts, seeds, resolution=options.resolution, num_steps=options.validation_steps, guidance_scale=options.validation_guidance,
         )
@@ -375,12 +413,12 @@ class DreamBoothTask(Task):
         before, now = self.before, self._validate()
         if not now:
             return None
-        side, gap = self.options.resolution, max(4, self.options.resolution // 12)
-        sheet = Image.new("RGB", (8 * side + gap, len(now) // 4 * side), "white")
+        side, gap, columns = self.options.resolution, max(4, self.options.resolution // 12), SEEDS_A_PROMPT
+        sheet = Image.new("RGB", (2 * columns * side + gap, len(now) // columns * side), "white")
         for i, (old, new) in enumerate(zip(before, now)):
-            row, column = divmod(i, 4)
+            row, column = divmod(i, columns)
             sheet.paste(old, (column * side, row * side))
-            sheet.paste(new, ((4 + column) * side + gap, row * side))
+            sheet.paste(new, ((columns + column) * side + gap, row * side))
         return sheet
 
     def save(self, network: Any, path: Path) -> None:

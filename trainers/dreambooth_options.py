@@ -80,6 +80,11 @@ class DreamBoothOptions(LoopOptions):
         return self.method == "full_text"
 
     @property
+    def prompts_to_look_at(self) -> list[str]:
+        """The validation prompts, one by one."""
+        return [prompt.strip() for prompt in self.validation_prompts.split("|") if prompt.strip()]
+
+    @property
     def class_folder(self) -> Path:
         """Where class pictures lie."""
         if self.class_images:

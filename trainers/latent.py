@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from trainers.captions import Captioned, load_captioned, toybox_scenes
+from trainers.captions import Captioned, load_captioned, tokenize, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
-from trainers.options import option
+from trainers.options import option, parse_widths
 from trainers.program import run_program
 
 __all__ = ["LatentOptions", "train", "make_scheduler", "make_pipeline"]
@@ -76,13 +76,7 @@ class LatentOptions(LoopOptions):
     @property
     def level_widths(self) -> tuple[int, ...]:
         """Channels a level."""
-        try:
-            widths = tuple(int(width) for width in self.widths.split(","))
-        except ValueError:
-            raise InvalidOption(f"widths is written like '64,96,112', but it is {self.widths!r}.") from None
-        if any(width < 16 or width % 16 for width in widths):
-            raise InvalidOption(f"widths must be multiples of 16, but they are {self.widths!r}.")
-        return widths
+        return parse_widths(self.widths, 16)
 
 
 def check(options: LatentOptions) -> None:
@@ -153,8 +147,7 @@ def encode_texts(encoder: Any, tokenizer: Any, texts: list[str], chunk: int = 25
 
     device, parts = encoder.device, []
     for i in tqdm(range(0, len(texts), chunk), desc="reading captions", leave=False):
-        ids = tokenizer(texts[i : i + chunk], padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-        parts.append(encoder(ids.to(device))[0].to("cpu", torch.float16))
+        parts.append(encoder(tokenize(tokenizer, texts[i : i + chunk]).to(device))[0].to("cpu", torch.float16))
     return torch.cat(parts)
 
 

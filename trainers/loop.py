@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from trainers.data import batch_indices
 from trainers.options import LoopOptions
 from trainers.run_folder import RunFolder, pack_optimizer, unpack_optimizer
 
-__all__ = ["LoopOptions", "Losses", "StepLog", "Task", "run_loop", "min_snr_weights", "snr_of"]
+__all__ = ["LoopOptions", "Losses", "StepLog", "StopAsked", "Task", "run_loop", "min_snr_weights", "snr_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,11 @@ class StepLog:
     extra: dict[str, float]
 
 
-class Task:
+class StopAsked(Exception):
+    """Someone asks the run to stop while it still makes ready; a task raises it between two pieces of work."""
+
+
+class Task(ABC):
     """What a trainer adds to the loop. A subclass sets the three attributes and says what the loss is.
 
     network: what is trained (its parameters that require gradients). size: how many examples there are.
@@ -68,17 +73,17 @@ class Task:
         """AdamW, unless a task knows better."""
         return torch.optim.AdamW(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay, betas=(0.9, 0.99))
 
+    @abstractmethod
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         """The losses of the examples `indices`. All chance comes from `generator` (or the global one, which is seeded alike)."""
-        raise NotImplementedError
 
     def sheet(self, network: Any) -> Any:
         """A PIL picture that shows what the network can do by now, from fixed seeds, or None."""
         return None
 
+    @abstractmethod
     def save(self, network: Any, path: Path) -> None:
         """Write the result of a finished run."""
-        raise NotImplementedError
 
 
 def learning_rate(options: LoopOptions, step: int) -> float:
@@ -240,7 +245,7 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
             extra={name: float(accelerator.gather(value.detach().reshape(1)).mean()) for name, value in losses.extra.items()},
         )
         _require_number(run, log)
-        stopping = run.folder.stop_requested()
+        stopping = _all_stop(accelerator, run.folder)
         if is_main:
             _keep(run, log, stopping)
         yield log
@@ -295,6 +300,11 @@ def memory_gib() -> float:
 
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _all_stop(accelerator: Any, folder: RunFolder) -> bool:
+    """Whether any process has seen the wish to stop: all of them end after the same step, or none."""
+    return bool(accelerator.gather(torch.tensor([folder.stop_requested()], device=accelerator.device)).any())
 
 
 def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from studio.errors import InvalidOption, UnknownName
 
-__all__ = ["LoopOptions", "option", "parse_options", "read_toml"]
+__all__ = ["LoopOptions", "option", "parse_options", "parse_widths", "read_toml"]
 
 Options = TypeVar("Options")
 LR_PLANS = ("cosine", "trapezoid", "constant")
@@ -66,6 +66,17 @@ class LoopOptions:
         for name in names:
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidOption(f"{name} must lie in 0..1, but it is {getattr(self, name)}.")
+
+
+def parse_widths(text: str, multiple: int) -> tuple[int, ...]:
+    """Channels a level from "32,64,96". Raises InvalidOption for what is no number, or no multiple of `multiple`."""
+    try:
+        widths = tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise InvalidOption(f"widths is written like '32,64,96', but it is {text!r}.") from None
+    if any(width < multiple or width % multiple for width in widths):
+        raise InvalidOption(f"widths must be multiples of {multiple}, but they are {text!r}.")
+    return widths
 
 
 def parse_options(kind: type[Options], argv: list[str] | None = None, *, prog: str, description: str) -> Options:

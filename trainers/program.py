@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.runs.folder import process_start, write_state
-from trainers.loop import StepLog
+from studio.runs.folder import process_start, read_json, write_state
+from trainers.loop import StepLog, StopAsked
 from trainers.options import parse_options
 from trainers.run_folder import RunFolder
 
@@ -29,12 +29,17 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     if not _is_main_process():
         _drain(train(options))
         return
-    (folder.path / "stop").unlink(missing_ok=True)
+    # The studio says "starting" and clears away an old wish to stop; one that is there by now is meant for this start.
+    if read_json(folder.path / "state.json").get("state") != "starting":
+        (folder.path / "stop").unlink(missing_ok=True)
     write_state(folder.path, trainer=name, state="running", pid=os.getpid(), process_start=process_start(os.getpid()), message="")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (folder.path / "stop").touch())
+    last = None
     try:
         last = _drain(train(options))
+    except StopAsked:
+        pass
     except Exception as error:
         traceback.print_exc()
         # A message of "failed" must not fail itself when the disk is full.
@@ -48,6 +53,8 @@ def _ending(folder: RunFolder, options: Any, last: StepLog | None) -> dict[str, 
     done = last.step + 1 if last else _saved(folder)
     if done >= options.steps:
         return {"state": "finished", "message": f"All {options.steps} steps are done; the result is in {folder.path / 'model'}."}
+    if not done:
+        return {"state": "stopped", "message": "Stopped before the first step; what was made ready so far is kept, and resume goes on."}
     return {"state": "stopped", "message": f"Stopped after step {done} of {options.steps}; everything up to there is saved, and resume goes on."}
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
-from trainers.options import option
+from trainers.options import option, parse_widths
 from trainers.program import run_program
 
 __all__ = ["VaeOptions", "train", "reconstruction_psnr"]
@@ -63,13 +63,7 @@ class VaeOptions(LoopOptions):
     @property
     def level_widths(self) -> tuple[int, ...]:
         """Channels a level."""
-        try:
-            widths = tuple(int(width) for width in self.widths.split(","))
-        except ValueError:
-            raise InvalidOption(f"widths is written like '32,64,64', but it is {self.widths!r}.") from None
-        if any(width < 8 or width % 8 for width in widths):
-            raise InvalidOption(f"widths must be multiples of 8, but they are {self.widths!r}.")
-        return widths
+        return parse_widths(self.widths, 8)
 
 
 def make_network(options: VaeOptions) -> Any:

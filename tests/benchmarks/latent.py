@@ -7,7 +7,6 @@
 import sys
 import time
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -17,6 +16,7 @@ from studio import Finished, SampleOptions
 from studio.models import MODELS, load_model
 from studio.sampling import sample
 from studio.schedulers import SCHEDULERS
+from tests.benchmarks.paired import time_paired
 
 ROUNDS = 7
 NUM_STEPS = 25
@@ -84,15 +84,8 @@ def _pipeline(model, scheduler: str):
 def _compare(model, scheduler: str, num_images: int) -> None:
     ours, theirs = _calls(model, scheduler, num_images)
     difference = np.abs(ours().astype(int) - theirs()).max()
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(ROUNDS):
-        # Whoever goes first is changed every round, so a drift of the machine's speed hits both alike.
-        for which, call in sorted(enumerate((ours, theirs)), reverse=bool(round_ % 2)):
-            started = time.perf_counter()
-            call()
-            times[which].append(time.perf_counter() - started)
-    ratio = median(a / b for a, b in zip(*times))
-    print(f"| {scheduler} | {num_images} | {median(times[0]):.3f} | {median(times[1]):.3f} | {ratio:.3f} | {difference} |", flush=True)
+    timing = time_paired(ours, theirs, ROUNDS)
+    print(f"| {scheduler} | {num_images} | {timing.ours_s:.3f} | {timing.theirs_s:.3f} | {timing.ratio:.3f} | {difference} |", flush=True)
 
 
 def _compare_memory(model) -> None:

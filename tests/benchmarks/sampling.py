@@ -1,14 +1,12 @@
 """Our loop, streaming, with every step recorded, against DDPMPipeline and DDIMPipeline on the same network."""
 
-import time
-from statistics import median
-
 import numpy as np
 import torch
 
 from studio import SampleOptions, Studio
 from studio.models.loading import resolve
 from studio.sampling import sample
+from tests.benchmarks.paired import time_paired
 
 ROUNDS = 9
 NUM_STEPS = 50
@@ -39,15 +37,8 @@ def _compare(model, scheduler: str, num_images: int) -> None:
         return np.stack([np.asarray(image.convert("RGB")) for image in images])
 
     difference = np.abs(ours().astype(int) - theirs()).max()
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(ROUNDS):
-        # Whoever goes first is changed every round, so a drift of the machine's speed hits both alike.
-        for which, call in sorted(enumerate((ours, theirs)), reverse=bool(round_ % 2)):
-            started = time.perf_counter()
-            call()
-            times[which].append(time.perf_counter() - started)
-    ratio = median(a / b for a, b in zip(*times))
-    print(f"| {model.name} | {scheduler} | {num_images} | {median(times[0]):.3f} | {median(times[1]):.3f} | {ratio:.3f} | {difference} |", flush=True)
+    timing = time_paired(ours, theirs, ROUNDS)
+    print(f"| {model.name} | {scheduler} | {num_images} | {timing.ours_s:.3f} | {timing.theirs_s:.3f} | {timing.ratio:.3f} | {difference} |", flush=True)
 
 
 def _pipeline(model, scheduler: str, num_images: int):

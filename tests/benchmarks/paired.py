@@ -1,0 +1,29 @@
+"""Two contestants timed in turn, so that a drift of the machine's speed hits both alike."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+__all__ = ["Timing", "time_paired"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Median seconds of each, and the median of the ratios ours / theirs, round by round."""
+
+    ours_s: float
+    theirs_s: float
+    ratio: float
+
+
+def time_paired(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> Timing:
+    """Call both `rounds` times, the first one changing every round."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds):
+        for which, call in sorted(enumerate((ours, theirs)), reverse=bool(round_ % 2)):
+            started = time.perf_counter()
+            call()
+            times[which].append(time.perf_counter() - started)
+    return Timing(ours_s=median(times[0]), theirs_s=median(times[1]), ratio=median(a / b for a, b in zip(*times)))
