@@ -20,7 +20,7 @@ from PIL import Image
 from studio.errors import BadImage, StudioError
 from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
-from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix
+from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
 from studio.uploads import open_picture
 from tabs.contrast import Session
 from tabs.runs import POLL_S, buttons_shown, create_buttons, create_follow, duration, follow_value, found, full, newest, required, wire_buttons
@@ -341,8 +341,10 @@ def named(values: dict[str, Any]) -> inspect.Signature:
 def sheets(studio: Any, kind: str, name: str, prompt: str, beside: list[str], stop: Event) -> Iterator[Sheet]:
     """The sheets of a probe: "after", "matrix" or "forgetting"."""
     view = studio.runs.read(name)
-    said = view.options.get("class_prompt" if kind == "forgetting" else "instance_prompt", "")
-    text = said if kind == "forgetting" else (prompt or "").strip() or said
+    others = [studio.runs.read(other) for other in beside]
+    if kind == "forgetting":
+        return forgotten(studio, view, others=others, stop=stop)
+    text = (prompt or "").strip() or view.options.get("instance_prompt", "")
     if kind == "matrix":
         return checkpoint_matrix(studio, view, text, stop=stop)
-    return before_and_after(studio, view, text, others=[studio.runs.read(other) for other in beside], stop=stop)
+    return before_and_after(studio, view, text, others=others, stop=stop)

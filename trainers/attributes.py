@@ -15,19 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene, caption
+from studio.models.examiner import ACCURACY, ATTRIBUTES, RESOLUTION, WEIGHTS, Examiner, examine, load_examiner, split_logits
+from studio.toybox import Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
 from trainers.options import option, parse_options
 from trainers.program import run_program
 
-__all__ = ["AttributeOptions", "Examiner", "train", "load_examiner", "examine", "judge_prompts"]
-
-ATTRIBUTES: dict[str, tuple[str, ...]] = {"object": OBJECTS, "colour": COLOURS, "background": COLOURS, "size": SIZES, "position": POSITIONS}
-WEIGHTS = "examiner.safetensors"
+__all__ = ["AttributeOptions", "train", "examine_renders", "judge_prompts", "generate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +33,6 @@ class AttributeOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.attributes --help` prints them."""
 
     output: str = option("runs/attributes", "the run folder; an unfinished run in it is resumed")
-    resolution: int = option(64, "pixels a side")
     data_limit: int = option(40_000, "how many scenes are drawn, of all combinations")
     steps: int = option(2000, "optimiser steps in all")
     batch_size: int = option(64, "pictures a step")
@@ -43,28 +40,6 @@ class AttributeOptions(LoopOptions):
     blur: float = option(0.5, "share of pictures softened by halving and enlarging them, so that softness alone misleads nobody, 0 to 1")
     judge: str = option("", "a StableDiffusionPipeline folder to judge instead of training")
     prompts: int = option(200, "how many prompts of each kind are judged")
-
-
-class Examiner(nn.Module):
-    """(B, 3, 64, 64) in [-1, 1] -> logits of every attribute, side by side in the order of ATTRIBUTES."""
-
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *widths), widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
-            layers += [nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
-        self.features = nn.Sequential(*layers)
-        # No pooling over places: position is one of the attributes.
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * 16, 256), nn.SiLU(), nn.Linear(256, sum(map(len, ATTRIBUTES.values()))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
-
-
-def split_logits(logits: Tensor) -> dict[str, Tensor]:
-    """(B, sum) -> {attribute: (B, names)}."""
-    return dict(zip(ATTRIBUTES, logits.split([len(names) for names in ATTRIBUTES.values()], dim=1)))
 
 
 def labels_of(scenes: list[Scene]) -> dict[str, Tensor]:
@@ -78,7 +53,7 @@ class AttributeTask(Task):
     def __init__(self, options: AttributeOptions):
         self.options = options
         torch.manual_seed(options.seed)
-        self.data = load_captioned("toybox", options.resolution, limit=options.data_limit, seed=options.seed, split="all")
+        self.data = load_captioned("toybox", RESOLUTION, limit=options.data_limit, seed=options.seed, split="all")
         self.labels, self.size = labels_of(list(self.data.texts)), len(self.data)  # type: ignore[arg-type]
         self.network = Examiner()
 
@@ -95,9 +70,19 @@ class AttributeTask(Task):
 
     def save(self, network: Any, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, path / WEIGHTS)
-        accuracy = {name: float(np.mean(right)) for name, right in examine_renders(network.eval(), seed=900_001).items()}
-        (path / "accuracy.json").write_text(json.dumps(accuracy, indent=2) + "\n")
+        save_file({name: _half(tensor).cpu().contiguous() for name, tensor in network.state_dict().items()}, path / WEIGHTS)
+        write_accuracy(path)
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def write_accuracy(folder: Path) -> dict[str, float]:
+    """Measure the kept weights on fresh renders, and keep the figures beside them."""
+    accuracy = {name: float(np.mean(right)) for name, right in examine_renders(load_examiner(folder), seed=900_001).items()}
+    (folder / ACCURACY).write_text(json.dumps(accuracy, indent=2) + "\n")
+    return accuracy
 
 
 def train(options: AttributeOptions, *, progress: bool = True) -> Iterator[StepLog]:
@@ -107,25 +92,10 @@ def train(options: AttributeOptions, *, progress: bool = True) -> Iterator[StepL
 
 # --- judging -------------------------------------------------------------------------------------------------
 
-def load_examiner(folder: str | Path = "runs/attributes/model") -> Examiner:
-    """The trained examiner, in eval mode."""
-    network = Examiner().eval()
-    network.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    return network
-
-
-@torch.inference_mode()
-def examine(examiner: Examiner, pixels: Tensor, scenes: list[Scene]) -> dict[str, np.ndarray]:
-    """For pictures (N, 3, 64, 64) uint8: {attribute: (N,) bool, whether it is the scene's}."""
-    labels, chunks = labels_of(scenes), torch.arange(len(pixels)).split(128)
-    named = [split_logits(examiner(pixels[chunk].float() / 127.5 - 1)) for chunk in chunks]
-    return {name: (torch.cat([part[name].argmax(1) for part in named]) == labels[name]).numpy() for name in ATTRIBUTES}
-
-
 def examine_renders(examiner: Examiner, seed: int, count: int = 2000) -> dict[str, np.ndarray]:
     """The examiner's own answers on fresh renders."""
     scenes = toybox_scenes(seed, count, "all")
-    return examine(examiner, draw(scenes, 64), scenes)
+    return examine(examiner, draw(scenes, RESOLUTION), scenes)
 
 
 def judge_prompts(
@@ -162,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: trains, or with --judge prints the figures of a model as JSON."""
     options = parse_options(AttributeOptions, argv, prog="python -m trainers.attributes", description="Train the examiner, or judge a model with it.")
     if options.judge:
-        examiner = load_examiner(Path(options.output) / "model")
+        examiner = load_examiner()
         print(json.dumps({split: judge_prompts(options.judge, examiner, split=split, count=options.prompts) for split in ("train", "held_out")}, indent=2))
         return
     run_program(AttributeOptions, train, argv, description="Train the examiner.")

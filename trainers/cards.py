@@ -1,11 +1,14 @@
 """The cards of the embedded models: how each is judged on fresh seeds, and the README.md that says so."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.attributes import AttributeOptions
 from trainers.clip import ClipOptions
 from trainers.ddpm import DDPMOptions
+from trainers.dreambooth_options import DreamBoothOptions
 from trainers.judge import JudgeOptions, judge
 from trainers.latent import LatentOptions
 from trainers.loop import LoopOptions
@@ -25,6 +28,7 @@ NOTES = {
         "The plan of the learning rate was laid out for 4,000 steps in the first stage and shortened on the way, and for 4,300 in the second, "
         "which was ended early. Longer training would make the outlines firmer; that of the digits is long enough, this one's is not."
     ),
+    "toybox-examiner": "Judged in fp16, as it is kept.",
     "toybox-clip": "The text tower is that of the first stage; the second trains the picture tower to it.",
     "toybox-sd": (
         "The autoencoder's plan was shortened from 6,000 steps at step 1,400. Its encoder was then fixed, its decoder trained on alone; "
@@ -32,7 +36,9 @@ NOTES = {
         "text encoder does not yet tell their words apart: colours alone were enough to find a caption among 64."
     ),
 }
-PROGRAMS: dict[type, str] = {DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent"}
+PROGRAMS: dict[type, str] = {
+    DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", DreamBoothOptions: "dreambooth",
+}
 
 POSTER = (
     "a purple butterfly on a yellow background", "a red heart on a white background", "a large green tree on a blue background",
@@ -60,9 +66,8 @@ def judge_clip(folder: Path) -> dict[str, Any]:
 
 def judge_latent(folder: Path) -> dict[str, Any]:
     """Reconstruction of the autoencoder; what the examiner reads off pictures of fresh prompts; the examiner's own accuracy."""
-    import json
-
-    from trainers.attributes import judge_prompts, load_examiner
+    from studio.models.examiner import load_examiner, own_accuracy
+    from trainers.attributes import judge_prompts
     from trainers.latent import load_vae
     from trainers.vae import reconstruction_psnr
 
@@ -70,17 +75,33 @@ def judge_latent(folder: Path) -> dict[str, Any]:
     poster(folder).save(folder / "poster.png")
     return {
         "psnr_db": reconstruction_psnr(load_vae(str(folder / "vae"))),
-        "examiner_on_renders": json.loads(Path("runs/attributes/model/accuracy.json").read_text()),
+        "examiner_on_renders": own_accuracy(),
         "fresh_prompts": judge_prompts(str(folder), examiner, split="train"),
         "unseen_combinations": judge_prompts(str(folder), examiner, split="held_out"),
     }
 
 
+def judge_examiner(folder: Path) -> dict[str, Any]:
+    """Its answers on 2,000 fresh renders."""
+    from trainers.attributes import write_accuracy
+
+    return {"on_renders": write_accuracy(folder)}
+
+
+def judge_domino(folder: Path) -> dict[str, Any]:
+    """The example run of DreamBooth beside its base model."""
+    from trainers.subject import judge_subject
+
+    return judge_subject(folder)
+
+
 JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "digits-ddpm": lambda folder: judge(JudgeOptions(model="digits-ddpm", data="digits")),
     "toybox-ddpm": lambda folder: judge(JudgeOptions(model="toybox-ddpm", data="toybox-large")),
+    "toybox-examiner": judge_examiner,
     "toybox-clip": judge_clip,
     "toybox-sd": judge_latent,
+    "domino": judge_domino,
 }
 
 
@@ -123,12 +144,13 @@ def _flag(field: str, value: Any) -> str:
     name = field.replace("_", "-")
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {value}"
+    return f"--{name} {shlex.quote(str(value))}"
 
 
 def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: dict[str, Any]) -> None:
     """README.md of a model: data, recipe, measured quality."""
-    kind = {"toybox-clip": clip_card, "toybox-sd": latent_card}.get(name, pixel_card)
+    cards = {"toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "domino": domino_card}
+    kind = cards.get(name, pixel_card)
     (folder / "README.md").write_text(kind(folder, name, stages, quality))
 
 
@@ -186,6 +208,40 @@ A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {_mil
 
 Measured by `python -m trainers.judge --model {name} --data {stages[-1].data}`.
 """
+
+
+def examiner_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of the examiner."""
+    rows = "\n".join(f"| {attribute} | {share:.2%} |" for attribute, share in quality["on_renders"].items())
+    return f"""# {name}
+
+A convolutional network that reads object, colour, background, size and position off a 64x64 picture of the toy world;
+{_millions(folder):.2f} million parameters in fp16. It judges the generators, and tells in the studio what a model has forgotten.
+`studio.models.examiner.load_examiner` loads it.
+
+| | |
+|---|---|
+| data | 40,000 renders of the Toybox, half of them softened; no generated picture |
+| recipe | {_recipe(stages)} |
+| training | {_training(name, stages)} |
+| licence | MIT |
+
+## Measured
+
+2,000 fresh renders.
+
+| attribute | right |
+|---|---|
+{rows}
+"""
+
+
+def domino_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of the example run of DreamBooth."""
+    from trainers.subject import subject_card
+
+    with_prior, without = map(command, stages)
+    return subject_card(folder, quality, with_prior, without)
 
 
 def clip_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@
 import errno
 import os
 import signal
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     # The studio says "starting" and clears away an old wish to stop; one that is there by now is meant for this start.
     if read_json(folder.path / "state.json").get("state") != "starting":
         (folder.path / "stop").unlink(missing_ok=True)
-    write_state(folder.path, trainer=name, state="running", pid=os.getpid(), process_start=process_start(os.getpid()), message="")
+    write_state(folder.path, trainer=name, state="running", pid=os.getpid(), process_start=process_start(os.getpid()), started=time.time(), message="")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (folder.path / "stop").touch())
     last = None
@@ -45,7 +46,7 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
         # A message of "failed" must not fail itself when the disk is full.
         _say(folder.path, state="failed", message=_sentence(error, folder))
         raise SystemExit(1) from error
-    _say(folder.path, **_ending(folder, options, last))
+    _say(folder.path, ended=time.time(), **_ending(folder, options, last))
     (folder.path / "stop").unlink(missing_ok=True)
 
 

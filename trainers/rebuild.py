@@ -6,19 +6,23 @@
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studio.models.catalogue import ASSETS
-from trainers import attributes, cards, clip, ddpm, latent, vae
+from studio.runs.folder import write_config
+from trainers import cards
 from trainers.attributes import AttributeOptions
 from trainers.clip import ClipOptions
 from trainers.ddpm import DDPMOptions
 from trainers.latent import LatentOptions
 from trainers.loop import LoopOptions
 from trainers.run_folder import RunFolder
+from trainers.subject import RUN, RUN_WITHOUT_PRIOR
 from trainers.vae import VaeOptions
 
 __all__ = ["RECIPES", "rebuild"]
@@ -46,8 +50,9 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     ),),
     # The second stage goes on from the last checkpoint of the first.
     "toybox-ddpm": (lambda: TOYBOX, lambda: replace(TOYBOX, data="toybox-large", output="runs/toybox-large", min_snr_gamma=5.0, steps=3850)),
+    "toybox-examiner": (lambda: AttributeOptions(output="runs/attributes", steps=1500, sample_every=0),),
     "toybox-clip": (
-        lambda: CLIP, lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", freeze_text=True, steps=300, lr=5e-4, seed=1),
+        lambda: CLIP, lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", towers="picture", steps=300, lr=5e-4, seed=1),
     ),
     "toybox-sd": (
         lambda: VAE,
@@ -58,21 +63,18 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         # From here the pooled caption reaches every block: a new run from the weights of the one before.
         latent_stage(930, output="runs/toybox-sd-pooled", start="runs/toybox-sd/model"),
     ),
+    "domino": (lambda: RUN, lambda: RUN_WITHOUT_PRIOR),
 }
-TRAIN: dict[type, Callable[..., Any]] = {
-    DDPMOptions: ddpm.train, ClipOptions: clip.train, VaeOptions: vae.train, LatentOptions: latent.train, AttributeOptions: attributes.train,
-}
-EXAMINER = AttributeOptions(output="runs/attributes", sample_every=0)
 
 
 def rebuild(name: str, *, judge_only: bool = False) -> None:
     """Train (unless told not to), put the model into assets/, judge it and write its card."""
     if not judge_only:
         _train_stages(name)
-    stages, folder = [stage() for stage in RECIPES[name]], ASSETS / "models" / name
-    _put_into_assets(stages, folder)
-    if name == "toybox-sd" and not (Path(EXAMINER.output) / "model").is_dir():
-        _finish(EXAMINER)
+    stages, folder = [stage() for stage in RECIPES[name]], ASSETS / ("runs" if name == "domino" else "models") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if name != "domino":
+        _put_into_assets(stages, folder)
     quality = cards.JUDGES[name](folder)
     (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
     cards.write_card(folder, name, stages, quality)
@@ -89,8 +91,11 @@ def _train_stages(name: str) -> None:
 
 
 def _finish(options: LoopOptions) -> None:
-    for _ in TRAIN[type(options)](options):
-        pass
+    """Run a stage to its end as its own program, as the studio does; one that is cut off goes on at the next call."""
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, options)
+    subprocess.run([sys.executable, "-m", f"trainers.{cards.PROGRAMS[type(options)]}", "--config", str(folder / "options.toml")], check=True)
 
 
 def _hand_over(before: LoopOptions, options: LoopOptions) -> None:
@@ -111,6 +116,8 @@ def _put_into_assets(stages: list[LoopOptions], folder: Path) -> None:
     for stage in stages[:-1]:
         if isinstance(stage, VaeOptions) and stage.decoder_only and (Path(stage.output) / "model").is_dir():
             shutil.copytree(Path(stage.output) / "model", folder / "vae", dirs_exist_ok=True)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for the owner alone
     sheets = sorted((run / "samples").glob("*.png"))
     if sheets:
         shutil.copy(sheets[-1], folder / "samples.png")

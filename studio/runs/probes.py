@@ -14,14 +14,16 @@ from studio.errors import InvalidOption
 from studio.events import Finished
 from studio.options import SampleOptions
 from studio.runs.folder import RunView
+from studio.toybox import parse_caption
 
 if TYPE_CHECKING:
     from threading import Event
 
-__all__ = ["Sheet", "before_and_after", "checkpoint_matrix", "MOST_CHECKPOINTS", "STEP_COUNTS"]
+__all__ = ["Sheet", "before_and_after", "checkpoint_matrix", "forgotten", "MOST_CHECKPOINTS", "STEP_COUNTS"]
 
 MOST_CHECKPOINTS = 6
 STEP_COUNTS = (5, 10, 25, 50)
+FORGETTING_SEEDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,27 @@ def before_and_after(
     empty = Sheet(title=f"“{prompt}”, before and after", columns=[f"seed {asked.seed + i}" for i in range(num_seeds)])
     for sheet in drawn(studio, empty, [label for label, _ in models], jobs, stop):
         yield replace(sheet, note=moved(sheet)) if sheet.done == sheet.total else sheet
+
+
+def forgotten(studio: Any, view: RunView, *, others: Sequence[RunView] = (), stop: "Event | None" = None) -> Iterator[Sheet]:
+    """before_and_after of the class prompt, without the token. Where the examiner can read the pictures, the last sheet's note
+    says how many of FORGETTING_SEEDS are still of the class. Raises InvalidOption for runs that have not finished."""
+    prompt = view.options.get("class_prompt", "")
+    asked = parse_caption(prompt).get("object") if view.options.get("resolution") == 64 else None
+    for sheet in before_and_after(studio, view, prompt, num_seeds=FORGETTING_SEEDS if asked else 4, others=others, stop=stop):
+        yield replace(sheet, note=f"{counted(sheet, asked)} {sheet.note}") if asked and sheet.done == sheet.total else sheet
+
+
+def counted(sheet: Sheet, asked: str) -> str:
+    """How many pictures of each row the examiner takes for what was asked."""
+    import torch
+
+    from studio.models.examiner import load_examiner, read_attributes
+
+    examiner = load_examiner()
+    pixels = {label: torch.stack([torch.from_numpy(np.array(cell)).movedim(-1, 0) for cell in row]) for label, row in sheet.rows}
+    counts = ", ".join(f"{read_attributes(examiner, row)['object'].count(asked)} ({label})" for label, row in pixels.items())
+    return f"Taken for a {asked} by the examiner, of {len(sheet.columns)}: {counts}."
 
 
 def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event | None" = None) -> Iterator[Sheet]:
