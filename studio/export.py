@@ -4,11 +4,13 @@ A run of S steps gives S + 1 frames: what the stream showed at each step, then t
 Streams are "x_t", "x0_hat", "eps_hat" (unit normal, drawn at a third so that three deviations fill the range) and
 "both" (x_t left, x0_hat right). Frames are laid out at their own size and enlarged by whole pixels afterwards, so
 palettes and chroma see every pixel once and edges stay sharp. The states of a latent run are shown by their small
-previews, its result by the decoded pictures.
+previews, its result by the decoded pictures; `decoded_run` makes it a run of pictures first.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,7 +18,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
-from studio.images import grid, to_pixels
+from studio.images import from_images, grid, to_pixels
 from studio.options import SampleOptions
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from studio.trajectory import Trajectory
 
-__all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "save_png", "options_text", "read_options", "STREAMS"]
+__all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "decoded_run", "labelled_grid", "save_png", "options_text", "read_options", "STREAMS"]
 
 STREAMS = ("x_t", "x0_hat", "eps_hat", "both")
 MAX_FRAMES = 160
@@ -140,6 +142,29 @@ def _check(trajectory: "Trajectory", stream: str) -> None:
         raise UnknownName.of("stream", stream, STREAMS)
     if not trajectory.latent and trajectory.x_final.shape[1] not in (1, 3):
         raise InvalidOption(f"This run holds states of {trajectory.x_final.shape[1]} channels, which are no pictures.")
+
+
+def decoded_run(
+    trajectory: "Trajectory", stream: str, decode: Callable[["Trajectory", str, int], list[Image.Image]],
+) -> Generator[tuple[int, int], None, "Trajectory"]:
+    """A latent run as a run of pictures, for films that are no previews: `stream` ("x_t", "x0_hat" or "both") by `decode`.
+
+    Yields (steps decoded, of how many) before each; returns the run. Noise, and a pixel run, are returned as they are.
+    """
+    import torch
+
+    names = {"both": ("x_t", "x0_hat"), "x_t": ("x_t",), "x0_hat": ("x0_hat",)}.get(stream, ())
+    if not trajectory.latent or not names:
+        return trajectory
+    jobs = [(name, index) for name in names for index in range(len(trajectory.steps))]
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    for done, (name, index) in enumerate(jobs):
+        yield done, len(jobs)
+        parts[name].append(from_images(decode(trajectory, name, index)).half())
+    shown: dict[str, Any] = {name: torch.stack(pictures) for name, pictures in parts.items()}
+    # A run that was stopped ends in the last state that is known, and so does its film.
+    final = from_images(trajectory.images) if trajectory.complete else shown[names[0]][-1].float()
+    return dataclasses.replace(trajectory, **shown, x_final=final, final_pixels=None, extras={}, model={**trajectory.model, "kind": "pixel"})
 
 
 # --- films ---------------------------------------------------------------------------------------------------
@@ -283,6 +308,32 @@ def _place(sheet: Image.Image, cell: np.ndarray, label: tuple[str, str], row: in
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     draw.text((left, top + height + 3), label[0], INK, font)
     draw.text((left, top + height + 18), label[1], MUTED, font)
+
+
+def labelled_grid(pictures: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str], corner: str) -> Image.Image:
+    """Pictures of one size, row by row, with the names of the rows at the left, of the columns above, and `corner` where they meet.
+
+    Small pictures are enlarged by whole pixels to at least 128. Returns an RGB picture; save it with `save_png`.
+    """
+    cells = [_cell(np.asarray(picture.convert("RGB"))) for picture in pictures]
+    height, width = cells[0].shape[:2]
+    names = [textwrap.wrap(name, 18) or [""] for name in rows]
+    heads = [textwrap.wrap(name, max(8, width // 8)) or [""] for name in columns]
+    font, small, line = ImageFont.load_default(13), ImageFont.load_default(11), 16
+    left = MARGIN + round(max(font.getlength(text) for name in names for text in name)) + MARGIN
+    left, top = max(left, round(small.getlength(corner)) + 2 * MARGIN), MARGIN + line * max(map(len, heads)) + 6
+    sheet = Image.new("RGB", (left + len(columns) * (width + MARGIN), top + len(rows) * (height + MARGIN)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, top - line - 3), corner, MUTED, small)
+    for column, head in enumerate(heads):
+        for i, text in enumerate(reversed(head)):
+            draw.text((left + column * (width + MARGIN), top - 4 - line * (i + 1)), text, INK, font)
+    for row, name in enumerate(names):
+        y = top + row * (height + MARGIN)
+        draw.multiline_text((MARGIN, y + (height - line * len(name)) // 2), "\n".join(name), INK, font)
+        for column in range(len(columns)):
+            sheet.paste(Image.fromarray(cells[row * len(columns) + column]), (left + column * (width + MARGIN), y))
+    return sheet
 
 
 # --- pictures that know how they were made -------------------------------------------------------------------

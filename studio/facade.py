@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,6 +196,12 @@ class Studio:
         model = self._latent(trajectory.options.model)
         with torch.inference_mode():
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
+
+    def decoded(self, trajectory: "Trajectory", stream: str) -> "Generator[tuple[int, int], None, Trajectory]":
+        """A latent run as a run of pictures by the real decoder, told step by step: see studio.export.decoded_run."""
+        from studio.export import decoded_run
+
+        return decoded_run(trajectory, stream, self.decode)
 
     def anatomy(self, model: str, prompt: str = "") -> "list[Part]":
         """The model's parts with parameters, shapes and memory: see studio.anatomy.anatomy."""

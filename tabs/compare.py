@@ -15,8 +15,8 @@ import numpy as np
 from studio.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.errors import InvalidOption, StudioError
 from studio.events import Finished
-from studio.export import save_png
-from studio.images import grid, to_image
+from studio.export import labelled_grid, save_png
+from studio.images import grid
 from studio.options import SampleOptions
 from studio.schedulers import SCHEDULERS
 from tabs.denoise import Session, stop_update
@@ -284,7 +284,7 @@ def drawn(studio: Any, kind: str, cells: list[Cell], switch: Event, folder: Path
         done = foretold_s(cells[: index + 1], call_s)
         left = (monotonic() - since) * (foretold_s(cells, call_s) - done) / done
         yield {"status": f"{index + 1} of {len(cells)}, about {in_words(left)} left.", "stage": to_stage(grid_shown(kind, cells, pictures))}
-    yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(pictures, cells, folder)}
+    yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
 
 
 def picture_of(studio: Any, options: SampleOptions, switch: Event) -> "Image.Image | None":
@@ -295,13 +295,13 @@ def picture_of(studio: Any, options: SampleOptions, switch: Event) -> "Image.Ima
     return None
 
 
-def as_one(pictures: Mapping[int, "Image.Image"], cells: list[Cell], folder: Path) -> dict[str, Any]:
-    """A whole grid as one PNG file of full-sized pictures."""
+def as_one(kind: str, pictures: Mapping[int, "Image.Image"], cells: list[Cell], folder: Path) -> dict[str, Any]:
+    """A whole grid as one PNG file of full-sized pictures, with its rows and columns named."""
     if len(pictures) < len(cells):
         return {}
-    columns = 1 + max(cell.column for cell in cells)
-    sheet = grid(np.stack([np.asarray(pictures[i].convert("RGB")) for i in range(len(cells))]), columns, gap=4)
-    path = save_png(to_image(sheet), folder / "grid.png", cells[0].options)
+    names = grid_shown(kind, cells, {})
+    sheet = labelled_grid([pictures[i] for i in range(len(cells))], names["rows"], names["columns"], f"{names['row_name']} ↓   {names['column_name']} →")
+    path = save_png(sheet, folder / "grid.png", cells[0].options)
     return {"sheet": gr.update(value=str(path), visible=True)}
 
 

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from studio.prompts import Tokens
+    from studio.trajectory import Trajectory
 
 __all__ = ["create_tab"]
 
@@ -36,6 +37,7 @@ FIRST_PROMPT = "a purple butterfly on a yellow background"
 EXAMPLES = (FIRST_PROMPT, "a large red heart on a white background", "a small green boat on the left on a blue background", "an orange cat")
 OPENING = Path(__file__).parents[1] / "assets" / "runs" / "text.json"
 OWN_SIGMAS = ("the scheduler's own", "")
+FILMS = ("gif", "mp4", "sheet")
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -207,12 +209,16 @@ def create_tab(studio: Any) -> None:
             return {**values, status: f"{sentence} Its model, {options.model}, is none of these, so the chosen one stays."}
         return {**values, status: sentence}
 
-    def on_keep(kind: str) -> Callable[[str, Session], dict[Any, Any]]:
-        def keep(stream: str, session: Session) -> dict[Any, Any]:
+    def on_keep(kind: str) -> Callable[[str, Session], Iterator[dict[Any, Any]]]:
+        def keep(stream: str, session: Session) -> Iterator[dict[Any, Any]]:
             with said_in_a_sentence():
                 if session.trajectory is None:
                     raise InvalidOption("There is no picture of yours to keep yet: press Generate first.")
-                return {kept: gr.update(value=str(KEEPERS[kind][1](session.trajectory, stream, Path(session.folder.name))), visible=True)}
+                whole = session.trajectory
+                if kind in FILMS:
+                    whole = yield from told(studio.decoded(whole, stream), status)
+                path = KEEPERS[kind][1](whole, stream, Path(session.folder.name))
+                yield {kept: gr.update(value=str(path), visible=True), status: f"{KEEPERS[kind][0]} is ready: {path.name}."}
         return keep
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -241,8 +247,20 @@ def create_tab(studio: Any) -> None:
     stage.select(on_open_step, session, stage, **private, **device)
     opened.upload(on_file, [opened, session], [stage, status, *controls.values()], **private, **files)
     for kind, button in keep_buttons.items():
-        written = button.click(on_keep(kind), [stream, session], kept, api_visibility="private", **files)
+        # Films are of decoded pictures, which is the device's work.
+        written = button.click(on_keep(kind), [stream, session], [kept, status], **private, **(device if kind in FILMS else files))
         written.success(None, kept, None, js=DOWNLOAD, **cheap)
+
+
+def told(decoding: Generator[tuple[int, int], None, "Trajectory"], status: Any) -> Generator[dict[Any, Any], None, "Trajectory"]:
+    """Say how far the decoding of a run is; gives the decoded run."""
+    while True:
+        try:
+            done, total = next(decoding)
+        except StopIteration as end:
+            return end.value
+        if done % 5 == 0:
+            yield {status: f"Decoding step {done + 1} of {total} for the film."}
 
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------

@@ -3,6 +3,7 @@
     sampling    our loop with everything recorded against diffusers' own pipelines: same model, steps, seed
     latent      the same for text to image, against StableDiffusionPipeline
     dreambooth  our DreamBooth step, with caches and without, against a plain one
+    killing     a run killed twenty times against one left alone: identical weights?
     scrubbing   a step change of the stage in Chromium
     starting    `import studio`, and the page against a bare Gradio page
 """
@@ -10,7 +11,7 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "dreambooth", "scrubbing", "starting")
+BENCHMARKS = ("sampling", "latent", "dreambooth", "killing", "scrubbing", "starting")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from fakes import FakeModel, FakeStudio, _pictures, _scales
 
 from studio.errors import StudioError
 from studio.events import Finished, StepDone
+from studio.export import decoded_run
 from studio.images import to_images, to_pixels
 from studio.options import SampleOptions
 from studio.previews import RgbMap
@@ -89,6 +90,9 @@ class FakeTextStudio(FakeStudio):
     def decode(self, trajectory: Trajectory, stream: str, index: int) -> list[Any]:
         self.decodes.append((stream, index))
         return to_images(_enlarged(trajectory.pictures(stream, index)))
+
+    def decoded(self, trajectory: Trajectory, stream: str) -> Any:
+        return decoded_run(trajectory, stream, self.decode)
 
     def anatomy(self, model: str, prompt: str = "") -> list["FakePart"]:
         state = (1, 4, SIDE, SIDE)

@@ -16,8 +16,9 @@ from fake_text import FACTOR, SIDE, FakeTextStudio
 
 from studio.compare import plan_grid
 from studio.errors import InvalidOption
+from studio.export import MARGIN
 from studio.options import SampleOptions
-from tabs.compare import compared, drawn, pair, read_values, side_options, words_of
+from tabs.compare import compared, drawn, pair, picture_of, read_values, side_options, words_of
 
 BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)
 
@@ -77,8 +78,16 @@ def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture(tmp_path):
     done = [sum(map(bool, json.loads(change["stage"])["cells"])) for change in changes if "stage" in change]
     assert done == list(range(7)) and "6 pictures, about" in changes[1]["status"]
     assert json.loads(changes[0]["stage"])["columns"] == ["1", "2", "332163598"]
-    with Image.open(changes[-1]["sheet"]["value"]) as sheet:
-        assert sheet.size == (3 * SIDE * FACTOR + 8, 2 * SIDE * FACTOR + 4)
+    with Image.open(changes[-1]["sheet"]["value"]) as file:
+        sheet = np.asarray(file)
+    # Every picture is there at twice its size; what is left of them and above holds their names.
+    pictures = [np.asarray(picture_of(FakeTextStudio(), cell.options, Event()).convert("RGB")) for cell in cells]
+    side = 2 * SIDE * FACTOR
+    top, left = (sheet.shape[0] - 2 * (side + MARGIN), sheet.shape[1] - 3 * (side + MARGIN))
+    for cell, picture in zip(cells, pictures):
+        y, x = top + cell.row * (side + MARGIN), left + cell.column * (side + MARGIN)
+        assert np.array_equal(sheet[y : y + side : 2, x : x + side : 2], picture)
+    assert top > 20 and left > 40 and len(np.unique(sheet[:top])) > 2 and len(np.unique(sheet[:, :left])) > 2
 
 
 def test_a_stopped_grid_keeps_what_is_drawn(tmp_path):

@@ -114,6 +114,30 @@ def test_a_latent_film_is_exported_at_the_size_of_its_pictures():
     assert np.array_equal(shown[2], preview.repeat(FACTOR, 0).repeat(FACTOR, 1))
 
 
+@pytest.mark.parametrize(("stream", "count"), [("x0_hat", 5), ("x_t", 5), ("both", 10)])
+def test_a_film_is_made_of_what_the_decoder_makes_of_every_step(stream, count):
+    studio, (_, trajectory) = FakeTextStudio(), run_of()
+    decoding, told = studio.decoded(trajectory, stream), []
+    while True:
+        try:
+            told.append(next(decoding))
+        except StopIteration as end:
+            whole = end.value
+            break
+    assert told == [(done, count) for done in range(count)] and len(studio.decodes) == count
+    side = "x0_hat" if stream == "both" else stream
+    shown = frames(whole, side, scale=1)
+    expected = studio.decode(trajectory, side, 2)[0]
+    assert np.array_equal(shown[2], np.asarray(expected)) and np.array_equal(shown[-1], trajectory.final_pixels[0].numpy())
+
+
+def test_noise_and_pixel_runs_are_filmed_as_they_are():
+    studio, (_, trajectory) = FakeTextStudio(), run_of()
+    with pytest.raises(StopIteration) as end:
+        next(studio.decoded(trajectory, "eps_hat"))
+    assert end.value.value is trajectory and not studio.decodes
+
+
 # --- options, memory, download -------------------------------------------------------------------------------
 
 def test_a_tab_without_a_model_says_what_to_do():
