@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,6 +71,19 @@ def test_stop_saves_first_and_says_what_is_saved(runs):
         runs.read("nothing")
     runs.delete("long")
     assert not view.path.exists()
+
+
+def test_a_run_outlives_the_studio_that_started_it(runs):
+    starter = f"from studio.runs import Runs; Runs({str(runs.root)!r}).start('ddpm', {{**{SMALL!r}, 'steps': 100_000}}, name='orphan')"
+    subprocess.run([sys.executable, "-c", starter], check=True)
+    view = wait_for(lambda: (now := runs.read("orphan")).step >= 3 and now)
+    assert view.state == "running" and is_alive(view.pid)
+    runs.stop("orphan")
+    stopped = wait_for(lambda: (now := runs.read("orphan")).state == "stopped" and now)
+    runs.resume("orphan")
+    wait_for(lambda: runs.read("orphan").step > stopped.step + 2)
+    runs.stop("orphan")
+    wait_for(lambda: runs.read("orphan").state == "stopped")
 
 
 def test_a_run_that_fails_says_why_and_the_studio_goes_on(runs, tmp_path):

@@ -4,9 +4,12 @@
     python -m tests.benchmarks.latent FOLDER       any StableDiffusionPipeline folder
 """
 
+import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -32,8 +35,10 @@ def main() -> None:
         for scheduler in ("ddim", "dpm++_2m"):
             for num_images in (1, 4):
                 _compare(model, scheduler, num_images)
-        if model.device.type == "cuda":
-            _compare_memory(model)
+        print("\n| images | ours, peak MiB | pipeline, peak MiB | ratio |\n|---|---|---|---|")
+        for num_images in (1, 4):
+            ours, theirs = _peaks_on_gpu(model, num_images) if model.device.type == "cuda" else _peaks_of_processes(model.name, num_images)
+            print(f"| {num_images} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.3f} |", flush=True)
 
 
 def _model(folder: Path) -> str:
@@ -88,17 +93,32 @@ def _compare(model, scheduler: str, num_images: int) -> None:
     print(f"| {scheduler} | {num_images} | {timing.ours_s:.3f} | {timing.theirs_s:.3f} | {timing.ratio:.3f} | {difference} |", flush=True)
 
 
-def _compare_memory(model) -> None:
-    print("\n| images | ours, peak MiB | pipeline, peak MiB | ratio |\n|---|---|---|---|")
-    for num_images in (1, 4):
-        peaks = []
-        for call in _calls(model, "ddim", num_images):
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            call()
-            peaks.append(torch.cuda.max_memory_allocated() / 2**20)
-        print(f"| {num_images} | {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[0] / peaks[1]:.3f} |", flush=True)
+def _peaks_on_gpu(model, num_images: int) -> tuple[float, float]:
+    peaks = []
+    for call in _calls(model, "ddim", num_images):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        peaks.append(torch.cuda.max_memory_allocated() / 2**20)
+    return peaks[0], peaks[1]
+
+
+def _peaks_of_processes(name: str, num_images: int) -> tuple[float, float]:
+    """MiB that a whole process of each ever held; the median of three, as the allocator's moods differ."""
+    def peak(which: int) -> float:
+        command = [sys.executable, "-m", "tests.benchmarks.latent", "--peak", name, str(which), str(num_images)]
+        return median(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) for _ in range(3))
+
+    return peak(0), peak(1)
+
+
+def _print_peak(name: str, which: int, num_images: int) -> None:
+    _calls(load_model(name), "ddim", num_images)[which]()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--peak"]:
+        _print_peak(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()
