@@ -1,0 +1,46 @@
+"""The figures of the example run: likeness by picture features, shares by what was asked, minutes by the run's own clock."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from studio.runs.dreambooth import EXAMPLE
+from studio.runs.folder import write_state
+from studio.toybox import COLOURS
+from studio.toybox.subject import example_pictures, subject
+from trainers import subject as judge
+from trainers.dreambooth import check
+
+
+def test_likeness_is_the_mean_cosine_of_all_pairs():
+    a = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    pairs = [float(x @ y) for x in a for y in a[:2]]
+    assert judge.likeness(a, a[:2]) == pytest.approx(np.mean(pairs), abs=1e-6)
+    others = [float(a[i] @ a[j]) for i in range(4) for j in range(4) if i != j]
+    assert judge.among(a) == pytest.approx(np.mean(others), abs=1e-6)
+
+
+def test_a_share_counts_what_is_as_asked():
+    assert judge.share(["red", "blue", "red"], ["red", "red", "red"]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError):
+        judge.share(["red"], ["red", "red"])
+
+
+def test_the_subject_is_more_like_itself_on_other_backgrounds_than_like_a_plain_picture():
+    own = judge.features(torch.stack([torch.from_numpy(np.array(picture)).movedim(-1, 0) for picture in example_pictures()]))
+    others = judge.features(torch.stack([torch.from_numpy(subject(colour).copy()).movedim(-1, 0) for colour in COLOURS]))
+    plain = judge.features(torch.stack([torch.full((3, 64, 64), level, dtype=torch.uint8) for level in (0, 128, 255)]))
+    assert judge.likeness(others, own) > judge.likeness(plain, own) + 0.1
+
+
+def test_minutes_are_those_of_the_run(tmp_path):
+    write_state(tmp_path, started=1000.0, ended=1090.0)
+    assert judge.minutes(tmp_path) == pytest.approx(1.5)
+
+
+def test_both_runs_of_the_example_are_what_the_trainer_takes(tmp_path):
+    for options in (judge.RUN, judge.RUN_WITHOUT_PRIOR):
+        check(replace(options, instances=str(EXAMPLE), class_images=str(tmp_path)))
+    assert judge.RUN.prior_weight == 1 and judge.RUN_WITHOUT_PRIOR.prior_weight == 0
