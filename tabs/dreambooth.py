@@ -41,8 +41,8 @@ WORDS = ("instance_prompt", "class_prompt", "token")
 MAIN = ("method", "rank", "alpha", "steps", "lr", "prior", "prior_weight", "num_class_images")
 MORE = (
     "resolution", "batch_size", "accumulation", "crop", "flip", "min_snr_gamma", "offset_noise", "ema_decay", "gradient_checkpointing", "mixed_precision",
-    "adam_8bit", "cache", "lr_plan", "warmup", "weight_decay", "grad_clip", "targets", "class_images", "class_guidance", "class_steps", "validation_prompts",
-    "validation_steps", "validation_guidance", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
+    "adam_8bit", "cache", "lr_plan", "warmup", "weight_decay", "grad_clip", "targets", "class_variations", "class_images", "class_guidance", "class_steps",
+    "validation_prompts", "validation_steps", "validation_guidance", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
 )
 LABELS = {
     "instance_prompt": "Instance prompt", "class_prompt": "Class prompt", "token": "Token", "method": "What learns", "rank": "Rank", "alpha": "Alpha",
@@ -51,7 +51,7 @@ LABELS = {
 }
 CHOICES = {"method": [("All of the UNet", "full"), ("UNet and text encoder", "full_text"), ("LoRA", "lora")]}
 OF_LORA = ("rank", "alpha")
-OF_PRIOR = ("prior_weight", "num_class_images")
+OF_PRIOR = ("prior_weight", "num_class_images", "class_variations")
 PRIOR_ABOUT = "On: pictures of the class, drawn by the base model first, are learned beside the subject's, so that the class keeps its meaning."
 
 

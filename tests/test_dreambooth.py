@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from trainers.dreambooth import (
     METHODS,
     PRESETS,
     DreamBoothOptions,
+    DreamBoothTask,
     check,
     draw,
     drawing_calls,
@@ -136,6 +138,27 @@ def test_only_the_missing_class_pictures_are_drawn_and_kept_under_their_hash(bas
     assert len(more) == 5 and more[:3] == first and all(path.stat().st_mtime_ns == stamps[path] for path in first)
     assert len({path.stem.split("-")[1] for path in more}) == 5
     assert ensure_class_images(options(base, pictures, num_class_images=2), parts) == first[:2]
+
+
+def test_class_pictures_are_the_same_however_often_their_drawing_was_cut_off(base, pictures, tmp_path):
+    parts, wanted = load_parts(str(base)), 11
+    whole = ensure_class_images(options(base, pictures, class_images=str(tmp_path / "whole"), num_class_images=wanted), parts)
+    for count in (1, 5, 8, wanted):
+        cut = ensure_class_images(options(base, pictures, class_images=str(tmp_path / "cut"), num_class_images=count), parts)
+    assert [path.name for path in cut] == [path.name for path in whole] and len(whole) == wanted
+
+
+def test_class_pictures_take_the_variations_in_turn_and_training_says_them(base, pictures):
+    asked = options(base, pictures, class_prompt="a cat", class_variations="on a red background | on a blue background", num_class_images=7)
+    assert asked.class_prompts == ["a cat", "a cat on a red background", "a cat on a blue background"]
+    assert options(base, pictures, class_images="").class_folder != replace(asked, class_images="").class_folder
+    task = DreamBoothTask(asked)
+    prompts = [asked.class_prompts[i % 3] for i in range(8)]
+    drawn = draw(load_parts(str(base)), prompts, list(range(8)), resolution=32, num_steps=2, guidance_scale=4.0)
+    for i, (kept, said) in enumerate(zip(task.sources[1].pictures, task.sources[1].prompts)):
+        assert said == asked.class_prompts[i % 3] and np.array_equal(np.asarray(kept), np.asarray(drawn[i]))
+    text = task._texts(["a cat on a blue background", "a sks cat"])
+    assert torch.equal(text[1], task.text[0]) and torch.equal(text[0], task.text[1 + 2]) and len(task.text) == 4
 
 
 def test_validation_shows_before_and_after_at_the_same_seeds(base, pictures):

@@ -219,36 +219,51 @@ def class_pictures(folder: Path) -> dict[str, Path]:
     return {path.stem.split("-", 1)[1]: path for path in sorted(folder.glob("[0-9]*-*.png"))}
 
 
-def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any], batch: int = 8) -> list[Path]:
+def number_of(path: Path) -> int:
+    """The number in a class picture's name."""
+    return int(path.stem.split("-", 1)[0])
+
+
+def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any]) -> list[Path]:
     """Draw the class pictures that are missing; gives the paths of all that are used.
 
-    A picture's name is its number and a hash of its bytes, so that a double is noticed and never kept.
+    A picture's name is its number, which says its seed and its prompt, and a hash of its bytes, so that a double is noticed
+    and never kept. Pictures are drawn in fixed groups of neighbouring numbers: what else is in a batch moves the last bits
+    of a picture, and a run that was cut off has to find the same ones.
     """
     from tqdm import tqdm
 
     folder = options.class_folder
     folder.mkdir(parents=True, exist_ok=True)
-    kept = class_pictures(folder)
-    run, seed = RunFolder(options.output), len(kept)
-    bar = tqdm(total=options.num_class_images, initial=min(len(kept), options.num_class_images), desc="class pictures")
-    while len(kept) < options.num_class_images:
-        run.event(phase="class pictures", done=len(kept), total=options.num_class_images)
+    kept, wanted, prompts = class_pictures(folder), options.num_class_images, options.class_prompts
+    run, group = RunFolder(options.output), 8 if options.resolution <= 128 else 1
+    number = 1 + max(map(number_of, kept.values()), default=-1)
+    bar = tqdm(total=wanted, initial=min(len(kept), wanted), desc="class pictures")
+    while len(kept) < wanted:
+        run.event(phase="class pictures", done=len(kept), total=wanted)
         if run.stop_requested():
             raise StopAsked
-        count = min(batch, options.num_class_images - len(kept))
+        numbers = [number // group * group + k for k in range(group)]
         pictures = draw(
-            parts, [options.class_prompt] * count, list(range(seed, seed + count)), resolution=options.resolution, num_steps=options.class_steps,
+            parts, [prompts[i % len(prompts)] for i in numbers], numbers, resolution=options.resolution, num_steps=options.class_steps,
             guidance_scale=options.class_guidance,
         )
-        seed += count
-        for picture in pictures:
+        for i, picture in zip(numbers, pictures):
             digest = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
-            if digest not in kept:
-                kept[digest] = folder / f"{len(kept):05d}-{digest}.png"
-                picture.save(kept[digest])
+            if i >= number and len(kept) < wanted and digest not in kept:
+                kept[digest] = folder / f"{i:05d}-{digest}.png"
+                save_whole(picture, kept[digest])
                 bar.update()
+        number = numbers[-1] + 1
     bar.close()
-    return list(kept.values())[: options.num_class_images]
+    return list(kept.values())[:wanted]
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """Written aside and renamed: a kill never leaves half a picture."""
+    aside = path.with_suffix(".tmp")
+    picture.save(aside, "PNG")
+    aside.replace(path)
 
 
 # --- pictures as training sees them --------------------------------------------------------------------------
@@ -273,8 +288,8 @@ def to_tensor(pictures: list[Image.Image]) -> Tensor:
 class Source:
     """The pictures of one half, as latents: encoded once where nothing changes from step to step, else at each step."""
 
-    def __init__(self, options: DreamBoothOptions, pictures: list[Image.Image], prompt: str, vae: Any):
-        self.options, self.pictures, self.prompt, self.vae = options, pictures, prompt, vae
+    def __init__(self, options: DreamBoothOptions, pictures: list[Image.Image], prompts: list[str], vae: Any):
+        self.options, self.pictures, self.prompts, self.vae = options, pictures, prompts, vae
         self.cached = self._encode_all() if options.cache and options.crop == "center" else None
 
     @torch.no_grad()
@@ -290,8 +305,8 @@ class Source:
         return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
 
     @torch.no_grad()
-    def latents(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, C, h, w) scaled latents of pictures drawn at random."""
+    def latents(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """(count, C, h, w) scaled latents of pictures drawn at random, and their prompts."""
         which = torch.randint(len(self.pictures), (count,), generator=generator)
         mirrored = (torch.rand(count, generator=generator) < 0.5).long() * int(self.options.flip)
         if self.cached is not None:
@@ -301,7 +316,7 @@ class Source:
             squares = torch.where(mirrored.bool()[:, None, None, None], squares.flip(-1), squares)
             mean, std = self._posterior(squares)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        return (mean + std * noise) * self.vae.config.scaling_factor
+        return (mean + std * noise) * self.vae.config.scaling_factor, [self.prompts[i] for i in which.tolist()]
 
 
 # --- the task ------------------------------------------------------------------------------------------------
@@ -331,18 +346,20 @@ class DreamBoothTask(Task):
         for name in ("unet", "vae", "text_encoder"):
             self.parts[name].to(device)
         self.before: list[Image.Image] = self._validate() if options.sample_every else []
-        self.sources = [Source(options, load_instances(options), options.instance_prompt, self.parts["vae"])]
+        instances = load_instances(options)
+        self.sources = [Source(options, instances, [options.instance_prompt] * len(instances), self.parts["vae"])]
         if options.prior_weight:
-            drawn = [open_picture(path) for path in ensure_class_images(options, self.parts)]
-            self.sources.append(Source(options, drawn, options.class_prompt, self.parts["vae"]))
+            paths, prompts = ensure_class_images(options, self.parts), options.class_prompts
+            said = [prompts[number_of(path) % len(prompts)] for path in paths]
+            self.sources.append(Source(options, [open_picture(path) for path in paths], said, self.parts["vae"]))
         self.size = len(self.sources[0].pictures)
-        self.text = self._text()
+        self.prompts = list(dict.fromkeys(prompt for source in self.sources for prompt in source.prompts))
+        self.text = self._text(self.prompts)
         self.network = self._network()
         self.process = self.parts["process"]
 
-    def _text(self) -> Tensor:
-        """What each half says: token ids where the text encoder learns, else its features, read once."""
-        prompts = [source.prompt for source in self.sources]
+    def _text(self, prompts: list[str]) -> Tensor:
+        """What is said of pictures, a row a prompt: token ids where the text encoder learns, else its features."""
         if not self.options.trains_text:
             with torch.no_grad():
                 return token_features(self.parts, prompts)
@@ -373,12 +390,13 @@ class DreamBoothTask(Task):
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         # The subject has few pictures: each half draws its own at random instead of walking through `indices` in turn.
         options, process, halves, count = self.options, self.process, len(self.sources), len(indices)
-        z = torch.cat([source.latents(count, generator) for source in self.sources]).to(device)
+        latents, prompts = zip(*[source.latents(count, generator) for source in self.sources])
+        z = torch.cat(latents).to(device)
         t = torch.randint(process.config.num_train_timesteps, (len(z),), generator=generator).to(device)
         noise = torch.randn(z.shape, generator=generator)
         if options.offset_noise:
             noise = noise + options.offset_noise * torch.randn((*z.shape[:2], 1, 1), generator=generator)
-        noise, text = noise.to(device), self._texts(count).to(device)
+        noise, text = noise.to(device), self._texts([prompt for half in prompts for prompt in half]).to(device)
 
         z_t = process.add_noise(z, noise, t)
         kind = process.config.prediction_type
@@ -391,11 +409,11 @@ class DreamBoothTask(Task):
         extra = dict(zip(("instance", "prior"), [half.detach().mean() for half in losses.chunk(halves)]))
         return Losses(descend=descend, each=losses, t_share=t / process.config.num_train_timesteps, extra=extra)
 
-    def _texts(self, count: int) -> Tensor:
-        if not self.options.trains_text and not self.options.cache:
-            with torch.no_grad():
-                return token_features(self.parts, [source.prompt for source in self.sources]).repeat_interleave(count, 0)
-        return self.text.repeat_interleave(count, 0)
+    def _texts(self, prompts: list[str]) -> Tensor:
+        """(B, ...) of the batch: kept from the start, or read anew at each step."""
+        known = self.prompts if self.options.cache else list(dict.fromkeys(prompts))
+        text = self.text if self.options.cache else self._text(known)
+        return text[[known.index(prompt) for prompt in prompts]]
 
     # --- looking on, and the result
 

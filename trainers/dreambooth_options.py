@@ -29,6 +29,10 @@ class DreamBoothOptions(LoopOptions):
     flip: bool = option(False, "mirror half of the pictures; not for subjects whose sides differ")
     # its class
     class_prompt: str = option("a cat", "the class without the token, for prior preservation")
+    class_variations: str = option(
+        "", "what follows the class prompt in turn when class pictures are drawn, separated by |, such as 'on a red background'; "
+        "they keep what such words mean. Empty = none",
+    )
     prior_weight: float = option(1.0, "weight of the class half, 0 = no prior preservation (arXiv:2208.12242, equation 2)")
     class_images: str = option("", "folder of class pictures, kept and reused; empty = one for this base and prompt under runs/class-images")
     num_class_images: int = option(64, "class pictures; the missing ones are drawn by the base model first")
@@ -85,11 +89,17 @@ class DreamBoothOptions(LoopOptions):
         return [prompt.strip() for prompt in self.validation_prompts.split("|") if prompt.strip()]
 
     @property
+    def class_prompts(self) -> list[str]:
+        """The prompts of class pictures, taken in turn: the class prompt, then it with each variation."""
+        variations = [words.strip() for words in self.class_variations.split("|") if words.strip()]
+        return [self.class_prompt, *(f"{self.class_prompt} {words}" for words in variations)]
+
+    @property
     def class_folder(self) -> Path:
         """Where class pictures lie."""
         if self.class_images:
             return Path(self.class_images)
-        facts = json.dumps([self.base, self.class_prompt, self.resolution, self.class_guidance, self.class_steps])
+        facts = json.dumps([self.base, self.class_prompts, self.resolution, self.class_guidance, self.class_steps])
         return Path(self.output).parent / "class-images" / hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
