@@ -29,11 +29,14 @@ NOTES = {
         "which was ended early. Longer training would make the outlines firmer; that of the digits is long enough, this one's is not."
     ),
     "toybox-examiner": "Judged in fp16, as it is kept.",
-    "toybox-clip": "The text tower is that of the first stage; the second trains the picture tower to it.",
+    "toybox-clip": (
+        "The first two stages had learned colours and sizes, which are enough to find a caption among 64 random ones. The third teaches the text "
+        "tower every word, by telling captions apart that differ in one; the last trains the picture tower to it."
+    ),
     "toybox-sd": (
         "The autoencoder's plan was shortened from 6,000 steps at step 1,400. Its encoder was then fixed, its decoder trained on alone; "
-        "the text encoder is toybox-clip's. Colours, backgrounds and sizes follow the prompt; kinds of objects and places hardly do, because the "
-        "text encoder does not yet tell their words apart: colours alone were enough to find a caption among 64."
+        "the text encoder is toybox-clip's. Under that of CLIP's first stage the UNet learned colours, backgrounds and sizes only (objects 9.5 %, "
+        "places 33.5 %); under the one that tells every word apart it learned the rest in the last run."
     ),
 }
 PROGRAMS: dict[type, str] = {

@@ -32,6 +32,10 @@ TOYBOX = DDPMOptions(
     schedule="cosine", steps=2800, batch_size=48, lr=1e-3, sample_every=500, checkpoint_every=50,
 )
 CLIP = ClipOptions(output="runs/toybox-clip", near_captions=0, steps=760, checkpoint_every=100, sample_every=0)
+WORDS = ClipOptions(
+    output="runs/toybox-clip-text", start="runs/toybox-clip-pictures/model", towers="text", near_captions=3, batch_size=64, steps=600, lr=5e-4, seed=3,
+    checkpoint_every=200, sample_every=0,
+)
 VAE = VaeOptions(output="runs/toybox-vae", widths="16,48,96", steps=1750, batch_size=16, checkpoint_every=200, sample_every=1000)
 
 
@@ -40,6 +44,9 @@ def latent_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
     common = {"output": "runs/toybox-sd", "decoder": "runs/toybox-vae-decoder/model", "widths": "64,96,96", "checkpoint_every": 250, "sample_every": 500}
     return lambda: LatentOptions(steps=steps, **{**common, **changes})
 
+def words_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
+    """A stage of the run that learned every word."""
+    return latent_stage(steps, output="runs/toybox-sd-words", start="runs/toybox-sd-pooled/model", clip=f"{WORDS.output}/model", **changes)
 
 
 # The stages of a model, made when they are due.
@@ -52,7 +59,11 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     "toybox-ddpm": (lambda: TOYBOX, lambda: replace(TOYBOX, data="toybox-large", output="runs/toybox-large", min_snr_gamma=5.0, steps=3850)),
     "toybox-examiner": (lambda: AttributeOptions(output="runs/attributes", steps=1500, sample_every=0),),
     "toybox-clip": (
-        lambda: CLIP, lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", towers="picture", steps=300, lr=5e-4, seed=1),
+        lambda: CLIP,
+        lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", towers="picture", steps=300, lr=5e-4, seed=1),
+        # Colours alone had solved the first two. From here near captions ask for every word: the text tower first, from words alone.
+        lambda: WORDS,
+        lambda: replace(WORDS, output="runs/toybox-clip-near", start=f"{WORDS.output}/model", towers="picture", steps=1800, batch_size=96, lr=1e-3, seed=4),
     ),
     "toybox-sd": (
         lambda: VAE,
@@ -62,6 +73,9 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         latent_stage(3950, lr_plan="constant", text_in_time=False, only="large"),
         # From here the pooled caption reaches every block: a new run from the weights of the one before.
         latent_stage(930, output="runs/toybox-sd-pooled", start="runs/toybox-sd/model"),
+        # From here the text encoder tells every word apart.
+        words_stage(1003, lr_plan="constant", only="large"),
+        words_stage(6000),
     ),
     "domino": (lambda: RUN, lambda: RUN_WITHOUT_PRIOR),
 }
