@@ -150,9 +150,8 @@ def crops(paths: Sequence[str] | None, resolution: int, crop: str) -> tuple[list
 
 def estimate_line(estimate: Any, options: dict[str, Any]) -> str:
     """Time, memory and what is trained, in a sentence."""
-    time = f"About {duration(estimate.seconds)} for {options['steps']} steps on this machine" if estimate.seconds is not None else "The time is not known"
-    drawing = f", and before it up to {options['num_class_images']} class pictures are drawn" if options["prior_weight"] else ""
-    return f"{time}{drawing}; about {estimate.memory_gib:.1f} GiB of memory; {estimate.trained_parameters:,} weights learn."
+    time = f"About {duration(estimate.seconds)} on this machine for {options['steps']} steps and all the pictures that are drawn before and on the way"
+    return f"{time}; about {estimate.memory_gib:.1f} GiB of memory; {estimate.trained_parameters:,} weights learn."
 
 
 # --- what was learned ----------------------------------------------------------------------------------------

@@ -93,9 +93,9 @@ def _bitsandbytes() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run will take. seconds: None where it could not be measured."""
+    """What a run will take."""
 
-    seconds: float | None
+    seconds: float
     memory_gib: float
     trained_parameters: int
 
