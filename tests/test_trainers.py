@@ -139,3 +139,27 @@ def test_data_that_is_not_there_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(InvalidOption, match="text.png"):
         load_pictures(str(tmp_path), 8)
+
+
+def test_an_optimiser_is_put_back_in_the_layout_of_its_weights():
+    from trainers.run_folder import pack_optimizer, unpack_optimizer
+
+    def made():
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
+        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+
+    def step(layer, optimizer, seed):
+        layer(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole, kept = made()
+    step(whole, kept, 1)
+    resumed, other = made()
+    resumed.load_state_dict(whole.state_dict())
+    unpack_optimizer(other, {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in pack_optimizer(kept).items()})
+    assert other.state[resumed.weight]["exp_avg"].stride() == resumed.weight.stride() != (36, 9, 3, 1)
+    step(whole, kept, 2)
+    step(resumed, other, 2)
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
