@@ -54,6 +54,8 @@ class PromptEncoder:
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
+        # A call sets padding and truncation on the tokenizer itself, so two calls at once would take each other's.
+        self._tokenizing = threading.Lock()
 
     @property
     def limit(self) -> int:
@@ -76,7 +78,8 @@ class PromptEncoder:
         """As `encode`, by the text encoder itself whatever is kept."""
         import torch
 
-        inputs = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt")
+        with self._tokenizing:
+            inputs = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt")
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = inputs.attention_mask.to(device) if masked else None
         # no_grad, not inference mode: CLIP guidance takes gradients of what is computed from these.
@@ -89,8 +92,9 @@ class PromptEncoder:
 
     def tokens(self, text: str) -> Tokens:
         """The text as the encoder is given it, and what did not fit."""
-        ids = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True).input_ids
-        whole = self.tokenizer(text).input_ids
+        with self._tokenizing:
+            ids = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True).input_ids
+            whole = self.tokenizer(text).input_ids
         cut_off = self.tokenizer.decode(whole[self.limit - 1 : -1]).strip() if len(whole) > self.limit else ""
         tokens = self._grouped(ids, num_pieces=min(len(whole), self.limit) - 2)
         words: dict[int, str] = {}

@@ -1,6 +1,7 @@
 """Latent sampling: the same pictures as diffusers' own pipelines, x0_hat of every scheduler, guidance, refusals."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -377,3 +378,21 @@ def test_a_single_file_is_read_with_the_configuration_beside_it(tiny_sd, tmp_pat
     model = load_model(str(file))
     assert asked == [(str(file), str(tmp_path / "my-checkpoint"))] and model.kind == "latent" and model.info.label == "my-checkpoint"
     assert run(model, num_steps=2)[1].trajectory.complete
+
+
+def test_words_read_in_one_thread_leave_the_prompts_of_another_whole(tiny_sd):
+    encoder, stop, lengths = load_model(tiny_sd, torch.device("cpu")).prompts, threading.Event(), set()
+
+    def read_words():
+        while not stop.is_set():
+            encoder.tokens("a red star on a blue background")
+
+    reader = threading.Thread(target=read_words)
+    reader.start()
+    try:
+        for i in range(300):
+            lengths.add(encoder.encode_afresh(f"a cat number {i}", torch.device("cpu")).shape[1])
+    finally:
+        stop.set()
+        reader.join()
+    assert lengths == {encoder.limit}
