@@ -189,7 +189,7 @@ def create_tab(studio: Any) -> None:
     gr.Markdown(INTRO, elem_id="dreambooth-intro", elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            pictures = gr.File(file_count="multiple", type="filepath", label="Pictures of the subject", height=120, elem_id="dreambooth-pictures")
+            pictures = gr.File(file_count="multiple", type="filepath", label="Pictures of the subject", height=150, elem_id="dreambooth-pictures")
             example = gr.Button("Example: Domino", size="sm", elem_id="dreambooth-example")
             preset = gr.Dropdown(
                 [(entry.label, name) for name, entry in preset_menu.items()], value=FIRST_PRESET, label="Preset", info=preset_menu[FIRST_PRESET].about,
