@@ -15,6 +15,7 @@ from studio.uploads import open_picture
 
 STAGE = "#schedules-stage .ds-noiser"
 CANVAS = f"{STAGE} [data-stream=x_t] canvas"
+IS_ANOTHER = "([selector, key, before]) => document.querySelector(selector).dataset[key] !== before"
 
 
 def open_tab(page, app_url):
@@ -36,7 +37,7 @@ def after(page, key, act):
     """Do `act` and wait until data-`key` is another."""
     before = state(page, key)
     act()
-    page.wait_for_function("([selector, key, before]) => document.querySelector(selector).dataset[key] !== before", arg=[STAGE, key, before])
+    page.wait_for_function(IS_ANOTHER, arg=[STAGE, key, before])
 
 
 def press_until(page, key, button, times=10):
@@ -48,7 +49,7 @@ def press_until(page, key, button, times=10):
     for last in [False] * (times - 1) + [True]:
         button.click()
         try:
-            page.wait_for_function("([selector, key, before]) => document.querySelector(selector).dataset[key] !== before", arg=[STAGE, key, before], timeout=5000)
+            page.wait_for_function(IS_ANOTHER, arg=[STAGE, key, before], timeout=5000)
             return
         except PlaywrightTimeoutError:
             if last:
