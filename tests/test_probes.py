@@ -11,10 +11,10 @@ from PIL import Image
 
 from studio.errors import InvalidOption
 from studio.events import Finished
-from studio.models.examiner import ATTRIBUTES, examine, load_examiner, own_accuracy, read_attributes
+from studio.models.examiner import examine, load_examiner, own_accuracy, read_attributes
 from studio.runs import RunView
 from studio.runs.probes import STEP_COUNTS, before_and_after, checkpoint_matrix, forgotten
-from studio.toybox import render, render_batch, scene_stream
+from studio.toybox import ATTRIBUTES, render, render_batch, scene_stream
 
 
 @pytest.fixture

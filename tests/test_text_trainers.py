@@ -97,8 +97,8 @@ def test_words_alone_teach_the_text_tower_what_differs(tmp_path):
 def test_a_near_scene_differs_in_one_attribute():
     scene = Scene(object="star", colour="red", background="blue", size="small", position="left")
     changed = [clip.near_scene(scene, np.random.default_rng(seed)) for seed in range(200)]
-    differing = [[name for name in clip.NAMES if getattr(other, name) != getattr(scene, name)] for other in changed]
-    assert all(len(names) == 1 for names in differing) and {names[0] for names in differing} == set(clip.NAMES)
+    differing = [[name for name in clip.ATTRIBUTES if getattr(other, name) != getattr(scene, name)] for other in changed]
+    assert all(len(names) == 1 for names in differing) and {names[0] for names in differing} == set(clip.ATTRIBUTES)
     assert clip.near_scene("a caption", np.random.default_rng(0)) == "a caption"
 
 

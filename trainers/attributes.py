@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from studio.models.examiner import ACCURACY, ATTRIBUTES, RESOLUTION, WEIGHTS, Examiner, examine, load_examiner, split_logits
-from studio.toybox import Scene, caption
+from studio.models.examiner import ACCURACY, RESOLUTION, WEIGHTS, Examiner, examine, load_examiner, split_logits
+from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
 from trainers.options import option, parse_options

@@ -60,10 +60,11 @@ def judge_clip(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import CLIPModel, CLIPTokenizer
 
-    from trainers.clip import NAMES, attribute_accuracy, retrieval_accuracy
+    from studio.toybox import ATTRIBUTES
+    from trainers.clip import attribute_accuracy, retrieval_accuracy
 
     model, tokenizer = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
-    by_attribute = {attribute: attribute_accuracy(model, tokenizer, attribute) for attribute in NAMES}
+    by_attribute = {attribute: attribute_accuracy(model, tokenizer, attribute) for attribute in ATTRIBUTES}
     return {split: retrieval_accuracy(model, tokenizer, split=split) for split in ("held_out", "train")} | {"by_attribute": by_attribute}
 
 
@@ -249,9 +250,9 @@ def domino_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[st
 
 def clip_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of the CLIP."""
-    from trainers.clip import NAMES
+    from studio.toybox import ATTRIBUTES
 
-    rows = "\n".join(f"| {attribute} | {len(NAMES[attribute])} | {share:.1%} |" for attribute, share in quality["by_attribute"].items())
+    rows = "\n".join(f"| {attribute} | {len(ATTRIBUTES[attribute])} | {share:.1%} |" for attribute, share in quality["by_attribute"].items())
     return f"""# {name}
 
 A small CLIP of the toy world: {_millions(folder):.2f} million parameters in fp16, pictures of 64x64 in patches of 8, texts of up to 32 tokens.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene, caption
+from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import Captioned, draw, load_captioned, tokenize, toybox_scenes, word
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
 from trainers.options import option
@@ -116,7 +116,6 @@ def make_network(options: ClipOptions, tokenizer: Any) -> Any:
 
 # How often each attribute is the one that a near caption has wrong.
 NEAR = {"object": 0.4, "position": 0.3, "size": 0.1, "colour": 0.1, "background": 0.1}
-NAMES = {"object": OBJECTS, "position": POSITIONS, "size": SIZES, "colour": COLOURS, "background": COLOURS}
 
 
 def near_scene(scene: Scene | str, rng: np.random.Generator) -> Scene | str:
@@ -124,7 +123,7 @@ def near_scene(scene: Scene | str, rng: np.random.Generator) -> Scene | str:
     if isinstance(scene, str):
         return scene
     attribute = list(NEAR)[rng.choice(len(NEAR), p=list(NEAR.values()))]
-    others = [name for name in NAMES[attribute] if name != getattr(scene, attribute)]
+    others = [name for name in ATTRIBUTES[attribute] if name != getattr(scene, attribute)]
     return replace(scene, **{attribute: others[rng.integers(len(others))]})
 
 
@@ -234,7 +233,7 @@ def attribute_accuracy(model: Any, tokenizer: Any, attribute: str, *, split: str
     """Share of pictures that find their caption among those that differ in this attribute alone, over `count` fresh scenes."""
     scenes = toybox_scenes(seed, count, split)
     pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
-    names, right = NAMES[attribute], 0
+    names, right = ATTRIBUTES[attribute], 0
     for i, scene in enumerate(scenes):
         texts = [caption(replace(scene, **{attribute: name})) for name in names]
         logits = model(input_ids=tokenize(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import InvalidOption
-from studio.toybox import COLOURS
+from studio.toybox import COLOURS, with_article
 from trainers.options import LoopOptions, option
 
 __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset"]
@@ -114,14 +114,14 @@ class Preset:
 
 
 # The toy world's backgrounds, that the words for them keep their meaning beside the subject's.
-BACKGROUNDS = [("an" if colour[0] in "aeiou" else "a", colour) for colour in COLOURS]
+BACKGROUNDS = "|".join(f"on {with_article(colour)} background" for colour in COLOURS)
 
 PRESETS: dict[str, Preset] = {
     "toybox": Preset(
         label="Toybox, CPU, 3 minutes", about="All of the small embedded model, on two cores.",
         options={
             "base": "toybox-sd", "resolution": 64, "method": "full", "steps": 600, "batch_size": 8, "lr": 3e-4, "ema_decay": 0.98,
-            "num_class_images": 78, "class_variations": "|".join(f"on {article} {colour} background" for article, colour in BACKGROUNDS),
+            "num_class_images": 78, "class_variations": BACKGROUNDS,
             "keep_checkpoints": 4,
         },
     ),

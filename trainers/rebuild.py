@@ -44,6 +44,7 @@ def latent_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
     common = {"output": "runs/toybox-sd", "decoder": "runs/toybox-vae-decoder/model", "widths": "64,96,96", "checkpoint_every": 250, "sample_every": 500}
     return lambda: LatentOptions(steps=steps, **{**common, **changes})
 
+
 def words_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
     """A stage of the run that learned every word."""
     return latent_stage(steps, output="runs/toybox-sd-words", start="runs/toybox-sd-pooled/model", clip=f"{WORDS.output}/model", **changes)
@@ -85,9 +86,10 @@ def rebuild(name: str, *, judge_only: bool = False) -> None:
     """Train (unless told not to), put the model into assets/, judge it and write its card."""
     if not judge_only:
         _train_stages(name)
-    stages, folder = [stage() for stage in RECIPES[name]], ASSETS / ("runs" if name == "domino" else "models") / name
+    stages, is_example = [stage() for stage in RECIPES[name]], name == "domino"
+    folder = ASSETS / ("runs" if is_example else "models") / name
     folder.mkdir(parents=True, exist_ok=True)
-    if name != "domino":
+    if not is_example:  # of an example run only the card is kept
         _put_into_assets(stages, folder)
     quality = cards.JUDGES[name](folder)
     (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from studio.models.catalogue import ASSETS
-from studio.toybox import COLOURS, OBJECTS, POSITIONS, SIZES, Scene
+from studio.toybox import ATTRIBUTES, Scene
 
-__all__ = ["ATTRIBUTES", "EXAMINER", "RESOLUTION", "Examiner", "load_examiner", "own_accuracy", "read_attributes", "examine"]
+__all__ = ["EXAMINER", "RESOLUTION", "Examiner", "load_examiner", "own_accuracy", "read_attributes", "examine"]
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {"object": OBJECTS, "colour": COLOURS, "background": COLOURS, "size": SIZES, "position": POSITIONS}
 EXAMINER = ASSETS / "models" / "toybox-examiner"
 WEIGHTS, ACCURACY = "examiner.safetensors", "accuracy.json"
 RESOLUTION = 64

@@ -11,6 +11,7 @@ Needs numpy only (Pillow for the contact sheet); no file, no network.
 from studio.toybox.render import depth, edges, render, render_batch, segmentation
 from studio.toybox.sheet import contact_sheet
 from studio.toybox.world import (
+    ATTRIBUTES,
     COLOURS,
     OBJECTS,
     POSITIONS,
@@ -21,9 +22,11 @@ from studio.toybox.world import (
     parse_caption,
     sample_scene,
     scene_stream,
+    with_article,
 )
 
 __all__ = [
+    "ATTRIBUTES",
     "COLOURS",
     "OBJECTS",
     "POSITIONS",
@@ -40,4 +43,5 @@ __all__ = [
     "sample_scene",
     "scene_stream",
     "segmentation",
+    "with_article",
 ]

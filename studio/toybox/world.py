@@ -56,7 +56,7 @@ class Scene:
     angle: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, names in _MENUS.items():
+        for field, names in ATTRIBUTES.items():
             _check_name(field, getattr(self, field), names)
         if not _is_pair_within(self.jitter, MAX_JITTER):
             raise InvalidOption(f"jitter={self.jitter!r} must be a pair within {MAX_JITTER} of 0.")
@@ -64,7 +64,7 @@ class Scene:
             raise InvalidOption(f"angle={self.angle!r} must be within {MAX_ANGLE:g} degrees of 0.")
 
 
-_MENUS: dict[str, tuple[str, ...]] = {
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "object": OBJECTS,
     "colour": COLOURS,
     "background": COLOURS,
@@ -109,7 +109,7 @@ def is_held_out(object: str, colour: str, background: str) -> bool:
     training. Fixed for ever: the same on every machine. Raises InvalidOption for an unknown name.
     """
     for field, value in (("object", object), ("colour", colour), ("background", background)):
-        _check_name(field, value, _MENUS[field])
+        _check_name(field, value, ATTRIBUTES[field])
     return (object, colour, background) in _held_out()
 
 
@@ -238,8 +238,8 @@ def _wording(words: tuple[str, ...], rng: np.random.Generator) -> str:
 def _phrase(
     *, object: str, colour: str, size: str, position: str, background: str, opening: str = "", joint: str = "on"
 ) -> str:
-    thing = _with_article(_join(size, colour, object))
-    behind = f"{joint} {_with_article(background)} background" if background else ""
+    thing = with_article(_join(size, colour, object))
+    behind = f"{joint} {with_article(background)} background" if background else ""
     return _join(opening, thing, position, behind)
 
 
@@ -247,7 +247,8 @@ def _join(*words: str) -> str:
     return " ".join(word for word in words if word)
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """"a red star", "an orange fish"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

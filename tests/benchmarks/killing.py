@@ -14,6 +14,7 @@ from pathlib import Path
 
 from studio.runs import Runs, RunView
 from studio.runs.dreambooth import EXAMPLE
+from studio.runs.folder import read_json
 
 KILLS = 20
 OPTIONS = {
@@ -57,9 +58,13 @@ def _to_the_end(runs: Runs) -> None:
 
 
 def _wait_for_a_step(runs: Runs, since: float) -> None:
-    """Until the process that was started last has taken a step."""
-    events = runs.read("run").path / "events.jsonl"
-    while runs.read("run").state != "finished" and not (runs.read("run").step and events.stat().st_mtime > since + 4):
+    """Until the process that was started after `since` writes events: it trains."""
+    folder = runs.read("run").path
+    events = folder / "events.jsonl"
+    while runs.read("run").state != "finished":
+        started = read_json(folder / "state.json").get("started", 0)
+        if started > since and events.exists() and events.stat().st_mtime > started:
+            return
         time.sleep(0.05)
 
 
