@@ -1,7 +1,10 @@
 """The pixel trainer, in a few steps on small data: what it keeps, that it resumes exactly, that it learns."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from studio import SampleOptions, Studio
 from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 from studio.errors import InvalidOption, UnknownName
 from trainers.data import batch_indices, digit_split, load_pictures
-from trainers.ddpm import DDPMOptions, make_diffusion, train
+from trainers.ddpm import DDPMOptions, DDPMTask, make_diffusion, train
 from trainers.loop import min_snr_weights
 
 SMALL = {"resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "warmup": 2, "checkpoint_every": 2, "sample_every": 0}
@@ -61,6 +64,39 @@ def test_a_resumed_run_ends_in_the_very_same_weights(tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
     assert steps == list(range(6))
+
+
+def test_steps_that_overflow_in_fp16_are_left_out_and_the_scale_goes_on_where_it_was(tmp_path, monkeypatch):
+    class Scaling(accelerate.Accelerator):
+        """As with fp16 on a GPU: gradients are scaled, and the scale at first is far too large. The arithmetic stays float32."""
+
+        mixed_precision = "fp16"
+
+        def __init__(self, **_):
+            super().__init__(cpu=True)
+            self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**127)
+
+        def autocast(self):
+            return nullcontext()
+
+    real = DDPMTask.losses
+    monkeypatch.setattr(DDPMTask, "losses", lambda *args: replace(losses := real(*args), descend=8 * losses.descend))  # that they overflow
+    plain = finish(tmp_path / "plain", steps=8)
+    monkeypatch.setattr(accelerate, "Accelerator", Scaling)
+    logs = finish(tmp_path / "whole", steps=8)
+    left_out = [log.step for log in logs if log.grad_norm is None]
+    assert left_out == list(range(len(left_out))) and 0 < len(left_out) < 8
+    assert logs[len(left_out)].grad_norm == pytest.approx(plain[0].grad_norm, rel=0.5)
+    facts = json.loads((tmp_path / "whole" / "checkpoints" / "step-000007" / "facts.json").read_text())
+    assert facts["scaler"]["scale"] == 2.0 ** (127 - len(left_out))
+
+    cut = train(options(tmp_path / "cut", steps=8), progress=False)
+    for _ in range(5):
+        next(cut)
+    cut.close()
+    finish(tmp_path / "cut", steps=8)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)

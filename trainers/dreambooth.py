@@ -33,7 +33,7 @@ from trainers.data import IMAGE_SUFFIXES, open_picture
 from trainers.dreambooth_options import METHODS, PRESETS, DreamBoothOptions, Preset
 from trainers.loop import Losses, StepLog, StopAsked, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
-from trainers.run_folder import RunFolder
+from trainers.run_folder import RunFolder, save_whole
 
 __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estimate", "train"]
 
@@ -257,13 +257,6 @@ def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any]) -> li
         number = numbers[-1] + 1
     bar.close()
     return list(kept.values())[:wanted]
-
-
-def save_whole(picture: Image.Image, path: Path) -> None:
-    """Written aside and renamed: a kill never leaves half a picture."""
-    aside = path.with_suffix(".tmp")
-    picture.save(aside, "PNG")
-    aside.replace(path)
 
 
 # --- pictures as training sees them --------------------------------------------------------------------------

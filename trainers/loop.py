@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from studio.errors import RunFailed
 from studio.runs.folder import write_config
 from trainers.data import batch_indices
 from trainers.options import LoopOptions
-from trainers.run_folder import RunFolder, pack_optimizer, unpack_optimizer
+from trainers.run_folder import RunFolder, pack_optimizer, save_whole, unpack_optimizer
 
 __all__ = ["LoopOptions", "Losses", "StepLog", "StopAsked", "Task", "run_loop", "min_snr_weights", "snr_of"]
 
@@ -42,12 +42,16 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class StepLog:
-    """One step as it is written to events.jsonl. quartiles: mean loss where t lies in each quarter of 0..T, or None."""
+    """One step as it is written to events.jsonl.
+
+    quartiles: mean loss where t lies in each quarter of 0..T, or None. grad_norm: before clipping; None where an overflow of
+    fp16 left the step out.
+    """
 
     step: int
     loss: float
     quartiles: tuple[float | None, ...]
-    grad_norm: float
+    grad_norm: float | None
     lr: float
     samples: int
     samples_per_s: float
@@ -200,7 +204,7 @@ def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
     options, plain = task.options, task.network.to(accelerator.device, memory_format=torch.channels_last)
     averaged = Averaged(plain, options.ema_decay)
     optimizer = task.make_optimizer([parameter for parameter in plain.parameters() if parameter.requires_grad])
-    first, smooth = _resume(folder, plain, averaged, optimizer)
+    first, smooth = _resume(folder, plain, averaged, optimizer, accelerator.scaler)
     network, prepared = accelerator.prepare(plain, optimizer)
     if accelerator.is_main_process:
         write_config(folder.path, options)
@@ -225,9 +229,19 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     """
     from accelerate import Accelerator
 
-    options = task.options
-    run = set_up(task, RunFolder(options.output), Accelerator(mixed_precision=options.mixed_precision))
-    accelerator, is_main = run.accelerator, run.accelerator.is_main_process
+    run = set_up(task, RunFolder(task.options.output), Accelerator(mixed_precision=task.options.mixed_precision))
+    with contextlib.closing(run.writer) if run.writer is not None else contextlib.nullcontext():
+        if run.accelerator.is_main_process and _sheet_is_due(run, run.first) and not _sheet_path(run, run.first).exists():
+            _draw_sheet(run, run.first)  # a kill came between the last checkpoint and its sheet
+        stopped = yield from _take_steps(run, progress)
+    if run.accelerator.is_main_process and not stopped:
+        with run.averaged.applied(task.network) as network:
+            task.save(network, run.folder.path / "model")
+
+
+def _take_steps(run: Training, progress: bool) -> Generator[StepLog, None, bool]:
+    """The steps that are left; gives whether they ended early because someone asked for it."""
+    task, options, accelerator, is_main = run.task, run.options, run.accelerator, run.accelerator.is_main_process
     batches = batch_indices(task.size, options.batch_size, options.seed, start=run.first * options.accumulation)
     examples = options.batch_size * options.accumulation
     seconds, started = 0.0, time.perf_counter()
@@ -240,28 +254,25 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
 
         seconds += time.perf_counter() - started
         log = StepLog(
-            step=step, loss=accelerator.gather(losses.each).mean().item(), quartiles=_by_quartile(accelerator, losses), grad_norm=float(grad_norm),
-            lr=learning_rate(options, step), samples=(step + 1) * examples, samples_per_s=examples * (step - run.first + 1) / seconds,
-            memory_gib=memory_gib(),
+            step=step, loss=accelerator.gather(losses.each).mean().item(), quartiles=_by_quartile(accelerator, losses),
+            grad_norm=grad_norm, lr=learning_rate(options, step), samples=(step + 1) * examples,
+            samples_per_s=examples * (step - run.first + 1) / seconds, memory_gib=memory_gib(),
             extra={name: float(accelerator.gather(value.detach().reshape(1)).mean()) for name, value in losses.extra.items()},
         )
-        _require_number(run, log)
+        _require_numbers(run, log)
         stopping = _all_stop(accelerator, run.folder)
         if is_main:
             _keep(run, log, stopping)
         yield log
         if stopping:
-            return
+            return True
         # The clock runs for the steps alone: what the caller does between them is not the training's time.
         started = time.perf_counter()
-
-    if is_main:
-        with run.averaged.applied(task.network) as network:
-            task.save(network, run.folder.path / "model")
+    return False
 
 
-def _step(run: Training, batches: list[Tensor], step: int) -> tuple[Losses, Any]:
-    """One descent on the sum of the batches' gradients; gives the losses and the gradient's norm."""
+def _step(run: Training, batches: list[Tensor], step: int) -> tuple[Losses, float | None]:
+    """One descent on the sum of the batches' gradients; gives the losses and the gradient's norm, None where it was left out."""
     accelerator = run.accelerator
     generator = torch.Generator().manual_seed((run.options.seed << 40) + (step << 8) + accelerator.process_index)
     # Dropout draws from the global generator, so that follows the step as well.
@@ -273,9 +284,12 @@ def _step(run: Training, batches: list[Tensor], step: int) -> tuple[Losses, Any]
         accelerator.backward(losses.descend / len(batches))
         parts.append(losses)
     grad_norm = accelerator.clip_grad_norm_(run.network.parameters(), run.options.grad_clip)
+    scale = accelerator.scaler.get_scale() if accelerator.scaler is not None else 0
     run.optimizer.step()
     run.optimizer.zero_grad()
-    return _joined(parts), grad_norm
+    # In fp16 the scaled gradients may overflow; the step is then left out and the scale halved, until nothing is left to halve.
+    left_out = accelerator.scaler is not None and 1 <= accelerator.scaler.get_scale() < scale
+    return _joined(parts), None if left_out else float(grad_norm)
 
 
 def _joined(parts: list[Losses]) -> Losses:
@@ -287,8 +301,8 @@ def _joined(parts: list[Losses]) -> Losses:
     )
 
 
-def _require_number(run: Training, log: StepLog) -> None:
-    if not (math.isfinite(log.loss) and math.isfinite(log.grad_norm)):
+def _require_numbers(run: Training, log: StepLog) -> None:
+    if not math.isfinite(log.loss) or not (log.grad_norm is None or math.isfinite(log.grad_norm)):
         raise RunFailed(f"The loss is no longer a number at step {log.step + 1}. Start again with a lower learning rate than {run.options.lr:g}.")
 
 
@@ -316,7 +330,9 @@ def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
     return tuple(each[quarter == q].mean().item() if (quarter == q).any() else None for q in range(4))
 
 
-def _resume(folder: RunFolder, network: torch.nn.Module, averaged: Averaged, optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:
+def _resume(
+    folder: RunFolder, network: torch.nn.Module, averaged: Averaged, optimizer: torch.optim.Optimizer, scaler: Any,
+) -> tuple[int, float | None]:
     """Load the newest checkpoint, if any; gives the first step to take, and the smoothed loss so far."""
     checkpoints = folder.list_checkpoints()
     if not checkpoints:
@@ -325,6 +341,8 @@ def _resume(folder: RunFolder, network: torch.nn.Module, averaged: Averaged, opt
     network.load_state_dict(parts["network"], strict=False)
     averaged.load(parts["ema"])
     unpack_optimizer(optimizer, parts["optimizer"])
+    if scaler is not None and "scaler" in facts:
+        scaler.load_state_dict(facts["scaler"])
     return facts["step"] + 1, facts.get("loss")
 
 
@@ -340,18 +358,36 @@ def _keep(run: Training, log: StepLog, stopping: bool) -> None:
     if last or stopping or done % options.checkpoint_every == 0:
         optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
         parts = {"network": trained_state(run.task.network), "ema": run.averaged.tensors, "optimizer": pack_optimizer(optimizer)}
-        run.folder.save_checkpoint(log.step, parts, {"samples": log.samples, "loss": run.smooth.value}, options.keep_checkpoints)
-    if options.sample_every and (last or done % options.sample_every == 0):
-        with run.averaged.applied(run.task.network) as network:
-            sheet = run.task.sheet(network)
-        if sheet is not None:
-            sheet.save(run.folder.samples / f"step-{done:06d}.png")
+        facts = {"samples": log.samples, "loss": run.smooth.value}
+        if run.accelerator.scaler is not None:
+            facts["scaler"] = run.accelerator.scaler.state_dict()
+        run.folder.save_checkpoint(log.step, parts, facts, options.keep_checkpoints)
+    if _sheet_is_due(run, done):
+        _draw_sheet(run, done)
+
+
+def _sheet_is_due(run: Training, done: int) -> bool:
+    every = run.options.sample_every
+    return bool(every and done and (done == run.options.steps or done % every == 0))
+
+
+def _sheet_path(run: Training, done: int) -> Path:
+    return run.folder.samples / f"step-{done:06d}.png"
+
+
+def _draw_sheet(run: Training, done: int) -> None:
+    """Keep the sample grid after `done` steps."""
+    with run.averaged.applied(run.task.network) as network:
+        sheet = run.task.sheet(network)
+    if sheet is not None:
+        save_whole(sheet, _sheet_path(run, done))
 
 
 def write_scalars(writer: Any, values: dict[str, Any]) -> None:
     """A step's figures for TensorBoard."""
     for name in ("loss", "grad_norm", "lr", "samples_per_s"):
-        writer.add_scalar(name, values[name], values["step"])
+        if values[name] is not None:
+            writer.add_scalar(name, values[name], values["step"])
     for quarter, loss in enumerate(values["quartiles"]):
         if loss is not None:
             writer.add_scalar(f"loss_q{quarter}", loss, values["step"])

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,8 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     except StopAsked:
         pass
     except Exception as error:
-        traceback.print_exc()
-        # A message of "failed" must not fail itself when the disk is full.
         _say(folder.path, state="failed", message=_sentence(error, folder))
+        _print_traceback()
         raise SystemExit(1) from error
     _say(folder.path, ended=time.time(), **_ending(folder, options, last))
     (folder.path / "stop").unlink(missing_ok=True)
@@ -65,13 +65,19 @@ def _sentence(error: Exception, folder: RunFolder) -> str:
     intact = f" The checkpoint of step {saved} is intact." if saved else ""
     if isinstance(error, StudioError):
         return f"{error}{intact}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"The disk is full. Free some space, then resume.{intact}"
+    if _is_full(error):
+        return f"The disk is full, or files may not grow any further. Free some space, then resume.{intact}"
     if isinstance(error, FileNotFoundError):
         return f"{error.filename or error} is gone. Put it back, then resume.{intact}"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
         return f"The memory is not enough. Use a smaller batch, a smaller resolution or gradient checkpointing.{intact}"
     return f"The run failed: {type(error).__name__}: {error}. The log below says where.{intact}"
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no room to write. What writes weights says so in its words alone, without the number."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in numbers or any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def _saved(folder: RunFolder) -> int:
@@ -83,6 +89,12 @@ def _say(path: Path, **changes: Any) -> None:
     try:
         write_state(path, **changes)
     except OSError:
+        _print_traceback()
+
+
+def _print_traceback() -> None:
+    # The log stands on the same disk, and when that is full the end must not fail as well.
+    with suppress(OSError):
         traceback.print_exc()
 
 

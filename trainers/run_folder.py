@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["RunFolder", "pack_optimizer", "unpack_optimizer"]
+__all__ = ["RunFolder", "pack_optimizer", "save_whole", "unpack_optimizer"]
 
 
 class RunFolder:
@@ -45,16 +46,21 @@ class RunFolder:
     def save_checkpoint(self, step: int, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any], keep: int) -> Path:
         """Write checkpoints/step-NNNNNN with one safetensors file a part; then remove all but the newest `keep` and the best.
 
-        Written aside and renamed: a kill while saving leaves the checkpoints before it as they were.
+        Written aside and renamed: a kill while saving leaves the checkpoints before it as they were. What could not be
+        written whole is removed, so that a full disk has room again for the word that it was full.
         """
         final = self.checkpoints / f"step-{step:06d}"
         aside = final.with_suffix(".tmp")
         for leftover in self.checkpoints.glob("step-*.tmp"):
             shutil.rmtree(leftover)
-        aside.mkdir()
-        for name, tensors in parts.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / f"{name}.safetensors")
-        (aside / "facts.json").write_text(json.dumps(facts | {"step": step}))
+        try:
+            aside.mkdir()
+            for name, tensors in parts.items():
+                save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / f"{name}.safetensors")
+            (aside / "facts.json").write_text(json.dumps(facts | {"step": step}))
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
         best = self.best_checkpoint()
@@ -81,6 +87,17 @@ class RunFolder:
     def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """The parts and facts of a checkpoint."""
         return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, json.loads((path / "facts.json").read_text())
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """Write a PNG aside and rename it: neither a kill nor a full disk leaves half a picture."""
+    aside = path.with_suffix(".tmp")
+    try:
+        picture.save(aside, "PNG")
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    aside.replace(path)
 
 
 def _step_of(line: str) -> float:

@@ -94,7 +94,7 @@ def _state_now(state: dict[str, Any], finished: bool) -> RunState:
 
 def _message(now: RunState, state: dict[str, Any]) -> str:
     if now == "interrupted":
-        return "The process ended without a word, as when it is killed. Resume goes on from the last checkpoint."
+        return "The process ended without a word, as when it is killed, or when the system ran out of memory. Resume goes on from the last checkpoint."
     return str(state.get("message", ""))
 
 
@@ -123,11 +123,23 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
 
 
 def write_state(path: Path, **changes: Any) -> None:
-    """Change entries of state.json; written aside and renamed, so that a reader never sees half of it."""
+    """Change entries of state.json; written aside and renamed, so that a reader never sees half of it.
+
+    Where there is no room for a second file, the first is written over: the block that it has is enough. Raises OSError.
+    """
     state = {**read_json(path / "state.json"), **changes}
-    aside = path / f"state.json.{os.getpid()}.tmp"
-    aside.write_text(json.dumps(state, indent=2) + "\n")
-    os.replace(aside, path / "state.json")
+    file, aside = path / "state.json", path / f"state.json.{os.getpid()}.tmp"
+    text = json.dumps(state, indent=2) + "\n"
+    try:
+        aside.write_text(text)
+        os.replace(aside, file)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        if not file.exists():
+            raise
+        with open(file, "r+") as over:
+            over.write(text)
+            over.truncate()
 
 
 def write_config(path: Path, options: Any) -> None:
