@@ -70,6 +70,16 @@ def plain(folder):
     return StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
 
 
+@pytest.fixture
+def own_precision():
+    """accelerate knows one precision a process; a run has a process of its own, a test has not."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_result_of_every_method_loads_in_plain_diffusers_and_changes_the_picture(base, pictures, method):
     asked = options(base, pictures, method=method, steps=4, lr=5e-3)
@@ -91,8 +101,9 @@ def test_the_result_of_every_method_loads_in_plain_diffusers_and_changes_the_pic
 
 @pytest.mark.parametrize("changes", [
     {"method": "lora"}, {"method": "full", "ema_decay": 0.9}, {"method": "full_text", "cache": False, "crop": "random", "flip": True},
+    {"method": "full", "adam_8bit": True}, {"method": "lora", "mixed_precision": "bf16", "gradient_checkpointing": True},
 ])
-def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, pictures, changes):
+def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, pictures, changes, own_precision):
     whole, cut = (options(base, pictures, output=str(pictures.parent / name), steps=5, **changes) for name in ("whole", "cut"))
     list(train(whole, progress=False))
     stopped = train(cut, progress=False)
@@ -104,6 +115,9 @@ def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, pictures, ch
         theirs = Path(cut.output) / "model" / ours.relative_to(Path(whole.output) / "model")
         a, b = load_file(ours), load_file(theirs)
         assert all(torch.equal(a[name], b[name]) for name in a)
+    (newest,) = sorted((Path(cut.output) / "checkpoints").iterdir())[-1:]
+    kept = {value.dtype for value in load_file(newest / "optimizer.safetensors").values()}
+    assert (torch.uint8 in kept) == changes.get("adam_8bit", False)
 
 
 def test_the_loss_is_that_of_two_halves_and_min_snr_weighs_both(base, pictures):

@@ -31,7 +31,7 @@ from studio.errors import InvalidOption
 from trainers.captions import tokenize
 from trainers.data import IMAGE_SUFFIXES, open_picture
 from trainers.dreambooth_options import METHODS, PRESETS, DreamBoothOptions, Preset
-from trainers.loop import Losses, StepLog, StopAsked, Task, min_snr_weights, run_loop, snr_of
+from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
 from trainers.run_folder import RunFolder, save_whole
 
@@ -87,7 +87,7 @@ def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError:
-        raise InvalidOption("8-bit Adam needs the package bitsandbytes and a CUDA GPU: `pip install bitsandbytes`, or turn it off.") from None
+        raise InvalidOption("8-bit Adam needs the package bitsandbytes: `pip install bitsandbytes`, or turn it off.") from None
     return bitsandbytes
 
 
@@ -378,7 +378,7 @@ class DreamBoothTask(Task):
     def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         if not self.options.adam_8bit:
             return super().make_optimizer(parameters)
-        return _bitsandbytes().optim.AdamW8bit(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay)
+        return _bitsandbytes().optim.AdamW8bit(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay, betas=BETAS)
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         # The subject has few pictures: each half draws its own at random instead of walking through `indices` in turn.

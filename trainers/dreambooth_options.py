@@ -54,7 +54,7 @@ class DreamBoothOptions(LoopOptions):
     lr_plan: str = option("constant", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
     warmup: int = option(0, "steps over which the learning rate rises")
     ema_decay: float = option(0.0, "decay of the averaged weights, which are the ones kept; 0 keeps the last, 0 to 1")
-    adam_8bit: bool = option(False, "8-bit Adam of bitsandbytes, on a GPU")
+    adam_8bit: bool = option(False, "8-bit Adam of bitsandbytes: a quarter of the optimiser's memory")
     gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, a third more time")
     cache: bool = option(True, "encode pictures and prompts once, before training (not with random crops, nor prompts under a trained text encoder)")
     # looking on

@@ -109,20 +109,30 @@ def _step_of(line: str) -> float:
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors: "<parameter index>.<name>". No pickle is needed for it."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()}
+    # Not from state_dict(), in which bitsandbytes nests what is quantised. Its tables are shared by all weights, so each gets a copy.
+    return {
+        f"{index}.{name}": value if torch.is_tensor(value) and value.shape == parameter.shape else torch.as_tensor(value).clone()
+        for index, parameter in enumerate(_parameters(optimizer)) for name, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `pack_optimizer` took out."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    parameters = _parameters(optimizer)
+    state: dict[int, dict[str, Tensor | int]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = _laid_out_as(parameters[int(index)], value)
+        state.setdefault(int(index), {})[name] = _as_it_was(value, parameters[int(index)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _as_it_was(value: Tensor, parameter: Tensor) -> Tensor | int:
+    # bitsandbytes counts its steps in a plain number, torch in a tensor with parts.
+    if value.ndim == 0 and not value.is_floating_point():
+        return int(value)
     # A fused optimiser walks the memory of both at once, so moments have to lie as their weights do (channels last, say).
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value) if value.shape == parameter.shape else value
