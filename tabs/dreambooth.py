@@ -42,7 +42,7 @@ MAIN = ("method", "rank", "alpha", "steps", "lr", "prior", "prior_weight", "num_
 MORE = (
     "resolution", "batch_size", "accumulation", "crop", "flip", "min_snr_gamma", "offset_noise", "ema_decay", "gradient_checkpointing", "mixed_precision",
     "adam_8bit", "cache", "lr_plan", "warmup", "weight_decay", "grad_clip", "targets", "class_variations", "class_images", "class_guidance", "class_steps",
-    "validation_prompts", "validation_steps", "validation_guidance", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
+    "validation_prompts", "validation_samples", "validation_steps", "validation_guidance", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
 )
 LABELS = {
     "instance_prompt": "Instance prompt", "class_prompt": "Class prompt", "token": "Token", "method": "What learns", "rank": "Rank", "alpha": "Alpha",

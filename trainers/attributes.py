@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from studio.models.examiner import ACCURACY, RESOLUTION, WEIGHTS, Examiner, examine, load_examiner, split_logits
+from studio.models.loading import resolve
+from studio.models.taught import base_of
 from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
 from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
@@ -113,11 +115,14 @@ def judge_prompts(
 
 
 def generate(model: str, prompts: list[str], *, guidance_scale: float, num_steps: int, seed: int, batch: int = 25) -> np.ndarray:
-    """(N, 64, 64, 3) uint8 by plain diffusers with DDIM, a seed a prompt."""
+    """(N, 64, 64, 3) uint8 by plain diffusers with DDIM, a seed a prompt. The folder may be a LoRA's, which names its base."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from tqdm import tqdm
 
-    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
+    base = base_of(model)
+    pipeline = StableDiffusionPipeline.from_pretrained(resolve(base) if base else model, torch_dtype=torch.float32, safety_checker=None)
+    if base:
+        pipeline.load_lora_weights(model)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     parts = []

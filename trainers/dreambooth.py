@@ -39,7 +39,6 @@ __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estima
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FACTS_FILE = "studio.json"
-SEEDS_A_PROMPT = 4
 
 
 # --- before anything is started ------------------------------------------------------------------------------
@@ -143,8 +142,8 @@ def _time_forward(parts: dict[str, Any], shape: tuple[int, ...]) -> float:
 def drawing_calls(options: DreamBoothOptions) -> float:
     """Forward passes of one picture that drawing takes: missing class pictures, and the sheets before and during training."""
     missing = options.num_class_images - len(class_pictures(options.class_folder)) if options.prior_weight else 0
-    sheets = 1 + options.steps // options.sample_every if options.sample_every else 0
-    looked_at = sheets * SEEDS_A_PROMPT * len(options.prompts_to_look_at)
+    sheets = 1 + math.ceil(options.steps / options.sample_every) if options.sample_every else 0
+    looked_at = sheets * options.validation_samples * len(options.prompts_to_look_at)
     of_class = max(missing, 0) * options.class_steps * _passes(options.class_guidance)
     return of_class + looked_at * options.validation_steps * _passes(options.validation_guidance)
 
@@ -413,18 +412,18 @@ class DreamBoothTask(Task):
     def _validate(self) -> list[Image.Image]:
         options = self.options
         prompts = options.prompts_to_look_at
-        texts = [prompt for prompt in prompts for _ in range(SEEDS_A_PROMPT)]
-        seeds = [1000 + k for _ in prompts for k in range(SEEDS_A_PROMPT)]
+        texts = [prompt for prompt in prompts for _ in range(options.validation_samples)]
+        seeds = [1000 + k for _ in prompts for k in range(options.validation_samples)]
         return draw(
             self.parts, texts, seeds, resolution=options.resolution, num_steps=options.validation_steps, guidance_scale=options.validation_guidance,
         )
 
     def sheet(self, network: Any) -> Any:
-        """A row a prompt: four seeds before anything was taught, a gap, the same four now."""
+        """A row a prompt: its seeds before anything was taught, a gap, the same ones now."""
         before, now = self.before, self._validate()
         if not now:
             return None
-        side, gap, columns = self.options.resolution, max(4, self.options.resolution // 12), SEEDS_A_PROMPT
+        side, gap, columns = self.options.resolution, max(4, self.options.resolution // 12), self.options.validation_samples
         sheet = Image.new("RGB", (2 * columns * side + gap, len(now) // columns * side), "white")
         for i, (old, new) in enumerate(zip(before, now)):
             row, column = divmod(i, columns)

@@ -61,6 +61,7 @@ class DreamBoothOptions(LoopOptions):
     validation_prompts: str = option(
         "a sks cat|a sks cat on a yellow background|a cat", "prompts drawn from fixed seeds during training, separated by |",
     )
+    validation_samples: int = option(4, "pictures a prompt, each from its own seed")
     validation_steps: int = option(20, "sampling steps of those")
     validation_guidance: float = option(4.0, "guidance scale of those")
     sample_every: int = option(100, "steps between them, 0 = none")
@@ -68,7 +69,7 @@ class DreamBoothOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least(1, "rank", "num_class_images", "class_steps", "validation_steps")
+        self.require_at_least(1, "rank", "num_class_images", "class_steps", "validation_samples", "validation_steps")
         self.require_at_least(0, "prior_weight", "min_snr_gamma", "offset_noise")
         if self.alpha <= 0:
             raise InvalidOption(f"alpha must be above 0, but it is {self.alpha}.")
@@ -120,8 +121,8 @@ PRESETS: dict[str, Preset] = {
     "toybox": Preset(
         label="Toybox, CPU, 3 minutes", about="All of the small embedded model, on two cores.",
         options={
-            "base": "toybox-sd", "resolution": 64, "method": "full", "steps": 600, "batch_size": 8, "lr": 3e-4, "ema_decay": 0.98,
-            "num_class_images": 78, "class_variations": BACKGROUNDS,
+            "base": "toybox-sd", "resolution": 64, "method": "full_text", "steps": 600, "batch_size": 8, "lr": 2e-4, "ema_decay": 0.98,
+            "num_class_images": 78, "class_variations": BACKGROUNDS, "validation_steps": 8, "sample_every": 150, "checkpoint_every": 150,
             "keep_checkpoints": 4,
         },
     ),
@@ -137,7 +138,7 @@ PRESETS: dict[str, Preset] = {
         options={
             "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "lora", "rank": 16, "alpha": 16.0, "steps": 800,
             "batch_size": 1, "lr": 1e-4, "mixed_precision": "fp16", "gradient_checkpointing": True, "num_class_images": 100, "class_guidance": 7.5,
-            "validation_guidance": 7.5,
+            "validation_guidance": 7.5, "validation_samples": 1, "sample_every": 400,
         },
     ),
     "sd15-full": Preset(
@@ -145,7 +146,7 @@ PRESETS: dict[str, Preset] = {
         options={
             "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "full", "steps": 800, "batch_size": 1, "lr": 2e-6,
             "mixed_precision": "bf16", "adam_8bit": True, "gradient_checkpointing": True, "num_class_images": 200, "class_guidance": 7.5,
-            "validation_guidance": 7.5,
+            "validation_guidance": 7.5, "validation_samples": 1, "sample_every": 400, "checkpoint_every": 400,
         },
     ),
 }

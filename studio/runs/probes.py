@@ -24,6 +24,8 @@ __all__ = ["Sheet", "before_and_after", "checkpoint_matrix", "forgotten", "MOST_
 MOST_CHECKPOINTS = 6
 STEP_COUNTS = (5, 10, 25, 50)
 FORGETTING_SEEDS = 16
+# Looking on while training costs the training time, so it takes fewer steps; here there is time for enough of them.
+FEWEST_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +105,15 @@ def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, in
 
 
 def options_of(view: RunView, prompt: str, num_images: int) -> SampleOptions:
-    """As the run's own validation samples are drawn, with the base model."""
+    """As the run's own validation pictures are drawn, in FEWEST_STEPS or more, with the base model."""
     said = view.options
     if "base" not in said or "instance_prompt" not in said:
         raise InvalidOption(f"{view.name!r} is no DreamBooth run; choose one of those.")
     if not prompt.strip():
         raise InvalidOption("The prompt is empty; say what is to be drawn.")
     return SampleOptions(
-        model=said["base"], prompt=prompt.strip(), num_steps=said["validation_steps"], guidance_scale=said["validation_guidance"], scheduler="ddim",
-        width=said["resolution"], height=said["resolution"], num_images=num_images, seed=1000,
+        model=said["base"], prompt=prompt.strip(), num_steps=max(said["validation_steps"], FEWEST_STEPS),
+        guidance_scale=said["validation_guidance"], scheduler="ddim", width=said["resolution"], height=said["resolution"], num_images=num_images, seed=1000,
     )
 
 

@@ -1,19 +1,23 @@
 """DreamBooth steps a second: the studio's trainer against diffusers' full-UNet step written out plainly, in turn in one run.
 
 The plain step encodes its pictures and its prompts each time, as diffusers' example does without options. Same base,
-batch, precision; events and TensorBoard logs on. The last figure is what events cost of a step.
+batch, precision; events and TensorBoard logs on. The last figures are what events cost of a step, and what events and the
+sample sheets cost of the steps of the preset "toybox".
 """
 
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainers.dreambooth import DreamBoothOptions, load_instances, load_parts, to_square, to_tensor, train
+from trainers.dreambooth import PRESETS, DreamBoothOptions, DreamBoothTask, load_instances, load_parts, to_square, to_tensor, train
 
 ROUNDS, STEPS_A_ROUND = 8, 5
 
@@ -41,7 +45,9 @@ def main(base: str = "toybox-sd") -> None:
     for name, seconds in times.items():
         middle = statistics.median(seconds)
         print(f"| {name} | {middle:.3f} | {plain / middle:.2f} |")
-    print(f"events and logs: {event_cost() / statistics.median(times['cached']):.2%} of a cached step")
+    event_s = event_cost()
+    print(f"events and logs: {event_s / statistics.median(times['cached']):.2%} of a cached step")
+    print(f"events, logs and sample sheets: {share_of_looking_on(event_s):.2%} of the steps of the preset")
 
 
 def plain_steps(options: DreamBoothOptions) -> Iterator[float]:
@@ -69,6 +75,27 @@ def plain_steps(options: DreamBoothOptions) -> Iterator[float]:
         optimizer.step()
         optimizer.zero_grad()
         yield loss.item()
+
+
+def share_of_looking_on(event_s: float) -> float:
+    """What events and sheets take of the time of steps, events and sheets of the preset; start and class pictures are left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = DreamBoothOptions(output=folder, **(PRESETS["toybox"].options | {"num_class_images": 16, "sample_every": 0}))
+        with closing(train(options, progress=False)) as steps:
+            next(steps)
+            step_s = statistics.median(timed(lambda: next(steps)) for _ in range(20))
+        asked = replace(options, sample_every=PRESETS["toybox"].options["sample_every"])
+        task = DreamBoothTask(asked)
+        sheet_s = statistics.median(timed(lambda: task.sheet(task.network)) for _ in range(3))
+    looking_on = sheet_s * (1 + math.ceil(asked.steps / asked.sample_every)) + event_s * asked.steps
+    return looking_on / (looking_on + step_s * asked.steps)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def event_cost(count: int = 200) -> float:
