@@ -99,6 +99,20 @@ def test_the_result_of_every_method_loads_in_plain_diffusers_and_changes_the_pic
     assert json.loads((model / "studio.json").read_text())["base"] == str(base)
 
 
+def test_lora_takes_convolutions_as_well_and_is_counted(base, pictures):
+    from peft.utils import get_peft_model_state_dict
+
+    asked = options(base, pictures, method="lora", targets="to_q, conv1,time_emb_proj", steps=2, lr=5e-3)
+    list(train(asked, progress=False))
+    weights = load_file(Path(asked.output) / "model" / "pytorch_lora_weights.safetensors")
+    assert {name.split(".lora")[0].rsplit(".", 1)[1] for name in weights} == {"to_q", "conv1", "time_emb_proj"}
+    assert estimate(asked).trained_parameters == sum(weight.numel() for weight in weights.values())
+    pipeline = plain(base)
+    pipeline.load_lora_weights(str(Path(asked.output) / "model"))
+    loaded = get_peft_model_state_dict(pipeline.unet, adapter_name=pipeline.get_list_adapters()["unet"][0])
+    assert {f"unet.{name}" for name in loaded} == set(weights) and all(torch.equal(tensor, weights[f"unet.{name}"]) for name, tensor in loaded.items())
+
+
 @pytest.mark.parametrize("changes", [
     {"method": "lora"}, {"method": "full", "ema_decay": 0.9}, {"method": "full_text", "cache": False, "crop": "random", "flip": True},
     {"method": "full", "adam_8bit": True}, {"method": "lora", "mixed_precision": "bf16", "gradient_checkpointing": True},

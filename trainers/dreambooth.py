@@ -39,6 +39,7 @@ __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estima
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FACTS_FILE = "studio.json"
+USUAL_TARGETS = "the usual targets are to_q,to_k,to_v,to_out.0."
 
 
 # --- before anything is started ------------------------------------------------------------------------------
@@ -153,9 +154,9 @@ def _passes(guidance_scale: float) -> int:
 
 
 def _lora_parameters(unet: Any, options: DreamBoothOptions) -> int:
-    ends = tuple(options.targets.split(","))
-    layers = [module for name, module in unet.named_modules() if name.endswith(ends) and hasattr(module, "in_features")]
-    return sum(options.rank * (layer.in_features + layer.out_features) for layer in layers)
+    ends = tuple(f".{end}" for end in options.target_layers)
+    weights = [module.weight for name, module in unet.named_modules() if f".{name}".endswith(ends) and hasattr(module, "weight")]
+    return sum(options.rank * (weight[0].numel() + len(weight)) for weight in weights)
 
 
 # --- the base model ------------------------------------------------------------------------------------------
@@ -360,9 +361,7 @@ class DreamBoothTask(Task):
     def _network(self) -> torch.nn.Module:
         options, unet = self.options, self.parts["unet"]
         if options.method == "lora":
-            from peft import LoraConfig
-
-            unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.alpha, init_lora_weights="gaussian", target_modules=options.targets.split(",")))
+            _add_lora(unet, options)
         else:
             unet.requires_grad_(True)
         if options.gradient_checkpointing:
@@ -371,8 +370,13 @@ class DreamBoothTask(Task):
             self.parts["text_encoder"].requires_grad_(True)
         network = _Taught(unet, self.parts["text_encoder"] if options.trains_text else None)
         if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise InvalidOption(f"No layer of the model ends in any of {options.targets!r}; the usual targets are to_q,to_k,to_v,to_out.0.")
+            raise InvalidOption(f"No layer of the model ends in any of {options.targets!r}; {USUAL_TARGETS}")
         return network
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        # bitsandbytes lays weights out anew at its first step; a resumed run has to compute as that step's followers did.
+        return torch.contiguous_format if self.options.adam_8bit else super().memory_format
 
     def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         if not self.options.adam_8bit:
@@ -440,13 +444,25 @@ class DreamBoothTask(Task):
         (path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
+def _add_lora(unet: Any, options: DreamBoothOptions) -> None:
+    from peft import LoraConfig
+
+    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, init_lora_weights="gaussian", target_modules=options.target_layers)
+    try:
+        unet.add_adapter(config)
+    except ValueError as error:
+        # peft knows linear layers and convolutions, but no norms.
+        raise InvalidOption(f"LoRA cannot be added to one of {options.targets!r}; {USUAL_TARGETS} ({error})") from error
+
+
 def save_lora(unet: Any, path: Path) -> None:
     """Write the file that load_lora_weights of plain diffusers takes."""
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    layers = {name: tensor.detach().cpu() for name, tensor in convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)).items()}
+    # Under peft's names: diffusers' own cover attention alone, and a file with names of both kinds is read in part only.
+    # Convolutions lie channels last in memory, which the format does not know.
+    layers = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}
     alpha = {"r": unet.peft_config["default"].r, "lora_alpha": unet.peft_config["default"].lora_alpha}
     StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=layers, unet_lora_adapter_metadata=_adapter_metadata(unet, alpha), safe_serialization=True)
 

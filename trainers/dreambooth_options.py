@@ -86,6 +86,11 @@ class DreamBoothOptions(LoopOptions):
         return self.method == "full_text"
 
     @property
+    def target_layers(self) -> list[str]:
+        """The ends of the names of the layers that LoRA adds to, one by one."""
+        return [end.strip() for end in self.targets.split(",") if end.strip()]
+
+    @property
     def prompts_to_look_at(self) -> list[str]:
         """The validation prompts, one by one."""
         return [prompt.strip() for prompt in self.validation_prompts.split("|") if prompt.strip()]
