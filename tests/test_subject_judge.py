@@ -40,7 +40,17 @@ def test_minutes_are_those_of_the_run(tmp_path):
     assert judge.minutes(tmp_path) == pytest.approx(1.5)
 
 
-def test_both_runs_of_the_example_are_what_the_trainer_takes(tmp_path):
-    for options in (judge.RUN, judge.RUN_WITHOUT_PRIOR):
+def test_the_runs_of_the_example_are_what_the_trainer_takes(tmp_path):
+    for options in judge.RUNS.values():
         check(replace(options, instances=str(EXAMPLE), class_images=str(tmp_path)))
-    assert judge.RUN.prior_weight == 1 and judge.RUN_WITHOUT_PRIOR.prior_weight == 0
+    assert {name: run.prior_weight for name, run in judge.RUNS.items()} == {"after": 1, "without_prior": 0, "lora": 1}
+    assert len({run.output for run in judge.RUNS.values()}) == len(judge.RUNS)
+
+
+def test_the_card_has_a_column_and_a_recipe_for_every_run():
+    figures = {"before": 0.1, "after": 0.2, "without_prior": 0.3, "lora": 0.4, "themselves": 0.5}
+    card = judge.subject_card(
+        {"likeness": figures, "background": figures, "class": figures, "minutes": figures}, {name: f"teach {name}" for name in judge.RUNS},
+    )
+    assert "| 0.100 | 0.200 | 0.300 | 0.400 |" in card and card.count("| 10.0% | 20.0% | 30.0% | 40.0% |") == 2
+    assert all(f"`teach {name}`" in card for name in judge.RUNS)

@@ -242,10 +242,9 @@ A convolutional network that reads object, colour, background, size and position
 
 def domino_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of the example run of DreamBooth."""
-    from trainers.subject import subject_card
+    from trainers.subject import RUNS, subject_card
 
-    with_prior, without = map(command, stages)
-    return subject_card(folder, quality, with_prior, without)
+    return subject_card(quality, dict(zip(RUNS, map(command, stages), strict=True)))
 
 
 def clip_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trainers.ddpm import DDPMOptions
 from trainers.latent import LatentOptions
 from trainers.loop import LoopOptions
 from trainers.run_folder import RunFolder
-from trainers.subject import RUN, RUN_WITHOUT_PRIOR
+from trainers.subject import RUNS
 from trainers.vae import VaeOptions
 
 __all__ = ["RECIPES", "rebuild"]
@@ -78,7 +79,7 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         words_stage(1003, lr_plan="constant", only="large"),
         words_stage(6000),
     ),
-    "domino": (lambda: RUN, lambda: RUN_WITHOUT_PRIOR),
+    "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 
 

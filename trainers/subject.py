@@ -2,9 +2,9 @@
 
     python -m trainers.rebuild domino
 
-Two runs of the preset "toybox", with prior preservation and without, are judged beside their base model. Likeness is the
-cosine between picture features of toybox-clip, as DINO and CLIP-I figures of arXiv:2208.12242 are made; what is in a
-picture is read by the examiner, which has never seen any of the three models.
+The preset "toybox", with prior preservation and without, and the preset "toybox-lora" are judged beside their base model.
+Likeness is the cosine between picture features of toybox-clip, as DINO and CLIP-I figures of arXiv:2208.12242 are made; what
+is in a picture is read by the examiner, which has never seen any of these models.
 """
 
 import json
@@ -24,28 +24,33 @@ from studio.toybox.subject import SUBJECT_CLASS
 from trainers.attributes import generate
 from trainers.dreambooth import PRESETS, DreamBoothOptions, load_instances
 
-__all__ = ["RUN", "RUN_WITHOUT_PRIOR", "judge_subject", "subject_card"]
+__all__ = ["RUNS", "judge_subject", "subject_card"]
 
-RUN = DreamBoothOptions(output="runs/domino", **PRESETS["toybox"].options)
-RUN_WITHOUT_PRIOR = replace(RUN, output="runs/domino-without-prior", prior_weight=0.0)
+EXAMPLE = DreamBoothOptions(output="runs/domino", **PRESETS["toybox"].options)
+RUNS = {
+    "after": EXAMPLE,
+    "without_prior": replace(EXAMPLE, output="runs/domino-without-prior", prior_weight=0.0),
+    "lora": DreamBoothOptions(output="runs/domino-lora", **PRESETS["toybox-lora"].options),
+}
+NAMES = {"before": "before", "after": "after", "without_prior": "after, without prior preservation", "lora": "after, LoRA"}
 SAMPLES, CLASS_SAMPLES, SEED = 32, 100, 40_000
 SAMPLER = {"guidance_scale": 4.0, "num_steps": 25}
 
 
 def judge_subject(folder: Path) -> dict[str, Any]:
     """Likeness, backgrounds and the class, before and after; writes samples.png into `folder`."""
-    models = {"before": RUN.base, "after": f"{RUN.output}/model", "without_prior": f"{RUN_WITHOUT_PRIOR.output}/model"}
+    models = {"before": EXAMPLE.base, **{name: f"{run.output}/model" for name, run in RUNS.items()}}
     backgrounds = list(islice(cycle(COLOURS), SAMPLES))
     drawn = {name: draw(model, [f"{RUN.instance_prompt} on a {colour} background" for colour in backgrounds], SEED) for name, model in models.items()}
     of_class = {name: draw(model, [RUN.class_prompt] * CLASS_SAMPLES, SEED + SAMPLES) for name, model in models.items()}
     sheet(drawn, of_class).save(folder / "samples.png")
-    own = features(torch.stack([torch.from_numpy(np.array(picture)) for picture in load_instances(RUN)]).movedim(-1, 1))
+    own = features(torch.stack([torch.from_numpy(np.array(picture)) for picture in load_instances(EXAMPLE)]).movedim(-1, 1))
     examiner = load_examiner()
     return {
         "likeness": {name: likeness(features(pictures), own) for name, pictures in drawn.items()} | {"themselves": among(own)},
         "background": {name: share(read_attributes(examiner, pictures)["background"], backgrounds) for name, pictures in drawn.items()},
         "class": {name: share(read_attributes(examiner, pictures)["object"], [SUBJECT_CLASS] * CLASS_SAMPLES) for name, pictures in of_class.items()},
-        "minutes": minutes(Path(RUN.output)),
+        "minutes": {name: minutes(Path(run.output)) for name, run in RUNS.items()},
     }
 
 
@@ -95,24 +100,25 @@ def sheet(drawn: dict[str, Tensor], of_class: dict[str, Tensor], columns: int = 
     return to_image(grid(torch.cat(rows).movedim(1, -1).numpy(), columns, gap=2))
 
 
-def subject_card(folder: Path, quality: dict[str, Any], command: str, without: str) -> str:
-    """The card of the example run."""
-    like, background, kept = quality["likeness"], quality["background"], quality["class"]
+def subject_card(quality: dict[str, Any], commands: dict[str, str]) -> str:
+    """The card of the example run. commands: what repeats each of RUNS."""
+    like, took = quality["likeness"], quality["minutes"]
+    recipes = "\n".join(f"| {NAMES[name]}, {took[name]:.1f} min | `{command}` |" for name, command in commands.items())
     return f"""# domino
 
-The example run of the DreamBooth tab: *{RUN.instance_prompt}* learned from the five pictures in
-`assets/examples/domino` by the preset "toybox" in {quality["minutes"]:.1f} minutes on two shared CPU cores.
+The example run of the DreamBooth tab: *{EXAMPLE.instance_prompt}* learned from the five pictures in
+`assets/examples/domino` by the preset "toybox" in {took["after"]:.1f} minutes on two shared CPU cores; beside it the same
+without prior preservation, and the preset "toybox-lora" in {took["lora"]:.1f} minutes.
 
 ![samples](samples.png)
 
-Rows: *{RUN.instance_prompt} on a ... background* (the twelve colours in turn) before, after, and after without prior
-preservation; then *{RUN.class_prompt}* before, after, and after without prior preservation. The first seeds, none chosen.
+Rows: *{EXAMPLE.instance_prompt} on a ... background* (the twelve colours in turn): {"; ".join(NAMES.values())}. Then
+*{EXAMPLE.class_prompt}* in the same order. The first seeds, none chosen.
 
 | | |
 |---|---|
 | base | toybox-sd |
-| recipe | `{command}` |
-| without prior preservation | `{without}` |
+{recipes}
 | sampler | DDIM, {SAMPLER["num_steps"]} steps, guidance {SAMPLER["guidance_scale"]:g} |
 
 ## Measured
@@ -120,11 +126,15 @@ preservation; then *{RUN.class_prompt}* before, after, and after without prior p
 From fresh seeds. Likeness: mean cosine between toybox-clip's features of {SAMPLES} samples and those of the subject's pictures;
 the subject's pictures among themselves have {like["themselves"]:.3f}. Background and class are read by toybox-examiner.
 
-| | before | after | after, without prior preservation |
-|---|---|---|---|
-| likeness of *{RUN.instance_prompt} on a ... background* | {like["before"]:.3f} | **{like["after"]:.3f}** | {like["without_prior"]:.3f} |
-| the background asked for, of {SAMPLES} | {background["before"]:.1%} | **{background["after"]:.1%}** | {background["without_prior"]:.1%} |
-| *{RUN.class_prompt}* is a {SUBJECT_CLASS}, of {CLASS_SAMPLES} | {kept["before"]:.1%} | **{kept["after"]:.1%}** | {kept["without_prior"]:.1%} |
+| | {" | ".join(NAMES.values())} |
+|---|---|---|---|---|
+| likeness of *{EXAMPLE.instance_prompt} on a ... background* | {_row(like, ".3f")} |
+| the background asked for, of {SAMPLES} | {_row(quality["background"], ".1%")} |
+| *{EXAMPLE.class_prompt}* is a {SUBJECT_CLASS}, of {CLASS_SAMPLES} | {_row(quality["class"], ".1%")} |
 
 Measured by `python -m trainers.rebuild domino --judge-only`.
 """
+
+
+def _row(figures: dict[str, float], form: str) -> str:
+    return " | ".join(f"{figures[name]:{form}}" for name in NAMES)
