@@ -41,8 +41,8 @@ def judge_subject(folder: Path) -> dict[str, Any]:
     """Likeness, backgrounds and the class, before and after; writes samples.png into `folder`."""
     models = {"before": EXAMPLE.base, **{name: f"{run.output}/model" for name, run in RUNS.items()}}
     backgrounds = list(islice(cycle(COLOURS), SAMPLES))
-    drawn = {name: draw(model, [f"{RUN.instance_prompt} on a {colour} background" for colour in backgrounds], SEED) for name, model in models.items()}
-    of_class = {name: draw(model, [RUN.class_prompt] * CLASS_SAMPLES, SEED + SAMPLES) for name, model in models.items()}
+    drawn = {name: draw(model, [f"{EXAMPLE.instance_prompt} on a {colour} background" for colour in backgrounds], SEED) for name, model in models.items()}
+    of_class = {name: draw(model, [EXAMPLE.class_prompt] * CLASS_SAMPLES, SEED + SAMPLES) for name, model in models.items()}
     sheet(drawn, of_class).save(folder / "samples.png")
     own = features(torch.stack([torch.from_numpy(np.array(picture)) for picture in load_instances(EXAMPLE)]).movedim(-1, 1))
     examiner = load_examiner()
