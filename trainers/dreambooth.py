@@ -17,8 +17,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ from PIL import Image
 from torch import Tensor
 
 from studio.errors import InvalidOption
+from trainers.activations import kept_for_backward
 from trainers.captions import tokenize
 from trainers.data import IMAGE_SUFFIXES, open_picture
-from trainers.dreambooth_options import METHODS, PRESETS, DreamBoothOptions, Preset
+from trainers.dreambooth_options import METHODS, PRESETS, USUAL_TARGETS, DreamBoothOptions, Preset
 from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
 from trainers.run_folder import RunFolder, save_whole
@@ -39,7 +42,7 @@ __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estima
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FACTS_FILE = "studio.json"
-USUAL_TARGETS = "the usual targets are to_q,to_k,to_v,to_out.0."
+PARTS = ("unet", "vae", "text_encoder")
 
 
 # --- before anything is started ------------------------------------------------------------------------------
@@ -102,40 +105,53 @@ class Estimate:
 
 # A fresh process: python, torch and diffusers from a disk that has them cached.
 START_S = 8.0
+# What it holds of itself.
+PROCESS_GIB = 0.9
+# And what comes and goes: gradients of activations, what the allocator cannot hand out. At the size of SD 1.5 and of the
+# toy model this comes within 5 % of the most that a process held.
+PASSING = 1.15
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def estimate(options: DreamBoothOptions) -> Estimate:
     """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model.
 
     The time is that of the start, the class pictures that are missing, the steps, and the pictures drawn during training.
+    The memory is that of the training alone. Raises InvalidOption where LoRA cannot be added to the layers asked for.
     """
     parts = load_parts(options.base)
-    unet = parts["unet"]
     halves = 2 if options.prior_weight else 1
-    shape = (options.batch_size * halves, unet.config.in_channels, *[options.resolution // _factor(parts["vae"])] * 2)
-    forward_s = _time_forward(parts, shape)
-    total = sum(p.numel() for p in unet.parameters())
-    trained = total if options.method != "lora" else _lora_parameters(unet, options)
-    if options.trains_text:
-        trained += sum(p.numel() for p in parts["text_encoder"].parameters())
+    shape = (options.batch_size * halves, parts["unet"].config.in_channels, *[options.resolution // _factor(parts["vae"])] * 2)
+    network = make_network(parts, replace(options, gradient_checkpointing=False))
+    text = prompt_inputs(parts, options, [""] * shape[0]).to(parts["unet"].device)
+    forward = partial(_forward, network, torch.zeros(shape, device=text.device), text, options.mixed_precision)
+    forward_s = _timed(forward)
+    weights = sum(weight.numel() for name in PARTS for weight in parts[name].parameters())
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     # Backward costs twice the forward; half as much again where activations are computed twice.
     steps_s = forward_s * (4 if options.gradient_checkpointing else 3) * options.steps * options.accumulation
-    state = trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0)) + total * 4
-    activations = math.prod(shape) * 4 * (600 if options.gradient_checkpointing else 2500)
+    # Weights, gradients, both moments, averages: four bytes each, but for moments of 8 bits.
+    state = 4 * weights + trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0))
+    activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
     return Estimate(
-        seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], memory_gib=(state + activations) / 2**30 + 0.6,
-        trained_parameters=trained,
+        seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], trained_parameters=trained,
+        memory_gib=PASSING * (state + activations) / 2**30 + PROCESS_GIB,
     )
 
 
+def _forward(network: torch.nn.Module, x_t: Tensor, text: Tensor, precision: str) -> Tensor:
+    """The network's answer, in the precision of the training."""
+    with torch.autocast(x_t.device.type, PRECISIONS[precision]) if precision in PRECISIONS else nullcontext():
+        return network(x_t, torch.ones(len(x_t), device=x_t.device), text)
+
+
 @torch.inference_mode()
-def _time_forward(parts: dict[str, Any], shape: tuple[int, ...]) -> float:
-    """Seconds of one forward pass of a batch: the faster of two, after one that warms up."""
-    unet, seconds = parts["unet"], []
+def _timed(forward: Callable[[], Tensor]) -> float:
+    """Seconds of a forward pass: the faster of two, after one that warms up."""
+    seconds = []
     for _ in range(3):
-        text = token_features(parts, [""]).expand(shape[0], -1, -1)
         started = time.perf_counter()
-        unet(torch.zeros(shape), 1, text)
+        forward().sum().item()  # waits for a GPU to be done
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:])
 
@@ -153,12 +169,6 @@ def _passes(guidance_scale: float) -> int:
     return 2 if guidance_scale > 1 else 1
 
 
-def _lora_parameters(unet: Any, options: DreamBoothOptions) -> int:
-    ends = tuple(f".{end}" for end in options.target_layers)
-    weights = [module.weight for name, module in unet.named_modules() if f".{name}".endswith(ends) and hasattr(module, "weight")]
-    return sum(options.rank * (weight[0].numel() + len(weight)) for weight in weights)
-
-
 # --- the base model ------------------------------------------------------------------------------------------
 
 def base_source(name: str) -> str:
@@ -169,12 +179,12 @@ def base_source(name: str) -> str:
 
 
 def load_parts(name: str) -> dict[str, Any]:
-    """{"unet", "vae", "text_encoder", "tokenizer", "scheduler"} of a StableDiffusionPipeline, float32, frozen."""
+    """{"unet", "vae", "text_encoder", "tokenizer", "scheduler"} of a StableDiffusionPipeline, float32, frozen, on the GPU if there is one."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(base_source(name), torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.requires_grad_(False)
+    for name in PARTS:
+        getattr(pipeline, name).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "unet": pipeline.unet, "vae": pipeline.vae.eval(), "text_encoder": pipeline.text_encoder.eval(), "tokenizer": pipeline.tokenizer,
         "scheduler": pipeline.scheduler, "process": DDPMScheduler.from_config(pipeline.scheduler.config),
@@ -205,11 +215,20 @@ def make_pipeline(parts: dict[str, Any]) -> Any:
 
 @torch.no_grad()
 def draw(parts: dict[str, Any], prompts: list[str], seeds: list[int], *, resolution: int, num_steps: int, guidance_scale: float) -> list[Image.Image]:
-    """A picture a prompt, each from its own seed."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return make_pipeline(parts)(
-        prompts, height=resolution, width=resolution, num_inference_steps=num_steps, guidance_scale=guidance_scale, generator=generators,
-    ).images
+    """A picture a prompt, each from its own seed; large ones a few at a time."""
+    pipeline, pictures = make_pipeline(parts), list[Image.Image]()
+    for group in range(0, len(prompts), at_once(resolution)):
+        chosen = slice(group, group + at_once(resolution))
+        pictures += pipeline(
+            prompts[chosen], height=resolution, width=resolution, num_inference_steps=num_steps, guidance_scale=guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds[chosen]],
+        ).images
+    return pictures
+
+
+def at_once(resolution: int) -> int:
+    """How many pictures are encoded, or drawn, together: the autoencoder's memory grows with their pixels."""
+    return max(1, 2**18 // resolution**2)
 
 
 # --- class pictures ------------------------------------------------------------------------------------------
@@ -294,7 +313,7 @@ class Source:
         return torch.stack([mean for mean, _ in both]), torch.stack([std for _, std in both])
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [self.vae.encode(chunk.to(self.vae.device)).latent_dist for chunk in pixels.split(8)]
+        parts = [self.vae.encode(chunk.to(self.vae.device)).latent_dist for chunk in pixels.split(at_once(self.options.resolution))]
         return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
 
     @torch.no_grad()
@@ -327,6 +346,28 @@ class _Taught(torch.nn.Module):
         return self.unet(x_t, t, text, return_dict=False)[0]
 
 
+def make_network(parts: dict[str, Any], options: DreamBoothOptions) -> _Taught:
+    """What learns of the parts, which are changed: weights are set free, or LoRA's added. Raises InvalidOption."""
+    unet, text_encoder = parts["unet"], parts["text_encoder"] if options.trains_text else None
+    if options.method == "lora":
+        _add_lora(unet, options)
+    else:
+        unet.requires_grad_(True)
+    if options.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if text_encoder is not None:
+        text_encoder.requires_grad_(True)
+    return _Taught(unet, text_encoder)
+
+
+def prompt_inputs(parts: dict[str, Any], options: DreamBoothOptions, prompts: list[str]) -> Tensor:
+    """What is said of pictures, a row a prompt: token ids where the text encoder learns, else its features."""
+    if options.trains_text:
+        return tokenize(parts["tokenizer"], prompts)
+    with torch.no_grad():
+        return token_features(parts, prompts)
+
+
 class DreamBoothTask(Task):
     """The subject's pictures, its class's, and the model that learns to tell them apart by a token."""
 
@@ -334,10 +375,7 @@ class DreamBoothTask(Task):
         check(options)
         self.options = options
         torch.manual_seed(options.seed)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self.parts = load_parts(options.base)
-        for name in ("unet", "vae", "text_encoder"):
-            self.parts[name].to(device)
         self.before: list[Image.Image] = self._validate() if options.sample_every else []
         instances = load_instances(options)
         self.sources = [Source(options, instances, [options.instance_prompt] * len(instances), self.parts["vae"])]
@@ -347,31 +385,9 @@ class DreamBoothTask(Task):
             self.sources.append(Source(options, [open_picture(path) for path in paths], said, self.parts["vae"]))
         self.size = len(self.sources[0].pictures)
         self.prompts = list(dict.fromkeys(prompt for source in self.sources for prompt in source.prompts))
-        self.text = self._text(self.prompts)
-        self.network = self._network()
+        self.text = prompt_inputs(self.parts, options, self.prompts)
+        self.network = make_network(self.parts, options)
         self.process = self.parts["process"]
-
-    def _text(self, prompts: list[str]) -> Tensor:
-        """What is said of pictures, a row a prompt: token ids where the text encoder learns, else its features."""
-        if not self.options.trains_text:
-            with torch.no_grad():
-                return token_features(self.parts, prompts)
-        return tokenize(self.parts["tokenizer"], prompts)
-
-    def _network(self) -> torch.nn.Module:
-        options, unet = self.options, self.parts["unet"]
-        if options.method == "lora":
-            _add_lora(unet, options)
-        else:
-            unet.requires_grad_(True)
-        if options.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        if options.trains_text:
-            self.parts["text_encoder"].requires_grad_(True)
-        network = _Taught(unet, self.parts["text_encoder"] if options.trains_text else None)
-        if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise InvalidOption(f"No layer of the model ends in any of {options.targets!r}; {USUAL_TARGETS}")
-        return network
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -408,7 +424,7 @@ class DreamBoothTask(Task):
     def _texts(self, prompts: list[str]) -> Tensor:
         """(B, ...) of the batch: kept from the start, or read anew at each step."""
         known = self.prompts if self.options.cache else list(dict.fromkeys(prompts))
-        text = self.text if self.options.cache else self._text(known)
+        text = self.text if self.options.cache else prompt_inputs(self.parts, self.options, known)
         return text[[known.index(prompt) for prompt in prompts]]
 
     # --- looking on, and the result
@@ -451,8 +467,8 @@ def _add_lora(unet: Any, options: DreamBoothOptions) -> None:
     try:
         unet.add_adapter(config)
     except ValueError as error:
-        # peft knows linear layers and convolutions, but no norms.
-        raise InvalidOption(f"LoRA cannot be added to one of {options.targets!r}; {USUAL_TARGETS} ({error})") from error
+        # No such layer; or one that is neither linear nor a convolution.
+        raise InvalidOption(f"LoRA cannot be added to {options.targets!r}; {USUAL_TARGETS} ({error})") from error
 
 
 def save_lora(unet: Any, path: Path) -> None:

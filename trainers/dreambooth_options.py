@@ -13,6 +13,7 @@ from trainers.options import LoopOptions, option
 __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset"]
 
 METHODS = ("full", "full_text", "lora")
+USUAL_TARGETS = "the usual targets are to_q,to_k,to_v,to_out.0."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class DreamBoothOptions(LoopOptions):
         self.require_at_least(0, "prior_weight", "min_snr_gamma", "offset_noise")
         if self.alpha <= 0:
             raise InvalidOption(f"alpha must be above 0, but it is {self.alpha}.")
+        if self.method == "lora" and not self.target_layers:
+            raise InvalidOption(f"LoRA needs layers to add to; {USUAL_TARGETS}")
         if self.resolution < 16 or self.resolution % 8:
             raise InvalidOption(f"resolution must be a multiple of 8, 16 or more, but it is {self.resolution}.")
         if not self.token.strip() or self.token not in self.instance_prompt.split():
