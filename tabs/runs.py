@@ -291,6 +291,9 @@ def create_tab(studio: Any) -> None:
         return show("")
 
     def on_tick(name: str, others: list[str], before: int) -> dict[Any, Any]:
+        # The page may be older than the first run, or the run that it follows was deleted in another.
+        if not found(studio, name) and newest(studio):
+            return full([*shown, seen], {**show("", others or ()), seen: 0})
         # Most often nothing has changed; then nothing is sent.
         changes = {runs: list_value(studio, name), stage: follow_value(studio, name, address, others or ()), **buttons_shown(studio, name, buttons)}
         now = hash(repr(changes.values()))

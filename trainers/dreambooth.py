@@ -128,8 +128,9 @@ def estimate(options: DreamBoothOptions) -> Estimate:
     forward_s = _timed(forward)
     weights = sum(weight.numel() for name in PARTS for weight in parts[name].parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    # Backward costs twice the forward; half as much again where activations are computed twice.
-    steps_s = forward_s * (4 if options.gradient_checkpointing else 3) * options.steps * options.accumulation
+    # Backward costs as much for the activations and, where the weights learn, for them; with checkpointing forward is done twice.
+    passes = 1 + (1 if options.method == "lora" else 2) + options.gradient_checkpointing
+    steps_s = forward_s * passes * options.steps * options.accumulation
     # Weights, gradients, both moments, averages: four bytes each, but for moments of 8 bits.
     state = 4 * weights + trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0))
     activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
@@ -467,8 +468,9 @@ def _add_lora(unet: Any, options: DreamBoothOptions) -> None:
     try:
         unet.add_adapter(config)
     except ValueError as error:
-        # No such layer; or one that is neither linear nor a convolution.
-        raise InvalidOption(f"LoRA cannot be added to {options.targets!r}; {USUAL_TARGETS} ({error})") from error
+        raise InvalidOption(
+            f"LoRA cannot be added to {options.targets!r}: no layer has such a name, or one is neither linear nor a convolution; {USUAL_TARGETS}"
+        ) from error
 
 
 def save_lora(unet: Any, path: Path) -> None:
