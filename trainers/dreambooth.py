@@ -16,6 +16,7 @@ takes.
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -34,7 +35,7 @@ from trainers.activations import kept_for_backward
 from trainers.captions import tokenize
 from trainers.data import IMAGE_SUFFIXES, open_picture
 from trainers.dreambooth_options import METHODS, PRESETS, USUAL_TARGETS, DreamBoothOptions, Preset
-from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, run_loop, snr_of
+from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, on_cpu, run_loop, snr_of
 from trainers.program import run_program
 from trainers.run_folder import RunFolder, save_whole
 
@@ -185,11 +186,16 @@ def load_parts(name: str) -> dict[str, Any]:
 
     pipeline = StableDiffusionPipeline.from_pretrained(base_source(name), torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
     for name in PARTS:
-        getattr(pipeline, name).requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+        getattr(pipeline, name).requires_grad_(False).to(own_device())
     return {
         "unet": pipeline.unet, "vae": pipeline.vae.eval(), "text_encoder": pipeline.text_encoder.eval(), "tokenizer": pipeline.tokenizer,
         "scheduler": pipeline.scheduler, "process": DDPMScheduler.from_config(pipeline.scheduler.config),
     }
+
+
+def own_device() -> torch.device:
+    """The GPU of this process where several share a run, else the first; the CPU where there is none."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _factor(vae: Any) -> int:
@@ -373,6 +379,8 @@ class DreamBoothTask(Task):
     """The subject's pictures, its class's, and the model that learns to tell them apart by a token."""
 
     def __init__(self, options: DreamBoothOptions):
+        from accelerate import PartialState
+
         check(options)
         self.options = options
         torch.manual_seed(options.seed)
@@ -381,7 +389,10 @@ class DreamBoothTask(Task):
         instances = load_instances(options)
         self.sources = [Source(options, instances, [options.instance_prompt] * len(instances), self.parts["vae"])]
         if options.prior_weight:
-            paths, prompts = ensure_class_images(options, self.parts), options.class_prompts
+            # One process draws them, the others then find them.
+            with PartialState(cpu=on_cpu()).main_process_first():
+                paths = ensure_class_images(options, self.parts)
+            prompts = options.class_prompts
             said = [prompts[number_of(path) % len(prompts)] for path in paths]
             self.sources.append(Source(options, [open_picture(path) for path in paths], said, self.parts["vae"]))
         self.size = len(self.sources[0].pictures)

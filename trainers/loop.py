@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from studio.errors import RunFailed
+from studio.errors import InvalidOption, RunFailed
 from studio.runs.folder import write_config
 from trainers.data import batch_indices
 from trainers.options import LoopOptions
@@ -208,6 +208,11 @@ class SmoothLoss:
         self.value = loss if self.value is None else self.value + 0.01 * (loss - self.value)
 
 
+def on_cpu() -> bool:
+    """Whether there is nothing better. accelerate has to be told, or processes on a CPU do not find each other."""
+    return not torch.accelerator.is_available()
+
+
 def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
     """Move the task to its device, resume what the folder holds."""
     options, plain = task.options, task.network.to(accelerator.device, memory_format=task.memory_format)
@@ -238,7 +243,10 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     """
     from accelerate import Accelerator
 
-    run = set_up(task, RunFolder(task.options.output), Accelerator(mixed_precision=task.options.mixed_precision))
+    accelerator = Accelerator(mixed_precision=task.options.mixed_precision, cpu=on_cpu())
+    if task.options.batch_size % accelerator.num_processes:
+        raise InvalidOption(f"A batch of {task.options.batch_size} cannot be shared evenly by {accelerator.num_processes} devices; change one of them.")
+    run = set_up(task, RunFolder(task.options.output), accelerator)
     with contextlib.closing(run.writer) if run.writer is not None else contextlib.nullcontext():
         if run.accelerator.is_main_process and _sheet_is_due(run, run.first) and not _sheet_path(run, run.first).exists():
             _draw_sheet(run, run.first)  # a kill came between the last checkpoint and its sheet

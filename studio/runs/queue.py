@@ -169,7 +169,7 @@ class Runs:
     def _launch(self, view: RunView) -> None:
         with open(view.path / "log.txt", "ab") as log:
             process = subprocess.Popen(
-                [*launcher(), "-m", f"trainers.{view.trainer}", "--config", str(view.path / "options.toml")],
+                [*launcher(int(view.options.get("batch_size", 1))), "-m", f"trainers.{view.trainer}", "--config", str(view.path / "options.toml")],
                 # A session of its own: the run outlives the app, and a Ctrl-C in the app's terminal does not reach it.
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, cwd=ROOT, env=environment(),
             )
@@ -259,13 +259,14 @@ def options_table(trainer: str) -> list[OptionRow]:
     ]
 
 
-def launcher() -> list[str]:
-    """Plain python on one device, accelerate's launcher on several."""
+def launcher(batch_size: int) -> list[str]:
+    """Plain python on one device; accelerate's launcher on as many as share a batch evenly."""
     import torch
 
-    if torch.cuda.device_count() > 1:
-        return [sys.executable, "-m", "accelerate.commands.launch"]
-    return [sys.executable]
+    devices = next(count for count in range(max(1, torch.cuda.device_count()), 0, -1) if batch_size % count == 0)
+    if devices == 1:
+        return [sys.executable]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices)]
 
 
 def environment() -> dict[str, str]:
