@@ -7,9 +7,9 @@
 Importing this package is quick: torch is loaded when the first model is.
 """
 
+from studio.api import Studio
 from studio.errors import StudioError
-from studio.events import Finished, StepDone, StepInfo
-from studio.facade import Studio
 from studio.options import SampleOptions
+from studio.sampling.events import Finished, StepDone, StepInfo
 
 __all__ = ["Studio", "SampleOptions", "StepDone", "StepInfo", "Finished", "StudioError"]

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from studio.checks import MAX_SEED, require_float, require_int
 from studio.errors import InvalidOption
-from studio.options import MAX_SEED, require_float, require_int
 
 if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.nn import Module
 
-    from studio.diffusion import GaussianDiffusion
-    from studio.sampling import Stop
+    from studio.process.diffusion import GaussianDiffusion
+    from studio.sampling.loop import Stop
 
 __all__ = ["ContrastOptions", "ContrastEvent", "ContrastStep", "ContrastSamples", "ContrastFinished", "Figures", "train_contrast", "load_digits", "measure"]
 
@@ -258,8 +258,8 @@ def _device() -> "device":
 def _make_learner(options: ContrastOptions, mean_type: str, device: "device") -> _Learner:
     import torch
 
-    from studio.diffusion import GaussianDiffusion
-    from studio.schedules import make_betas
+    from studio.process.diffusion import GaussianDiffusion
+    from studio.process.schedules import make_betas
 
     network, average = (make_network(options.width, options.seed).to(device) for _ in range(2))
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -357,7 +357,7 @@ def _ask_often(learner: _Learner, options: ContrastOptions, count: int) -> "Tens
     """`sample_steps` DDIM steps from pure noise."""
     import torch
 
-    from studio.schedules import space_timesteps
+    from studio.process.schedules import space_timesteps
 
     process = learner.diffusion.respaced(space_timesteps(NUM_TIMESTEPS, [options.sample_steps]))
     with torch.no_grad():

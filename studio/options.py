@@ -4,9 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from studio.checks import MAX_SEED, require_float, require_int
 from studio.errors import InvalidOption, UnknownName
-from studio.schedulers import SCHEDULERS, SchedulerInfo
-from studio.schedules import MAX_TIMESTEPS, parse_timesteps
+from studio.process.schedulers import SCHEDULERS, SchedulerInfo
+from studio.process.schedules import MAX_TIMESTEPS, parse_timesteps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["SampleOptions"]
 
 MAX_IMAGES = 64
-MAX_SEED = 2**63 - 1
 MAX_PROMPT = 4_000
 MAX_SIDE = 4_096
 
@@ -144,15 +144,3 @@ class SampleOptions:
         if unknown := sorted(set(values) - known):
             raise InvalidOption(f"These options are not known to this version of the studio: {', '.join(unknown)}.")
         return cls(**values)
-
-
-def require_int(name: str, value: object, low: int, high: int) -> None:
-    """Refuse anything but a whole number from low to high, in a sentence."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidOption(f"{name} must be a whole number from {low} to {high}, but it is {value!r}.")
-
-
-def require_float(name: str, value: object, low: float, high: float) -> None:
-    """Refuse anything but a number from low to high, in a sentence; NaN is refused too."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InvalidOption(f"{name} must be a number from {low:g} to {high:g}, but it is {value!r}.")

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import InvalidOption
-from studio.pictures import PICTURES, load_picture
-from studio.uploads import open_picture
+from studio.media.pictures import PICTURES, load_picture
+from studio.media.uploads import open_picture
 from tabs.schedules import data_url
 from tabs.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from studio.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.errors import InvalidOption, StudioError
-from studio.events import Finished
-from studio.export import labelled_grid, save_png
-from studio.images import grid
+from studio.media.images import grid
 from studio.options import SampleOptions
-from studio.schedulers import SCHEDULERS
+from studio.process.schedulers import SCHEDULERS
+from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
+from studio.sampling.events import Finished
+from studio.sampling.export import labelled_grid, save_png
 from tabs.denoise import Session, stop_update
 from tabs.filmstrip import decoded, film, freshest, to_data_uri
 from tabs.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
@@ -26,7 +26,7 @@ from tabs.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
 if TYPE_CHECKING:
     from PIL import Image
 
-    from studio.trajectory import Trajectory
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["create_pair", "create_grid"]
 

@@ -17,7 +17,7 @@ import gradio as gr
 from PIL import Image
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
-from studio.images import grid, to_pixels
+from studio.media.images import grid, to_pixels
 from tabs.stage import drawn_by, said_in_a_sentence
 
 if TYPE_CHECKING:

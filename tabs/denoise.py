@@ -14,17 +14,17 @@ from uuid import uuid4
 import gradio as gr
 
 from studio.errors import InvalidOption, StudioError
-from studio.events import Finished
-from studio.export import contact_sheet, read_options, save_gif, save_mp4, save_png
+from studio.media.uploads import open_picture
 from studio.options import SampleOptions
-from studio.schedulers import SCHEDULERS
-from studio.uploads import open_picture
+from studio.process.schedulers import SCHEDULERS
+from studio.sampling.events import Finished
+from studio.sampling.export import contact_sheet, read_options, save_gif, save_mp4, save_png
 from tabs.filmstrip import curve_of, each_alone, film, freshest, live_frame
 from tabs.stage import create_stage, keep_fresh, models_of, picture_input, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
-    from studio.prompts import Tokens
-    from studio.trajectory import Trajectory
+    from studio.models.prompts import Tokens
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["create_tab"]
 

@@ -18,10 +18,10 @@ import gradio as gr
 from PIL import Image
 
 from studio.errors import BadImage, StudioError
+from studio.media.uploads import open_picture
 from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
-from studio.uploads import open_picture
 from tabs.contrast import Session
 from tabs.runs import POLL_S, buttons_shown, create_buttons, create_follow, duration, follow_value, found, full, newest, required, wire_buttons
 from tabs.stage import drawn_by, said_in_a_sentence, to_stage, unchecked

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from studio.events import Finished, StepDone, StepInfo
-from studio.export import options_text
-from studio.images import grid, to_pixels
+from studio.media.images import grid, to_pixels
 from studio.options import SampleOptions
+from studio.sampling.events import Finished, StepDone, StepInfo
+from studio.sampling.export import options_text
 
 if TYPE_CHECKING:
-    from studio.prompts import Tokens
-    from studio.trajectory import Trajectory
+    from studio.models.prompts import Tokens
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "to_data_uri", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
+from studio.checks import MAX_SEED, require_int
 from studio.errors import InvalidOption, StudioError
-from studio.figures import Entry, plot_schedules, save_figure, schedule_csv
-from studio.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
-from studio.options import MAX_SEED, require_int
-from studio.pictures import PICTURES, load_picture
-from studio.schedules import CURVES, SCHEDULES, curves, schedule_options
-from studio.uploads import open_picture
+from studio.media.figures import Entry, plot_schedules, save_figure, schedule_csv
+from studio.media.pictures import PICTURES, load_picture
+from studio.media.uploads import open_picture
+from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
+from studio.process.schedules import CURVES, SCHEDULES, curves, schedule_options
 from tabs.stage import drawn_by, picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:

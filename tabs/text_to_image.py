@@ -13,11 +13,11 @@ from uuid import uuid4
 import gradio as gr
 
 from studio.errors import InvalidOption, StudioError
-from studio.events import Finished
-from studio.export import read_options
+from studio.media.uploads import open_picture
 from studio.options import SampleOptions
-from studio.schedulers import SCHEDULERS
-from studio.uploads import open_picture
+from studio.process.schedulers import SCHEDULERS
+from studio.sampling.events import Finished
+from studio.sampling.export import read_options
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.denoise import DOWNLOAD, KEEPERS, SEED_END, STREAMS, Session, eta_update, run_shown, stop_update
@@ -28,8 +28,8 @@ from tabs.words import create_words, words_of
 if TYPE_CHECKING:
     from threading import Event
 
-    from studio.prompts import Tokens
-    from studio.trajectory import Trajectory
+    from studio.models.prompts import Tokens
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["create_tab"]
 

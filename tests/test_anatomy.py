@@ -9,7 +9,7 @@ from PIL import Image
 
 from studio import Studio
 from studio.errors import InvalidOption
-from studio.images import from_images
+from studio.media.images import from_images
 
 
 @pytest.fixture(scope="module")

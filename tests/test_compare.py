@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 
-from studio.compare import MAX_CELLS, common_axis, difference_maps, foretold_s, network_calls, plan_grid, time_a_call
 from studio.errors import InvalidOption, UnknownName
-from studio.events import StepDone, StepInfo
 from studio.options import SampleOptions
-from studio.trajectory import Trajectory
+from studio.sampling.compare import MAX_CELLS, common_axis, difference_maps, foretold_s, network_calls, plan_grid, time_a_call
+from studio.sampling.events import StepDone, StepInfo
+from studio.sampling.trajectory import Trajectory
 
 
 def steps(*levels: float) -> list[StepInfo]:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from studio import contrast
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, load_digits, measure, train_contrast
-from studio.diffusion import GaussianDiffusion
 from studio.errors import InvalidOption
-from studio.schedules import alphas_cumprod, make_betas
+from studio.process.diffusion import GaussianDiffusion
+from studio.process.schedules import alphas_cumprod, make_betas
 
 CPU = torch.device("cpu")
 

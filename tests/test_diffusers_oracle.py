@@ -14,8 +14,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
-from studio.diffusion import GaussianDiffusion
-from studio.schedules import SCHEDULES, SPACINGS, alphas_cumprod, make_betas, spaced_timesteps
+from studio.process.diffusion import GaussianDiffusion
+from studio.process.schedules import SCHEDULES, SPACINGS, alphas_cumprod, make_betas, spaced_timesteps
 
 torch.set_num_threads(1)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusion
 from studio.errors import InvalidOption, UnknownName
-from studio.schedules import SCHEDULES, alphas_cumprod, make_betas, space_timesteps
+from studio.process.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusion
+from studio.process.schedules import SCHEDULES, alphas_cumprod, make_betas, space_timesteps
 
 torch.set_num_threads(1)
 

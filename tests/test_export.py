@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from studio import export
 from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
-from studio.events import StepInfo
 from studio.options import SampleOptions
+from studio.sampling import export
+from studio.sampling.events import StepInfo
+from studio.sampling.trajectory import Trajectory
 from studio.toybox import render_batch, sample_scene
-from studio.trajectory import Trajectory
 
 OPTIONS = SampleOptions(model="toybox-ddpm", num_steps=5, scheduler="ddim", eta=0.25, seed=2**53 + 1, class_label="a red heart")
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from studio.errors import InvalidOption, UnknownName
-from studio.figures import NOISE, SIGNAL, STYLE, plot_schedules, save_figure, schedule_csv
-from studio.schedules import CURVES, SCHEDULES, alphas_cumprod, curves, make_betas, space_timesteps
+from studio.media.figures import NOISE, SIGNAL, STYLE, plot_schedules, save_figure, schedule_csv
+from studio.process.schedules import CURVES, SCHEDULES, alphas_cumprod, curves, make_betas, space_timesteps
 
 
 def entry(name, count=100, respacing=None, **options):

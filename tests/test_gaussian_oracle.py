@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from studio.diffusion import MEAN_TYPES, GaussianDiffusion
-from studio.schedules import SCHEDULES, make_betas, space_timesteps
+from studio.process.diffusion import MEAN_TYPES, GaussianDiffusion
+from studio.process.schedules import SCHEDULES, make_betas, space_timesteps
 
 torch.set_num_threads(1)
 

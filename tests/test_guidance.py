@@ -8,9 +8,9 @@ import torch
 
 from studio import SampleOptions
 from studio.errors import ModelUnavailable
-from studio.guidance import ClassifierFree, ClipGuided, acts_between, great_circle
 from studio.models import load_model
-from studio.sampling import make_sampler, resume, sample
+from studio.sampling.guidance import ClassifierFree, ClipGuided, acts_between, great_circle
+from studio.sampling.loop import make_sampler, resume, sample
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_without_a_clip_it_is_refused_in_a_sentence(model, tmp_path):
 def test_samplers_know_nothing_of_guidance(model):
     import inspect
 
-    from studio.sampling import DiffusersSampler, OwnSampler
+    from studio.sampling.loop import DiffusersSampler, OwnSampler
 
     make_sampler(model, SampleOptions(model=model.name))
     for sampler in (OwnSampler, DiffusersSampler):

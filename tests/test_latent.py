@@ -11,8 +11,8 @@ from PIL import Image
 from studio import Finished, SampleOptions, StepDone, Studio
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models import load_model
-from studio.sampling import make_sampler, resume, sample
-from studio.schedulers import SCHEDULERS
+from studio.process.schedulers import SCHEDULERS
+from studio.sampling.loop import make_sampler, resume, sample
 
 PROMPT = "a red star on the blue background"
 
@@ -207,7 +207,7 @@ def test_a_seed_gives_the_same_picture_alone_and_in_a_batch(model):
 def test_a_run_file_opens_without_the_model_and_shows_its_pictures(model, tmp_path):
     picture = Image.new("RGB", (40, 30), "blue")
     steps, finished = run(model, guidance_scale=4.0, num_images=2, init_image=picture, strength=0.7)
-    from studio.trajectory import Trajectory
+    from studio.sampling.trajectory import Trajectory
 
     back = Trajectory.load(finished.trajectory.save(tmp_path / "run.safetensors"))
     assert back.latent and back.streams == finished.trajectory.streams and list(back.steps) == list(finished.trajectory.steps)
@@ -222,7 +222,7 @@ def test_a_run_file_whose_colours_are_damaged_is_refused(model, tmp_path):
     import dataclasses
 
     from studio.errors import BadRunFile
-    from studio.trajectory import Trajectory
+    from studio.sampling.trajectory import Trajectory
 
     trajectory = run(model, num_steps=2)[1].trajectory
     for damaged in ({"weight": [[1, 2]] * 3, "bias": [0, 0, 0]}, {"weight": 3}, {"weight": [["x"]], "bias": []}, None):
@@ -232,7 +232,7 @@ def test_a_run_file_whose_colours_are_damaged_is_refused(model, tmp_path):
 
 
 def test_the_preview_map_finds_colours_that_are_linear_in_the_latents():
-    from studio.previews import _least_squares
+    from studio.models.rgb_maps import _least_squares
 
     generator = torch.Generator().manual_seed(0)
     latents, weight, bias = torch.randn(200, 4, generator=generator), torch.randn(3, 4, generator=generator), torch.tensor([0.1, -0.2, 0.3])
@@ -242,12 +242,12 @@ def test_the_preview_map_finds_colours_that_are_linear_in_the_latents():
 
 
 def test_the_preview_map_is_fitted_once_and_kept_on_disk(tiny_sd, tmp_path, monkeypatch):
-    from studio import previews
+    from studio.models import rgb_maps
 
     monkeypatch.setenv("DIFFUSION_STUDIO_CACHE", str(tmp_path))
     fits = []
-    inner = previews.fit_rgb_map
-    monkeypatch.setattr(previews, "fit_rgb_map", lambda *args: fits.append(1) or inner(*args))
+    inner = rgb_maps.fit_rgb_map
+    monkeypatch.setattr(rgb_maps, "fit_rgb_map", lambda *args: fits.append(1) or inner(*args))
     first, second = load_model(tiny_sd), load_model(tiny_sd)
     assert first.rgb_map is first.rgb_map
     torch.testing.assert_close(first.rgb_map.weight, second.rgb_map.weight)
@@ -285,7 +285,7 @@ def test_attention_is_recorded_without_changing_the_picture(model, guidance_scal
 
 
 def test_attention_of_one_layer_is_what_its_softmax_says(model):
-    from studio.attention import AttentionRecorder
+    from studio.sampling.attention import AttentionRecorder
 
     layer = next(module for name, module in model.network.named_modules() if name.endswith("attn2"))
     generator = torch.Generator().manual_seed(0)

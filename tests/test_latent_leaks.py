@@ -7,8 +7,8 @@ from pathlib import Path
 CYCLES = """
 import gc, sys, threading, types
 from studio import SampleOptions, Studio
-from studio.guidance import ClassifierFree
-from studio.trajectory import Recorder
+from studio.sampling.guidance import ClassifierFree
+from studio.sampling.trajectory import Recorder
 import torch
 
 studio = Studio()

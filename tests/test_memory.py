@@ -8,8 +8,7 @@ import torch
 
 from studio import SampleOptions, Studio
 from studio.errors import InvalidOption, ModelUnavailable, RunFailed
-from studio.events import LoadProgress
-from studio.models.downloads import download
+from studio.models.downloads import LoadProgress, download
 from studio.models.memory import VARIABLE, Residents, budget_gib
 
 

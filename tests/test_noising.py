@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from studio.errors import InvalidOption, UnknownName
-from studio.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
-from studio.pictures import load_picture
-from studio.schedules import SCHEDULES, alphas_cumprod, make_betas
+from studio.media.pictures import load_picture
+from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
+from studio.process.schedules import SCHEDULES, alphas_cumprod, make_betas
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_one_seed_repeats_exactly_and_the_two_ways_use_different_noise(cat):
 
 def test_a_wrong_chain_would_be_found(cat, monkeypatch):
     """The test must be able to fail: a chain whose noise is 2 % too strong lies far outside."""
-    import studio.noising as noising
+    import studio.process.noising as noising
 
     monkeypatch.setattr(noising.schedules, "betas_from_alphas_cumprod", lambda alpha_bar: 1.04 * (1 - alpha_bar / np.append(1.0, alpha_bar[:-1])))
     result = finished(cat, t=100)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from studio.errors import UnknownName
-from studio.pictures import PICTURES, load_picture
+from studio.media.pictures import PICTURES, load_picture
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -31,7 +31,7 @@ def test_photographs_and_digits_are_those_of_the_packages():
     from skimage import data
     from sklearn.datasets import load_digits
 
-    from studio.pictures import _digits
+    from studio.media.pictures import _digits
 
     assert np.array_equal(np.asarray(load_picture("cat")), data.chelsea())
     assert np.array_equal(np.asarray(load_picture("coffee")), data.coffee())
@@ -48,6 +48,6 @@ def test_unknown_name_names_the_nearest():
 
 
 def test_import_brings_nothing_heavy():
-    code = """import sys, studio.pictures, studio.uploads, studio.figures, studio.noising
+    code = """import sys, studio.media.pictures, studio.media.uploads, studio.media.figures, studio.process.noising
 print(sorted({'torch', 'skimage', 'sklearn', 'matplotlib', 'scipy', 'gradio'} & set(sys.modules)))"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

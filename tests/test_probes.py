@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from studio.errors import InvalidOption
-from studio.events import Finished
 from studio.models.examiner import examine, load_examiner, own_accuracy, read_attributes
 from studio.runs import RunView
 from studio.runs.probes import STEP_COUNTS, before_and_after, checkpoint_matrix, forgotten
+from studio.sampling.events import Finished
 from studio.toybox import ATTRIBUTES, render, render_batch, scene_stream
 
 

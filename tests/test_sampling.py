@@ -13,8 +13,8 @@ from PIL import Image
 from studio import Finished, SampleOptions, StepDone, Studio
 from studio.errors import InvalidOption, ModelUnavailable, StudioError, UnknownName
 from studio.models import load_model
-from studio.sampling import make_sampler, sample
-from studio.schedulers import SCHEDULERS
+from studio.process.schedulers import SCHEDULERS
+from studio.sampling.loop import make_sampler, sample
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_start_from_a_picture_runs_the_last_steps_from_its_noised_state(model,
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "euler", "euler_ancestral"])
 def test_a_fork_with_nothing_changed_is_the_rest_of_the_run(model, scheduler):
-    from studio.sampling import resume
+    from studio.sampling.loop import resume
 
     trajectory = run(model, scheduler=scheduler)[1].trajectory
     *_, finished = resume(model, trajectory, 3)

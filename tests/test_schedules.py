@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from studio.errors import InvalidOption, StudioError, UnknownName
-from studio.schedules import (
+from studio.process.schedules import (
     CURVES,
     MAX_TIMESTEPS,
     SCHEDULES,

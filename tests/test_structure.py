@@ -37,7 +37,7 @@ def test_the_layers_do_not_reach_around_each_other(folder, forbidden):
 
 def test_importing_the_studio_loads_no_torch():
     heavy = ("torch", "diffusers", "transformers", "gradio", "matplotlib")
-    code = f"import sys, studio, studio.schedules, studio.toybox; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, studio, studio.process.schedules, studio.toybox; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from studio import SampleOptions, Studio
-from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 from studio.errors import InvalidOption, UnknownName
+from studio.process.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 from trainers.data import batch_indices, digit_split, load_pictures
 from trainers.ddpm import DDPMOptions, DDPMTask, make_diffusion, train
 from trainers.loop import min_snr_weights

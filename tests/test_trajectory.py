@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from studio import SampleOptions, Studio
 from studio.errors import BadRunFile
-from studio.trajectory import STREAMS, Trajectory
+from studio.sampling.trajectory import STREAMS, Trajectory
 
 
 @pytest.fixture(scope="module")

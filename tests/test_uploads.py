@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from studio.errors import BadImage
-from studio.uploads import MAX_BYTES, MAX_PIXELS, open_picture
+from studio.media.uploads import MAX_BYTES, MAX_PIXELS, open_picture
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -81,7 +81,7 @@ def load_captioned(data: str, resolution: int, *, limit: int = 40_000, seed: int
 
 
 def _folder(folder: Path, resolution: int, limit: int) -> Captioned:
-    from studio.images import fit
+    from studio.media.images import fit
     from trainers.data import IMAGE_SUFFIXES, open_picture
 
     texts = {path.stem: path.read_text().strip() for path in folder.glob("*.txt")}

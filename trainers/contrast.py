@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastStep, Figures, train_contrast
-from studio.images import grid, to_pixels
+from studio.media.images import grid, to_pixels
 from trainers.options import option, parse_options
 
 if TYPE_CHECKING:

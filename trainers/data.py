@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from studio.errors import InvalidOption, UnknownName
-from studio.images import fit
+from studio.media.images import fit
 
 __all__ = ["Pictures", "load_pictures", "digit_split", "batch_indices"]
 

@@ -4,7 +4,7 @@
     accelerate launch -m trainers.ddpm --data my-pictures/ --resolution 64 --output runs/mine
 
 Each step: pick a timestep t and noise eps for every picture, make x_t, ask the network, descend on the loss
-(Ho et al. 2020, arXiv:2006.11239, algorithm 1; the variants are those of studio.diffusion). Labels are dropped for
+(Ho et al. 2020, arXiv:2006.11239, algorithm 1; the variants are those of studio.process.diffusion). Labels are dropped for
 a share of the pictures, so that one network knows both p(x | label) and p(x) (arXiv:2207.12598).
 
 The result, <output>/model, is a folder that plain diffusers loads: DDPMPipeline.from_pretrained(folder).
@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio import schedules
-from studio.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusion
 from studio.errors import InvalidOption
+from studio.process import schedules
+from studio.process.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusion
 from trainers.data import Pictures, load_pictures
 from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.options import option, parse_widths
@@ -139,7 +139,7 @@ def train(options: DDPMOptions, *, progress: bool = True) -> Iterator[StepLog]:
 @torch.no_grad()
 def sample_sheet(network: Any, diffusion: GaussianDiffusion, pictures: Pictures, per_class: int = 4, num_steps: int = 50) -> Any:
     """A PIL picture of DDIM samples from fixed seeds: a column a class (at most 20), `per_class` rows."""
-    from studio.images import grid, to_image, to_pixels
+    from studio.media.images import grid, to_image, to_pixels
 
     columns = min(len(pictures.class_names), 20) or 8
     count = columns * per_class

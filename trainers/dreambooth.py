@@ -289,7 +289,7 @@ def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any]) -> li
 
 def to_square(picture: Image.Image, resolution: int, crop: str, generator: torch.Generator) -> Image.Image:
     """Shortest side to `resolution`, then a square from the centre or at random."""
-    from studio.images import fit
+    from studio.media.images import fit
 
     if crop == "center":
         return fit(picture, resolution, resolution)

@@ -116,7 +116,7 @@ def generate(options: JudgeOptions, classes: int, batch: int = 50) -> tuple[np.n
     """(N, H, W, C) uint8 pictures and the labels asked for, N / classes of each class."""
     from tqdm import tqdm
 
-    from studio.images import to_pixels
+    from studio.media.images import to_pixels
 
     studio, pixels, labels = Studio(), [], []
     each = options.count // classes

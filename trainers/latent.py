@@ -247,7 +247,7 @@ class LatentTask(Task):
         return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
 
     def sheet(self, network: Any) -> Any:
-        from studio.images import grid, to_image
+        from studio.media.images import grid, to_image
 
         pipeline = self._pipeline(network)
         pipeline.set_progress_bar_config(disable=True)

@@ -94,7 +94,7 @@ def minutes(run: Path) -> float:
 
 def sheet(drawn: dict[str, Tensor], of_class: dict[str, Tensor], columns: int = 12) -> Any:
     """A row of the subject's prompt for each model, then a row of the class's; the first seeds, none chosen."""
-    from studio.images import grid, to_image
+    from studio.media.images import grid, to_image
 
     rows = [pictures[:columns] for pictures in (*drawn.values(), *of_class.values())]
     return to_image(grid(torch.cat(rows).movedim(1, -1).numpy(), columns, gap=2))

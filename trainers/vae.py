@@ -121,7 +121,7 @@ class VaeTask(Task):
         return Losses(descend=descend, each=mse, extra={"kl": kl.mean(), "psnr": 10 * torch.log10(4 / mse.mean())})
 
     def sheet(self, network: Any) -> Any:
-        from studio.images import grid, to_image, to_pixels
+        from studio.media.images import grid, to_image, to_pixels
 
         x = self.data.batch(torch.arange(12)).to(next(network.parameters()).device)
         with torch.inference_mode():
@@ -162,7 +162,7 @@ def measure_scaling_factor(vae: Any, data: Captioned, count: int = 1024) -> floa
 @torch.inference_mode()
 def reconstruction_psnr(vae: Any, *, split: str = "held_out", count: int = 1024, seed: int = 6_000) -> float:
     """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error of the 8-bit pictures), over fresh scenes."""
-    from studio.images import to_pixels
+    from studio.media.images import to_pixels
 
     scenes = toybox_scenes(seed, count, split)
     data = Captioned(pixels=draw(scenes, vae.config.sample_size), texts=scenes)

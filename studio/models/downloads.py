@@ -1,15 +1,15 @@
 """Fetching a model from the Hub, with its progress told byte by byte."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from queue import Queue
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
 from studio.errors import ModelUnavailable
-from studio.events import LoadProgress
 
-__all__ = ["download", "Fetch"]
+__all__ = ["download", "Fetch", "LoadProgress"]
 
 # What the studio reads of a repository: configs, tokenizer, and the full-precision safetensors; no pickles, no variants.
 PATTERNS = (
@@ -22,6 +22,15 @@ TELL_EVERY_S = 0.2
 
 # (repository, tell(done_bytes, total_bytes)) -> None; it may raise what huggingface_hub raises.
 Fetch = Callable[[str, Callable[[int, int], None]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadProgress:
+    """A model is on its way: bytes that are here, of how many; total_bytes is 0 while it is not known."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int
 
 
 def download(name: str, fetch: Fetch | None = None) -> Iterator[LoadProgress]:

@@ -11,19 +11,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption
-from studio.images import fit, from_images
+from studio.media.images import fit, from_images
 from studio.models.catalogue import ModelInfo
 from studio.models.pixel import size_of
-from studio.prompts import PromptEncoder
+from studio.models.prompts import PromptEncoder
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
 
-    from studio.diffusion import GaussianDiffusion
+    from studio.media.previews import RgbMap
     from studio.options import SampleOptions
-    from studio.previews import RgbMap
+    from studio.process.diffusion import GaussianDiffusion
 
 __all__ = ["LatentModel"]
 
@@ -144,7 +144,7 @@ class LatentModel:
     @cached_property
     def rgb_map(self) -> "RgbMap":
         """The linear map from latents to small pictures, fitted at first use."""
-        from studio.previews import rgb_map_of
+        from studio.models.rgb_maps import rgb_map_of
 
         return rgb_map_of(self)
 

@@ -15,13 +15,13 @@ from studio.models.taught import base_of, taught
 if TYPE_CHECKING:
     import torch
 
-    from studio.diffusion import GaussianDiffusion
+    from studio.process.diffusion import GaussianDiffusion
 
 __all__ = ["load_model", "resolve", "is_hub_id", "estimated_gib", "Model"]
 
 Model = PixelModel | LatentModel
 
-# The prediction types that both diffusers and studio.diffusion know; "previous" comes from studio.json alone.
+# The prediction types that both diffusers and studio.process.diffusion know; "previous" comes from studio.json alone.
 STUDIO_FACTS = "studio.json"
 LATENT_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 PIXEL_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
@@ -170,12 +170,12 @@ def _facts(source: str) -> dict[str, Any]:
 def _diffusion(config: dict[str, Any], facts: dict[str, Any]) -> "GaussianDiffusion":
     from diffusers import DDPMScheduler
 
-    from studio.diffusion import GaussianDiffusion
+    from studio.process.diffusion import GaussianDiffusion
 
     # diffusers itself expands its schedule names to betas, so every name it knows works here.
     betas = DDPMScheduler.from_config(config).betas.double().numpy()
     if facts.get("schedule"):
-        from studio.schedules import make_betas
+        from studio.process.schedules import make_betas
 
         betas = make_betas(facts["schedule"], facts["num_timesteps"])
     var_type = facts.get("var_type") or config.get("variance_type", "fixed_small")
@@ -204,7 +204,7 @@ def _known(name: str) -> ModelInfo:
 # --- latent models -------------------------------------------------------------------------------------------
 
 def _latent_model(name: str, source: str, device: "torch.device", offload: bool) -> LatentModel:
-    from studio.prompts import PromptEncoder
+    from studio.models.prompts import PromptEncoder
 
     pipeline = _pipeline(name, source, pick_dtype(device))
     if offload:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, UnknownName
-from studio.images import fit, from_images
+from studio.media.images import fit, from_images
 from studio.models.catalogue import ModelInfo
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from studio.diffusion import GaussianDiffusion
     from studio.options import SampleOptions
+    from studio.process.diffusion import GaussianDiffusion
 
 __all__ = ["PixelModel", "size_of"]
 

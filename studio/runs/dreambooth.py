@@ -11,13 +11,13 @@ from typing import Any
 from PIL import Image
 
 from studio.errors import BadImage, InvalidOption, StudioError
-from studio.images import fit
+from studio.media.images import fit
+from studio.media.uploads import open_picture
 from studio.models.catalogue import ASSETS
 from studio.models.loading import LATENT_PIPELINES, is_single_file, resolve
 from studio.models.taught import base_of
 from studio.runs.folder import RunView
 from studio.runs.queue import Runs
-from studio.uploads import open_picture
 
 __all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate"]
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from studio.errors import InvalidOption
-from studio.events import Finished
 from studio.options import SampleOptions
 from studio.runs.folder import RunView
+from studio.sampling.events import Finished
 from studio.toybox import parse_caption
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import torch
 
 from studio import Finished, SampleOptions
 from studio.models import MODELS, load_model
-from studio.sampling import sample
-from studio.schedulers import SCHEDULERS
+from studio.process.schedulers import SCHEDULERS
+from studio.sampling.loop import sample
 from tests.benchmarks.paired import time_paired
 
 ROUNDS = 7

@@ -5,7 +5,7 @@ import torch
 
 from studio import SampleOptions, Studio
 from studio.models.loading import resolve
-from studio.sampling import sample
+from studio.sampling.loop import sample
 from tests.benchmarks.paired import time_paired
 
 ROUNDS = 9

@@ -6,8 +6,8 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from studio.export import read_options
-from studio.trajectory import Trajectory
+from studio.sampling.export import read_options
+from studio.sampling.trajectory import Trajectory
 
 STAGE = "#denoise-stage .ds-stage"
 OWN_FILM = f"{STAGE}[data-kind=film][data-complete=true]:not([data-run=opening])"

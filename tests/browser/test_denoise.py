@@ -15,8 +15,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
 from fakes import FakeStudio
 
-from studio.export import frames, read_options
 from studio.options import SampleOptions
+from studio.sampling.export import frames, read_options
 from tabs.denoise import create_tab
 from tabs.page import PAGE
 
@@ -219,7 +219,7 @@ def test_scrubbing_asks_nothing_of_the_server_and_draws_the_very_pixels(tab):
     tab.on("request", lambda request: asked.append(request.url))
     tab.click(".ds-pane[data-stream=x0_hat] canvas", position={"x": 20, "y": 20})
     trajectory = FakeStudio().opening_run()
-    from studio.images import to_pixels
+    from studio.media.images import to_pixels
 
     for index in (0, 9, 23):
         tab.locator(".ds-transport input[type=range]").fill(str(index))

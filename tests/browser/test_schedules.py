@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
-from studio.noising import NoiseOptions, noise_image, working_copy
-from studio.pictures import load_picture
-from studio.uploads import open_picture
+from studio.media.pictures import load_picture
+from studio.media.uploads import open_picture
+from studio.process.noising import NoiseOptions, noise_image, working_copy
 
 STAGE = "#schedules-stage .ds-noiser"
 CANVAS = f"{STAGE} [data-stream=x_t] canvas"

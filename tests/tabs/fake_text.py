@@ -13,13 +13,13 @@ import torch
 from fakes import FakeModel, FakeStudio, _pictures, _scales
 
 from studio.errors import StudioError
-from studio.events import Finished, StepDone
-from studio.export import decoded_run
-from studio.images import to_images, to_pixels
+from studio.media.images import to_images, to_pixels
+from studio.media.previews import RgbMap
+from studio.models.prompts import Token, Tokens
 from studio.options import SampleOptions
-from studio.previews import RgbMap
-from studio.prompts import Token, Tokens
-from studio.trajectory import Recorder, Trajectory
+from studio.sampling.events import Finished, StepDone
+from studio.sampling.export import decoded_run
+from studio.sampling.trajectory import Recorder, Trajectory
 
 LIMIT = 12
 FACTOR = 4

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from studio.errors import InvalidOption, StudioError, UnknownName
-from studio.events import Finished, StepDone
-from studio.images import to_images
+from studio.media.images import to_images
 from studio.options import SampleOptions
-from studio.trajectory import Recorder, Trajectory
+from studio.sampling.events import Finished, StepDone
+from studio.sampling.trajectory import Recorder, Trajectory
 
 T = 1000
 

@@ -14,10 +14,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_text import FACTOR, SIDE, FakeTextStudio
 
-from studio.compare import plan_grid
 from studio.errors import InvalidOption
-from studio.export import MARGIN
 from studio.options import SampleOptions
+from studio.sampling.compare import plan_grid
+from studio.sampling.export import MARGIN
 from tabs.compare import compared, drawn, pair, picture_of, read_values, side_options, words_of
 
 BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)

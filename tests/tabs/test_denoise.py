@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakes import FakeStudio
 
 from studio.errors import StudioError
-from studio.events import Finished, StepDone
-from studio.export import read_options
-from studio.images import to_pixels
+from studio.media.images import to_pixels
 from studio.options import SampleOptions
+from studio.sampling.events import Finished, StepDone
+from studio.sampling.export import read_options
 from tabs import filmstrip
 from tabs.denoise import KEEPERS, Session, create_tab, how_it_went, options_from, run_shown
 from tabs.stage import to_stage

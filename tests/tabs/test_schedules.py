@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from studio.errors import StudioError
-from studio.noising import ChainFinished, ChainProgress, NoiseOptions, compare_chain, noise_image, working_copy
-from studio.pictures import load_picture
-from studio.schedules import CURVES, SCHEDULES, curves, make_betas
+from studio.media.pictures import load_picture
+from studio.process.noising import ChainFinished, ChainProgress, NoiseOptions, compare_chain, noise_image, working_copy
+from studio.process.schedules import CURVES, SCHEDULES, curves, make_betas
 from tabs import schedules as tab
 
 

@@ -17,10 +17,10 @@ from fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
 from studio import Studio
 from studio.errors import InvalidOption
-from studio.events import LoadProgress
-from studio.export import frames, save_gif, save_mp4
-from studio.images import to_pixels
+from studio.media.images import to_pixels
+from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
+from studio.sampling.export import frames, save_gif, save_mp4
 from tabs.denoise import Session
 from tabs.filmstrip import film
 from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, record, resident_line

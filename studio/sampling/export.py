@@ -18,13 +18,13 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
-from studio.images import from_images, grid, to_pixels
+from studio.media.images import from_images, grid, to_pixels
 from studio.options import SampleOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.trajectory import Trajectory
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "decoded_run", "labelled_grid", "save_png", "options_text", "read_options", "STREAMS"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studio.errors import InvalidOption, UnknownName
-from studio.schedules import CURVES, curves, respace_betas
+from studio.process.schedules import CURVES, curves, respace_betas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ __all__ = ["plot_schedules", "save_figure", "schedule_csv", "Entry", "AXES", "LO
 # (label, betas of the whole process, the timesteps that respacing keeps)
 Entry = tuple[str, np.ndarray, Sequence[int]]
 
-STYLE = Path(__file__).parents[1] / "assets" / "ui" / "studio.mplstyle"
+STYLE = Path(__file__).parents[2] / "assets" / "ui" / "studio.mplstyle"
 # matplotlib's style is global, so only one figure at a time is drawn under it.
 STYLE_LOCK = Lock()
 SIGNAL, NOISE = "#b04d12", "#5b7083"

@@ -9,27 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, UnknownName
-from studio.events import Finished, LoadProgress, StepDone
 from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
+from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
 from studio.runs import Runs
 from studio.runs.following import Follower
 from studio.runs.results import results
+from studio.sampling.events import Finished, StepDone
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
     from torch import Tensor
 
-    from studio.anatomy import Part, RoundTrip
     from studio.contrast import ContrastEvent, ContrastOptions
     from studio.models import LatentModel, Model
+    from studio.models.anatomy import Part, RoundTrip
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
-    from studio.prompts import Tokens
+    from studio.models.prompts import Tokens
     from studio.runs import RunView
-    from studio.sampling import Stop
-    from studio.trajectory import Trajectory
+    from studio.sampling.loop import Stop
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["Studio"]
 
@@ -147,16 +148,16 @@ class Studio:
         return self.models[name] if name in self.models else self.model(name).info
 
     def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]:
-        """Draw pictures: see studio.sampling.sample."""
-        from studio.sampling import sample
+        """Draw pictures: see studio.sampling.loop.sample."""
+        from studio.sampling.loop import sample
 
         self._check_companion(options)
         with self._out_of_memory_said():
             yield from sample(self.model(options.model), options, stop)
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
-        """Fork a run at a step: see studio.sampling.resume."""
-        from studio.sampling import resume
+        """Fork a run at a step: see studio.sampling.loop.resume."""
+        from studio.sampling.loop import resume
 
         self._check_companion(dataclasses.replace(trajectory.options, **changes))
         with self._out_of_memory_said():
@@ -169,7 +170,7 @@ class Studio:
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
         """The schedule of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each."""
-        from studio.schedules import curves
+        from studio.process.schedules import curves
 
         curve = curves(self.model(options.model).diffusion.betas)
         return {
@@ -189,7 +190,7 @@ class Studio:
         """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is."""
         import torch
 
-        from studio.images import to_images
+        from studio.media.images import to_images
 
         if not trajectory.latent or stream not in ("x_t", "x0_hat", "x0_uncond", "x0_cond"):
             return to_images(trajectory.pictures(stream, index))
@@ -198,20 +199,20 @@ class Studio:
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
 
     def decoded(self, trajectory: "Trajectory", stream: str) -> "Generator[tuple[int, int], None, Trajectory]":
-        """A latent run as a run of pictures by the real decoder, told step by step: see studio.export.decoded_run."""
-        from studio.export import decoded_run
+        """A latent run as a run of pictures by the real decoder, told step by step: see studio.sampling.export.decoded_run."""
+        from studio.sampling.export import decoded_run
 
         return decoded_run(trajectory, stream, self.decode)
 
     def anatomy(self, model: str, prompt: str = "") -> "list[Part]":
-        """The model's parts with parameters, shapes and memory: see studio.anatomy.anatomy."""
-        from studio.anatomy import anatomy
+        """The model's parts with parameters, shapes and memory: see studio.models.anatomy.anatomy."""
+        from studio.models.anatomy import anatomy
 
         return anatomy(self.model(model), prompt)
 
     def vae_round_trip(self, model: str, picture: "Image.Image", perturb: float = 0.0, seed: int = 0) -> "RoundTrip":
-        """A picture through the model's VAE and back, its latents perturbed if asked: see studio.anatomy.vae_round_trip."""
-        from studio.anatomy import vae_round_trip
+        """A picture through the model's VAE and back, its latents perturbed if asked: see studio.models.anatomy.vae_round_trip."""
+        from studio.models.anatomy import vae_round_trip
 
         return vae_round_trip(self._latent(model), picture, perturb, seed)
 
@@ -231,7 +232,7 @@ class Studio:
 
     def load_run(self, path: str | Path) -> "Trajectory":
         """Read a run file; no model is needed. Raises BadRunFile."""
-        from studio.trajectory import Trajectory
+        from studio.sampling.trajectory import Trajectory
 
         return Trajectory.load(path)
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from studio.checks import require_float, require_int
 from studio.errors import InvalidOption
-from studio.images import fit, from_images, to_image, to_images
-from studio.options import require_float, require_int
+from studio.media.images import fit, from_images, to_image, to_images
 
 if TYPE_CHECKING:
     from studio.models import LatentModel, Model

@@ -7,10 +7,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from studio.previews import RgbMap
-    from studio.trajectory import Trajectory
+    from studio.media.previews import RgbMap
+    from studio.sampling.trajectory import Trajectory
 
-__all__ = ["StepInfo", "StepDone", "Finished", "LoadProgress"]
+__all__ = ["StepInfo", "StepDone", "Finished"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class StepDone(StepInfo):
 
     def pictures(self, stream: str) -> "Tensor":
         """A stream of this step as pictures to look at: (B, 3, h, w), or (B, C, H, W) of a pixel run, about [-1, 1]."""
-        from studio.previews import as_pictures
+        from studio.media.previews import as_pictures
 
         return as_pictures(getattr(self, stream), stream, self.rgb_map)
 
@@ -67,12 +67,3 @@ class Finished:
 
     images: "list[Image.Image]"
     trajectory: "Trajectory"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadProgress:
-    """A model is on its way: bytes that are here, of how many; total_bytes is 0 while it is not known."""
-
-    name: str
-    done_bytes: int
-    total_bytes: int

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from studio.errors import ModelUnavailable
-from studio.schedules import alphas_cumprod
+from studio.process.schedules import alphas_cumprod
 
 if TYPE_CHECKING:
     from studio.models.companions import Clip

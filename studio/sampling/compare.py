@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from studio.errors import InvalidOption
-from studio.events import StepDone, StepInfo
 from studio.options import SampleOptions
+from studio.sampling.events import StepDone, StepInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio.trajectory import Trajectory
+    from studio.sampling.trajectory import Trajectory
 
 __all__ = ["Meeting", "common_axis", "difference_maps", "GRIDS", "GridInfo", "Cell", "plan_grid", "network_calls", "time_a_call", "foretold_s", "MAX_CELLS"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from studio import schedules
+from studio.checks import MAX_SEED, require_float, require_int
 from studio.errors import InvalidOption
-from studio.options import MAX_SEED, require_float, require_int
+from studio.process import schedules
 
 __all__ = [
     "NoiseOptions", "Coefficients", "ChainProgress", "ChainFinished", "Moments", "Histogram",
@@ -53,7 +53,7 @@ class NoiseOptions:
     """One noised picture.
 
     Args:
-        schedule: a key of studio.schedules.SCHEDULES.
+        schedule: a key of studio.process.schedules.SCHEDULES.
         num_timesteps: T, 1 to 10,000.
         parameters: of the schedule (see `schedules.schedule_options`); those left out keep their defaults.
         zero_terminal_snr: make the last timestep pure noise.

@@ -4,7 +4,7 @@
 
 The states are pictures or latents: the loop does not ask. x_t, x0_hat and eps_hat of an event belong to the same
 timestep. All states are reported in variance-preserving scale, x_t = sqrt(ab) x0 + sqrt(1-ab) eps, whatever scale the
-scheduler works in. Guidance is in the denoiser (studio.guidance); no sampler knows of it.
+scheduler works in. Guidance is in the denoiser (studio.sampling.guidance); no sampler knows of it.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio.attention import AttentionRecorder
-from studio.diffusion import GaussianDiffusion
 from studio.errors import InvalidOption
-from studio.events import Finished, StepDone
-from studio.guidance import ClipGuided, guided
-from studio.images import to_image, to_pixels
+from studio.media.images import to_image, to_pixels
 from studio.models import Model
 from studio.options import SampleOptions
-from studio.schedulers import SCHEDULERS
-from studio.schedules import alphas_cumprod, betas_from_alphas_cumprod, space_timesteps, spaced_timesteps
-from studio.trajectory import Recorder, Trajectory
+from studio.process.diffusion import GaussianDiffusion
+from studio.process.schedulers import SCHEDULERS
+from studio.process.schedules import alphas_cumprod, betas_from_alphas_cumprod, space_timesteps, spaced_timesteps
+from studio.sampling.attention import AttentionRecorder
+from studio.sampling.events import Finished, StepDone
+from studio.sampling.guidance import ClipGuided, guided
+from studio.sampling.trajectory import Recorder, Trajectory
 
 __all__ = ["sample", "resume", "make_sampler", "Sampler", "Stop"]
 
@@ -222,7 +222,7 @@ def _shifted(timesteps: list[int], total: int, model: Model) -> list[int]:
 
 
 class OwnSampler:
-    """DDPM (eta None) or DDIM by studio.diffusion, over the timesteps of a respaced process."""
+    """DDPM (eta None) or DDIM by studio.process.diffusion, over the timesteps of a respaced process."""
 
     def __init__(self, diffusion: GaussianDiffusion, *, eta: float | None, clip_x0: bool, final_alpha_bar: float = 1.0):
         self.diffusion, self.eta, self.clip_x0, self.final_alpha_bar = diffusion, eta, clip_x0, final_alpha_bar

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from studio.errors import BadRunFile, StudioError
-from studio.events import StepDone, StepInfo
 from studio.options import SampleOptions
+from studio.sampling.events import StepDone, StepInfo
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from studio.previews import RgbMap
+    from studio.media.previews import RgbMap
 
 __all__ = ["Trajectory", "Recorder", "STREAMS", "EXTRA_STREAMS"]
 
@@ -77,7 +77,7 @@ class Trajectory:
     @property
     def rgb_map(self) -> "RgbMap | None":
         """How latents look; None in a pixel run."""
-        from studio.previews import RgbMap
+        from studio.media.previews import RgbMap
 
         return RgbMap.from_json(self.model["rgb_map"]) if self.latent else None
 
@@ -92,14 +92,14 @@ class Trajectory:
 
         Returns (S, B, 3, h, w), one pixel a latent, or (S, B, C, H, W) of a pixel run; without S for a single index.
         """
-        from studio.previews import as_pictures
+        from studio.media.previews import as_pictures
 
         return as_pictures(self.stream(stream)[index], stream, self.rgb_map)
 
     @property
     def images(self) -> "list[Image.Image]":
         """The pictures that the run ended with, the best belief where it was stopped; no model is needed."""
-        from studio.images import to_image, to_images
+        from studio.media.images import to_image, to_images
 
         if self.final_pixels is not None:
             return [to_image(pixels) for pixels in self.final_pixels.numpy()]
@@ -181,14 +181,14 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     if not fits:
         raise BadRunFile("This run file is damaged: its pictures and its steps do not match. Save it again from the studio.")
     if model.get("kind") == "latent":
-        from studio.previews import RgbMap
+        from studio.media.previews import RgbMap
 
         if RgbMap.from_json(model["rgb_map"]).weight.shape[1] != x_final.shape[1]:
             raise BadRunFile("The colours of this run's latents are damaged; save it again from the studio.")
 
 
 def _image(pixels: Tensor) -> "Image.Image":
-    from studio.images import to_image
+    from studio.media.images import to_image
 
     return to_image(pixels.numpy())
 

@@ -1,0 +1,1 @@
+"""Pictures: to and from tensors, from uploads, as previews and figures. The one place that knows pixels."""
