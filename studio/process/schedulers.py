@@ -3,7 +3,7 @@
 "ddpm" and "ddim" are the studio's own (studio.process.diffusion); the others are diffusers' classes, driven by the same loop.
 Left out on purpose: those made for distilled models (LCM, TCD), for flow matching or for EDM's preconditioning, which
 another kind of network needs; those that need torchsde; and the third-order SDE of DPM++, whose pictures of a known
-Gaussian keep a deviation 10 % too large however many steps it takes (tests/test_sampling.py asks that of every entry).
+Gaussian keep a deviation 10 % too large however many steps it takes (tests/sampling/test_sampling.py asks that of every entry).
 """
 
 from collections.abc import Mapping

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import statistics
-import sys
 from pathlib import Path
 
 import gradio as gr
@@ -12,13 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
-from fakes import FakeStudio
-
 from studio.options import SampleOptions
 from studio.sampling.export import frames, read_options
 from tabs.denoise import create_tab
 from tabs.page import PAGE
+from tests.tabs.fakes import FakeStudio
 
 FILM = ".ds-stage[data-kind=film]"
 LIVE = ".ds-stage[data-kind=live]"

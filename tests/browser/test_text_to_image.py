@@ -1,16 +1,12 @@
 """The Text to image tab in a real browser, over a backend without a model: words, guidance, attention, the decoder, areas."""
 
-import sys
-from pathlib import Path
 
 import gradio as gr
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tabs"))
-from fake_text import FACTOR, SIDE, FakeTextStudio
-
 from tabs import text_to_image
 from tabs.page import PAGE
+from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 STAGE = "#t2i-stage .ds-stage"
 FILM = f"{STAGE}[data-kind=film]"

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fakes import FakeModel, FakeStudio, _pictures, _scales
 
 from studio.errors import StudioError
 from studio.media.images import to_images, to_pixels
@@ -20,6 +19,7 @@ from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.export import decoded_run
 from studio.sampling.trajectory import Recorder, Trajectory
+from tests.tabs.fakes import FakeModel, FakeStudio, _pictures, _scales
 
 LIMIT = 12
 FACTOR = 4

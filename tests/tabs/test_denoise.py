@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fakes import FakeStudio
-
 from studio.errors import StudioError
 from studio.media.images import to_pixels
 from studio.options import SampleOptions
@@ -26,6 +22,7 @@ from studio.sampling.export import read_options
 from tabs import filmstrip
 from tabs.denoise import KEEPERS, Session, create_tab, how_it_went, options_from, run_shown
 from tabs.stage import to_stage
+from tests.tabs.fakes import FakeStudio
 
 
 def run_of(**options):

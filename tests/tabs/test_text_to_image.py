@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -11,9 +10,6 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
 from studio import Studio
 from studio.errors import InvalidOption
@@ -25,6 +21,7 @@ from tabs.denoise import Session
 from tabs.filmstrip import film
 from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, record, resident_line
 from tabs.words import words_of
+from tests.tabs.fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
 PROMPT = "a purple butterfly on a yellow background"
 

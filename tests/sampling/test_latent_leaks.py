@@ -42,7 +42,7 @@ print(after_threads - threads, len(alive), after_tensors / tensors, after_blocks
 
 def test_a_hundred_starts_and_cancels_leave_nothing_behind(tiny_sd):
     done = subprocess.run(
-        [sys.executable, "-c", CYCLES, tiny_sd], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False,
+        [sys.executable, "-c", CYCLES, tiny_sd], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
     )
     assert done.returncode == 0, done.stderr
     threads, alive, tensors, memory = done.stdout.split()[-4:]

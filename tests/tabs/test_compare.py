@@ -2,23 +2,19 @@
 
 import base64
 import json
-import sys
 from io import BytesIO
-from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_text import FACTOR, SIDE, FakeTextStudio
-
 from studio.errors import InvalidOption
 from studio.options import SampleOptions
 from studio.sampling.compare import plan_grid
 from studio.sampling.export import MARGIN
 from tabs.compare import compared, drawn, pair, picture_of, read_values, side_options, words_of
+from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)
 
