@@ -16,7 +16,7 @@ import gradio as gr
 
 from studio import Studio
 from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
-from tabs.page import PAGE
+from tabs.parts.page import PAGE
 
 TABS = {
     "Noise schedules": schedules.create_tab,

@@ -9,8 +9,8 @@ import gradio as gr
 from studio.errors import InvalidOption
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
+from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
 from tabs.schedules import data_url
-from tabs.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
 
 __all__ = ["create_area"]
 

@@ -19,9 +19,10 @@ from studio.process.schedulers import SCHEDULERS
 from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, save_png
-from tabs.denoise import Session, stop_update
-from tabs.filmstrip import decoded, film, freshest, to_data_uri
-from tabs.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
+from tabs.denoise import stop_update
+from tabs.parts.filmstrip import decoded, film, freshest, to_data_uri
+from tabs.parts.session import Session
+from tabs.parts.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
     from PIL import Image

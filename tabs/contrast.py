@@ -18,7 +18,7 @@ from PIL import Image
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from studio.media.images import grid, to_pixels
-from tabs.stage import drawn_by, said_in_a_sentence
+from tabs.parts.stage import drawn_by, said_in_a_sentence
 
 if TYPE_CHECKING:
     import numpy as np

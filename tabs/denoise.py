@@ -1,11 +1,8 @@
 """The Denoising tab: a model turns noise into a picture, x_t and x0_hat at every step."""
 
 import random
-import re
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,9 +15,11 @@ from studio.media.uploads import open_picture
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.events import Finished
-from studio.sampling.export import contact_sheet, read_options, save_gif, save_mp4, save_png
-from tabs.filmstrip import curve_of, each_alone, film, freshest, live_frame
-from tabs.stage import create_stage, keep_fresh, models_of, picture_input, said_in_a_sentence, to_stage, unchecked
+from studio.sampling.export import read_options
+from tabs.parts.filmstrip import curve_of, film, freshest, live_frame
+from tabs.parts.keeping import DOWNLOAD, KEEPERS, STREAMS, save_pictures
+from tabs.parts.session import Session
+from tabs.parts.stage import create_stage, keep_fresh, models_of, picture_input, said_in_a_sentence, to_stage, unchecked
 
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
@@ -30,50 +29,6 @@ __all__ = ["create_tab"]
 
 ANY_CLASS = ""
 SEED_END = 2**31
-STREAMS = ("x_t", "x0_hat", "both")
-
-DOWNLOAD = """(file) => {
-  if (!file || !file.url) return;
-  const link = document.createElement("a");
-  link.href = file.url;
-  link.download = file.orig_name || "";
-  link.click();
-}"""
-
-
-# --- what one browser session holds --------------------------------------------------------------------------
-
-class Session:
-    """The runs that a session asked for, and what the last one left. Gradio copies the first value for each session."""
-
-    def __init__(self) -> None:
-        self.running: list[Event] = []
-        self.waiting: list[Event] = []
-        self.trajectory: Trajectory | None = None
-        # The name under which the stage knows it.
-        self.run = ""
-        self.folder = TemporaryDirectory(prefix="studio-", ignore_cleanup_errors=True)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
-        return Session()
-
-    def ask(self) -> None:
-        """A run is asked for: it replaces what runs or waits."""
-        self.stop()
-        self.waiting.append(Event())
-
-    def begin(self) -> Event:
-        """The stop switch of the run that begins now."""
-        switch = self.waiting.pop(0) if self.waiting else Event()
-        self.running.append(switch)
-        return switch
-
-    def stop(self) -> bool:
-        """Stop what runs and what waits; whether there was anything."""
-        switches = [*self.running, *self.waiting]
-        for switch in switches:
-            switch.set()
-        return bool(switches)
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -326,48 +281,3 @@ def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
     if trajectory.complete:
         return f"Done: {done} steps in {took_s:.1f} s."
     return f"Stopped at step {done} of {asked}. The {done} steps are kept: play them, or keep them as a file."
-
-
-# --- keeping -------------------------------------------------------------------------------------------------
-
-def save_pictures(trajectory: "Trajectory", folder: Path) -> list[Path]:
-    """The pictures as PNG files, each with the options that make it alone; a stopped run gives its last belief."""
-    alone = each_alone(trajectory.options)
-    return [save_png(image, folder / f"{file_stem(one)}.png", one) for image, one in zip(trajectory.images, alone)]
-
-
-def file_stem(options: SampleOptions) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{Path(options.model).name}-{options.scheduler}-seed{options.seed}")
-
-
-def keep_gif(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
-    return save_gif(trajectory, stream, folder / f"{file_stem(trajectory.options)}-{stream}.gif")
-
-
-def keep_mp4(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
-    return save_mp4(trajectory, stream, folder / f"{file_stem(trajectory.options)}-{stream}.mp4")
-
-
-def keep_sheet(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
-    return save_png(contact_sheet(trajectory, stream), folder / f"{file_stem(trajectory.options)}-{stream}-sheet.png", trajectory.options)
-
-
-def keep_png(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
-    """One picture as it is, several in one zip file."""
-    paths = save_pictures(trajectory, folder)
-    if len(paths) == 1:
-        return paths[0]
-    archive = folder / f"{file_stem(trajectory.options)}-pictures.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in paths:
-            file.write(path, path.name)
-    return archive
-
-
-def keep_run(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
-    return trajectory.save(folder / f"{file_stem(trajectory.options)}.safetensors")
-
-
-KEEPERS: dict[str, tuple[str, Callable[["Trajectory", str, Path], Path]]] = {
-    "gif": ("GIF", keep_gif), "mp4": ("MP4", keep_mp4), "sheet": ("Contact sheet", keep_sheet), "png": ("PNG", keep_png), "run": ("Run file", keep_run),
-}

@@ -22,7 +22,7 @@ from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
 from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
 from studio.process.schedules import CURVES, SCHEDULES, curves, schedule_options
-from tabs.stage import drawn_by, picture_input, said_in_a_sentence
+from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:
     from PIL import Image

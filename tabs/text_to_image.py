@@ -20,10 +20,12 @@ from studio.sampling.events import Finished
 from studio.sampling.export import read_options
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
-from tabs.denoise import DOWNLOAD, KEEPERS, SEED_END, STREAMS, Session, eta_update, run_shown, stop_update
-from tabs.filmstrip import decoded, film
-from tabs.stage import create_stage, keep_fresh, picture_input, said_in_a_sentence, to_stage, unchecked
-from tabs.words import create_words, words_of
+from tabs.denoise import SEED_END, eta_update, run_shown, stop_update
+from tabs.parts.filmstrip import decoded, film
+from tabs.parts.keeping import DOWNLOAD, FILMS, KEEPERS, STREAMS
+from tabs.parts.session import Session
+from tabs.parts.stage import create_stage, keep_fresh, picture_input, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.words import create_words, words_of
 
 if TYPE_CHECKING:
     from threading import Event
@@ -37,7 +39,6 @@ FIRST_PROMPT = "a purple butterfly on a yellow background"
 EXAMPLES = (FIRST_PROMPT, "a large red heart on a white background", "a small green boat on the left on a blue background", "an orange cat")
 OPENING = Path(__file__).parents[1] / "assets" / "runs" / "text.json"
 OWN_SIGMAS = ("the scheduler's own", "")
-FILMS = ("gif", "mp4", "sheet")
 
 
 # --- the tab -------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // Word attention on the stage: chips of the prompt's words; the chosen one's map lies over the pictures of the step that
-// is shown, and the place under the pointer ranks the words. Data: film.attention of tabs/filmstrip.py.
+// is shown, and the place under the pointer ranks the words. Data: film.attention of tabs/parts/filmstrip.py.
 (() => {
   const Studio = (window.Studio = window.Studio || {});
   const OVER = ["x_t", "x0_hat"];

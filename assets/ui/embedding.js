@@ -1,5 +1,5 @@
 // Studio.words: a prompt as the model reads it: tokens as chips, pieces of one word joined, and the text embedding as a
-// heat map. The value is JSON text of tabs/words.py. Also here: Studio.colours, maps that the colour-blind can read.
+// heat map. The value is JSON text of tabs/parts/words.py. Also here: Studio.colours, maps that the colour-blind can read.
 (() => {
   const Studio = (window.Studio = window.Studio || {});
   // cividis (Nunez et al. 2018) for sizes, vik (Crameri 2018) for what has a sign; both from dark to light or to dark.

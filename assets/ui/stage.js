@@ -1,6 +1,6 @@
 // Studio.stage: the denoising stage. x_t beside x0_hat (and eps_hat when asked), always of the same step.
 //
-// The value is JSON text of a live frame or of a film (tabs/filmstrip.py). A film brings every step as one sprite a
+// The value is JSON text of a live frame or of a film (tabs/parts/filmstrip.py). A film brings every step as one sprite a
 // stream, decoded once; from then on a step change is a few drawImage calls and needs no server. A value that cannot
 // be read leaves the picture that is there.
 (() => {

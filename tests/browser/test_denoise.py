@@ -14,7 +14,7 @@ from PIL import Image
 from studio.options import SampleOptions
 from studio.sampling.export import frames, read_options
 from tabs.denoise import create_tab
-from tabs.page import PAGE
+from tabs.parts.page import PAGE
 from tests.tabs.fakes import FakeStudio
 
 FILM = ".ds-stage[data-kind=film]"

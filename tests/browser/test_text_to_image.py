@@ -5,7 +5,7 @@ import gradio as gr
 import pytest
 
 from tabs import text_to_image
-from tabs.page import PAGE
+from tabs.parts.page import PAGE
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 STAGE = "#t2i-stage .ds-stage"

@@ -19,9 +19,11 @@ from studio.media.images import to_pixels
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.export import read_options
-from tabs import filmstrip
-from tabs.denoise import KEEPERS, Session, create_tab, how_it_went, options_from, run_shown
-from tabs.stage import to_stage
+from tabs.denoise import create_tab, how_it_went, options_from, run_shown
+from tabs.parts import filmstrip
+from tabs.parts.keeping import KEEPERS
+from tabs.parts.session import Session
+from tabs.parts.stage import to_stage
 from tests.tabs.fakes import FakeStudio
 
 

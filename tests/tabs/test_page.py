@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from tabs.page import PAGE, UI
+from tabs.parts.page import PAGE, UI
 
 FILE = re.compile(r'(?:href|src)=\\?"([^"\\]*studio-ui[^"\\]*)')
 

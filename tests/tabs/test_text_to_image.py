@@ -17,10 +17,10 @@ from studio.media.images import to_pixels
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
 from studio.sampling.export import frames, save_gif, save_mp4
-from tabs.denoise import Session
-from tabs.filmstrip import film
+from tabs.parts.filmstrip import film
+from tabs.parts.session import Session
+from tabs.parts.words import words_of
 from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, record, resident_line
-from tabs.words import words_of
 from tests.tabs.fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
 PROMPT = "a purple butterfly on a yellow background"

@@ -7,7 +7,7 @@ import gradio as gr
 import numpy as np
 
 from studio.errors import StudioError
-from tabs.stage import drawn_by, to_stage
+from tabs.parts.stage import drawn_by, to_stage
 
 __all__ = ["create_words", "words_of"]
 

@@ -33,10 +33,10 @@ def drawn_by(part: str, template: str, **options: Any) -> gr.HTML:
 
 
 def create_stage(elem_id: str, drop_to: str = "", invitation: str = "") -> gr.HTML:
-    """An empty stage; its value is JSON text of tabs.filmstrip's payloads.
+    """An empty stage; its value is JSON text of tabs.parts.filmstrip's payloads.
 
     A step of a latent run that is opened in full is asked for by the event `select` with {run, stream, index}; the
-    answer is JSON text for the prop `decoded`: that with what tabs.filmstrip.decoded gives, or with a sentence as `error`.
+    answer is JSON text for the prop `decoded`: that with what tabs.parts.filmstrip.decoded gives, or with a sentence as `error`.
 
     Args:
         drop_to: CSS selector of what holds the file input that files dropped on the stage go to.

@@ -13,11 +13,11 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tabs.theme import CSS, THEME
+from tabs.parts.theme import CSS, THEME
 
 __all__ = ["PAGE"]
 
-UI = Path(__file__).parents[1] / "assets" / "ui"
+UI = Path(__file__).parents[2] / "assets" / "ui"
 # Below gradio_api, which every proxy that serves Gradio passes on.
 ADDRESS = "gradio_api/studio-ui"
 
