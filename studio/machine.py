@@ -1,0 +1,39 @@
+"""How much of the computer's memory there is, and how much is free: what the system says, within what a container may take."""
+
+from pathlib import Path
+
+__all__ = ["total_ram", "free_ram"]
+
+# Where Linux says what a container may take and takes: (limit, use, its statistics, the name there of what it can give back).
+CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+
+
+def total_ram() -> int:
+    """Bytes of memory that this process may take at most."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _containers())])
+
+
+def free_ram() -> int:
+    """Bytes of memory that this process can still take without anything being written to disk for it."""
+    import psutil
+
+    return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
+
+
+def _containers(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
+    """(limit, use) in bytes of the containers around this process that set a limit; none outside of Linux."""
+    found = []
+    for limit, use, statistics, name in CGROUPS:
+        try:
+            # "max" is no limit.
+            most = int((root / limit).read_text())
+            given_back = dict(line.split() for line in (root / statistics).read_text().splitlines()).get(name, "0")
+            found.append((most, int((root / use).read_text()) - int(given_back)))
+        except (OSError, ValueError):
+            continue
+    return found
