@@ -1,7 +1,13 @@
-"""What a caller asks for: frozen, keyword-only options that refuse nonsense with the value in the message."""
+"""What a caller asks for: frozen, keyword-only options that refuse nonsense with the value in the message.
+
+SampleOptions is five groups of options in one: what to draw, how to sample, how to guide, what to start from, what to
+record. Each group is a dataclass that checks itself; each option carries what a form needs to know of it.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from studio.checks import MAX_SEED, require_float, require_int
@@ -12,7 +18,7 @@ from studio.process.schedules import MAX_TIMESTEPS, parse_timesteps
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SampleOptions"]
+__all__ = ["GROUPS", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Recording", "OptionInfo", "option_info"]
 
 MAX_IMAGES = 64
 MAX_PROMPT = 4_000
@@ -20,103 +26,105 @@ MAX_SIDE = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    """One sampling run.
+class OptionInfo:
+    """What a form needs to know of an option: its label, what happens when it goes up, its range and its step."""
+
+    label: str
+    info: str = ""
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+
+
+def _option(default: Any, label: str, info: str = "", low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"option": OptionInfo(label=label, info=info, low=low, high=high, step=step)})
+
+
+def option_info(name: str) -> OptionInfo:
+    """What a form needs to know of one option of SampleOptions. Raises UnknownName."""
+    fields = {field.name: field for field in dataclasses.fields(SampleOptions)}
+    if name not in fields:
+        raise UnknownName.of("option", name, fields)
+    return fields[name].metadata["option"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Options that are checked together: whole numbers and numbers by their range, and `_check` for the rest."""
+
+    def _check(self) -> None:
+        """Refuse what the ranges do not. Raises InvalidOption, UnknownName."""
+
+    def _check_ranges(self, group: type) -> None:
+        for field in dataclasses.fields(group):
+            info, value = field.metadata["option"], getattr(self, field.name)
+            # None stands for the model's own wherever it is the default.
+            if info.low is None or value is None and field.default is None:
+                continue
+            # A range of whole numbers is of whole numbers.
+            require = require_int if isinstance(info.low, int) else require_float
+            require(field.name, value, info.low, info.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(_Group):
+    """What to draw.
 
     Args:
         model: a key of studio.models.MODELS, a folder in diffusers' format, a .safetensors file, or a Hub id.
         prompt: what the picture is to show (models with a text encoder).
         negative_prompt: what guidance leads away from; it takes the place of the empty prompt.
         class_label: a class name or index of a class-conditional model; None = unconditional.
+        seed: of the first picture; picture i has seed + i, so it is the same alone and in a batch.
+        num_images: 1 to 64.
+        width, height: of the pictures in pixels; None = the model's own.
+    """
+
+    model: str = _option("toybox-ddpm", "Model")
+    prompt: str = _option("", "Prompt")
+    negative_prompt: str = _option("", "Negative prompt", "What guidance leads away from.")
+    class_label: str | int | None = _option(None, "Class")
+    seed: int = _option(0, "Seed", "Another seed: another picture.", 0, MAX_SEED)
+    num_images: int = _option(1, "Pictures", "More: seeds one after the other.", 1, MAX_IMAGES)
+    width: int | None = _option(None, "Width", "Empty: the model's own.", 1, MAX_SIDE)
+    height: int | None = _option(None, "Height", "Empty: the model's own.", 1, MAX_SIDE)
+
+    def _check(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise InvalidOption(f"model must be the name of a model, but it is {self.model!r}.")
+        if not isinstance(self.class_label, str | int | None):
+            raise InvalidOption(f"class_label must be the name or the index of a class, but it is {self.class_label!r}.")
+        for name in ("prompt", "negative_prompt"):
+            _require_text(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(_Group):
+    """How to sample.
+
+    Args:
         num_steps: steps of the scheduler, 1 to the model's T.
         timesteps: respacing instead of num_steps: "ddim50" or counts a section, "10,15,20" (ddpm and ddim only).
         scheduler: a key of SCHEDULERS.
         sigmas: how the scheduler spaces its noise levels, where it offers a choice: "" (its own), "karras",
             "exponential" or "beta".
         eta: DDIM's randomness, 0 to 1.
-        guidance_scale: w in uncond + w (cond - uncond), 0 to 100; 1 = off.
-        guidance_start, guidance_end: the share of the schedule's steps, 0 to 1, in which guidance acts.
-        guidance_rescale: how far the guided prediction is brought back to the deviation of the conditional one,
-            0 (not) to 1 (Lin et al. 2023, arXiv:2305.08891, section 3.4).
-        clip_guidance_scale: strength of the gradient towards CLIP's idea of the prompt, 0 (off) to 10,000.
-        clip_model: the CLIP that guides: a key of COMPANIONS, a folder or a Hub id; "" = the model's own companion.
         clip_x0: clip x0_hat to [-1, 1] at every step; None = the model's own habit (latents are not clipped).
-        seed: of the first picture; picture i has seed + i, so it is the same alone and in a batch.
-        num_images: 1 to 64.
-        width, height: of the pictures in pixels; None = the model's own.
-        init_image: start from this picture, noised, in place of pure noise.
-        strength: how far up the noise the start lies, 0 (the picture itself) to 1 (pure noise): the share of the
-            steps that is run.
-        record_attention: keep where in the picture each word of the prompt was looked at (models with a text encoder).
-    Raises:
-        InvalidOption, UnknownName.
     """
 
-    model: str = "toybox-ddpm"
-    prompt: str = ""
-    negative_prompt: str = ""
-    class_label: str | int | None = None
-    num_steps: int = 50
-    timesteps: str | None = None
-    scheduler: str = "ddim"
-    sigmas: str = ""
-    eta: float = 0.0
-    guidance_scale: float = 1.0
-    guidance_start: float = 0.0
-    guidance_end: float = 1.0
-    guidance_rescale: float = 0.0
-    clip_guidance_scale: float = 0.0
-    clip_model: str = ""
-    clip_x0: bool | None = None
-    seed: int = 0
-    num_images: int = 1
-    width: int | None = None
-    height: int | None = None
-    init_image: "Image.Image | None" = None
-    strength: float = 1.0
-    record_attention: bool = False
+    num_steps: int = _option(50, "Steps", "More: finer, and slower.", 1, MAX_TIMESTEPS)
+    timesteps: str | None = _option(None, "Respacing", "Which timesteps are visited, such as ddim50 or 10,15,20; in place of the steps.")
+    scheduler: str = _option("ddim", "Scheduler")
+    sigmas: str = _option("", "Noise levels")
+    eta: float = _option(0.0, "eta", "0: DDIM draws no noise. 1: as much as DDPM.", 0.0, 1.0, 0.05)
+    clip_x0: bool | None = _option(None, "Clip x0_hat")
 
-    def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
+    def _check(self) -> None:
+        if not isinstance(self.scheduler, str) or self.scheduler not in SCHEDULERS:
             raise UnknownName.of("scheduler", self.scheduler, SCHEDULERS)
-        self._check_types()
-        self._check_numbers()
-        self._check_guidance()
-        self._check_steps(SCHEDULERS[self.scheduler])
-
-    def _check_types(self) -> None:
-        """Options also come out of strangers' files, so their types are not taken on trust."""
-        if not isinstance(self.model, str) or not self.model:
-            raise InvalidOption(f"model must be the name of a model, but it is {self.model!r}.")
-        if not isinstance(self.class_label, str | int | None):
-            raise InvalidOption(f"class_label must be the name or the index of a class, but it is {self.class_label!r}.")
         if not isinstance(self.clip_x0, bool | None):
             raise InvalidOption(f"clip_x0 must be true, false or None (the model's own habit), but it is {self.clip_x0!r}.")
-        if not isinstance(self.record_attention, bool):
-            raise InvalidOption(f"record_attention must be true or false, but it is {self.record_attention!r}.")
-        for name in ("prompt", "negative_prompt", "clip_model"):
-            text = getattr(self, name)
-            if not isinstance(text, str) or len(text) > MAX_PROMPT:
-                raise InvalidOption(f"{name} must be a text of at most {MAX_PROMPT} characters, but it is {str(text)[:60]!r}.")
-
-    def _check_numbers(self) -> None:
-        require_int("num_steps", self.num_steps, 1, MAX_TIMESTEPS)
-        require_int("num_images", self.num_images, 1, MAX_IMAGES)
-        require_int("seed", self.seed, 0, MAX_SEED)
-        require_float("eta", self.eta, 0.0, 1.0)
-        require_float("strength", self.strength, 0.0, 1.0)
-        for name in ("width", "height"):
-            if getattr(self, name) is not None:
-                require_int(name, getattr(self, name), 1, MAX_SIDE)
-
-    def _check_guidance(self) -> None:
-        require_float("guidance_scale", self.guidance_scale, 0.0, 100.0)
-        require_float("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
-        require_float("clip_guidance_scale", self.clip_guidance_scale, 0.0, 10_000.0)
-        require_float("guidance_start", self.guidance_start, 0.0, 1.0)
-        require_float("guidance_end", self.guidance_end, 0.0, 1.0)
-        if self.guidance_start > self.guidance_end:
-            raise InvalidOption(f"Guidance must start before it ends, but guidance_start={self.guidance_start:g} and guidance_end={self.guidance_end:g}.")
+        self._check_steps(SCHEDULERS[self.scheduler])
 
     def _check_steps(self, info: SchedulerInfo) -> None:
         if self.sigmas and self.sigmas not in info.sigmas:
@@ -131,6 +139,82 @@ class SampleOptions:
         elif self.num_steps < info.min_steps:
             raise InvalidOption(f"{info.label} needs at least {info.min_steps} steps, but {self.num_steps=}.")
 
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance(_Group):
+    """How to guide.
+
+    Args:
+        guidance_scale: w in uncond + w (cond - uncond), 0 to 100; 1 = off.
+        guidance_start, guidance_end: the share of the schedule's steps, 0 to 1, in which guidance acts.
+        guidance_rescale: how far the guided prediction is brought back to the deviation of the conditional one,
+            0 (not) to 1 (Lin et al. 2023, arXiv:2305.08891, section 3.4).
+        clip_guidance_scale: strength of the gradient towards CLIP's idea of the prompt, 0 (off) to 10,000.
+        clip_model: the CLIP that guides: a key of COMPANIONS, a folder or a Hub id; "" = the model's own companion.
+    """
+
+    guidance_scale: float = _option(1.0, "Guidance scale", "More: closer to the prompt, less varied. 1: off.", 0.0, 100.0, 0.1)
+    guidance_start: float = _option(0.0, "Guidance from", "Share of the steps at which guidance begins.", 0.0, 1.0, 0.05)
+    guidance_end: float = _option(1.0, "Guidance until", "Share of the steps at which guidance ends.", 0.0, 1.0, 0.05)
+    guidance_rescale: float = _option(0.0, "Rescale", "More: less over-saturated at large scales.", 0.0, 1.0, 0.05)
+    clip_guidance_scale: float = _option(0.0, "CLIP guidance", "More: pulled harder towards CLIP's idea of the prompt. 0: off.", 0.0, 10_000.0, 1.0)
+    clip_model: str = _option("", "CLIP", "Empty: the model's own companion.")
+
+    def _check(self) -> None:
+        _require_text("clip_model", self.clip_model)
+        if self.guidance_start > self.guidance_end:
+            raise InvalidOption(f"Guidance must start before it ends, but guidance_start={self.guidance_start:g} and guidance_end={self.guidance_end:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(_Group):
+    """What to start from.
+
+    Args:
+        init_image: start from this picture, noised, in place of pure noise.
+        strength: how far up the noise the start lies, 0 (the picture itself) to 1 (pure noise): the share of the
+            steps that is run.
+    """
+
+    init_image: "Image.Image | None" = _option(None, "Start from a picture")
+    strength: float = _option(1.0, "Strength", "More: further from the picture.", 0.0, 1.0, 0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(_Group):
+    """What to record beside the states.
+
+    Args:
+        record_attention: keep where in the picture each word of the prompt was looked at (models with a text encoder).
+    """
+
+    record_attention: bool = _option(False, "Record word attention")
+
+    def _check(self) -> None:
+        if not isinstance(self.record_attention, bool):
+            raise InvalidOption(f"record_attention must be true or false, but it is {self.record_attention!r}.")
+
+
+# In the order in which a form shows them.
+GROUPS: Mapping[str, type[_Group]] = MappingProxyType({
+    "What to draw": Drawing, "How to sample": Sampling, "How to guide": Guidance, "What to start from": Start, "What to record": Recording,
+})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Recording, Start, Guidance, Sampling, Drawing):
+    """One sampling run: the options of every group in GROUPS, where each is described.
+
+    Raises:
+        InvalidOption, UnknownName.
+    """
+
+    def __post_init__(self) -> None:
+        # Options also come out of strangers' files, so their types are not taken on trust.
+        for group in GROUPS.values():
+            self._check_ranges(group)
+            group._check(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON-ready values; the picture to start from is left out (a run file keeps it beside them)."""
         values = dataclasses.asdict(dataclasses.replace(self, init_image=None))
@@ -144,3 +228,8 @@ class SampleOptions:
         if unknown := sorted(set(values) - known):
             raise InvalidOption(f"These options are not known to this version of the studio: {', '.join(unknown)}.")
         return cls(**values)
+
+
+def _require_text(name: str, text: object) -> None:
+    if not isinstance(text, str) or len(text) > MAX_PROMPT:
+        raise InvalidOption(f"{name} must be a text of at most {MAX_PROMPT} characters, but it is {str(text)[:60]!r}.")
