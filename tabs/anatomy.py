@@ -1,16 +1,15 @@
 """The anatomy of a model: its parts as a forward pass meets them, and what its VAE makes of one's own picture."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from studio.errors import InvalidOption
+from studio.media.data_uris import data_uri
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
 from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
-from tabs.schedules import data_url
 
 __all__ = ["create_area"]
 
@@ -90,9 +89,8 @@ def parts_shown(parts: list[Any]) -> dict[str, Any]:
 
 def trip_shown(trip: Any) -> dict[str, Any]:
     """A round trip as the page draws it; an infinite PSNR travels as null."""
-    see: Callable[[Any], str] = data_url
     return {
-        "original": see(trip.original), "reconstruction": see(trip.reconstruction), "psnr_db": trip.psnr_db if math.isfinite(trip.psnr_db) else None,
-        "channels": [see(channel) for channel in trip.channels], "size": list(trip.original.size), "shape": list(trip.latents.shape),
+        "original": data_uri(trip.original), "reconstruction": data_uri(trip.reconstruction), "psnr_db": trip.psnr_db if math.isfinite(trip.psnr_db) else None,
+        "channels": [data_uri(channel) for channel in trip.channels], "size": list(trip.original.size), "shape": list(trip.latents.shape),
         "mean": float(trip.latents.mean()), "deviation": float(trip.latents.std()),
     }

@@ -1,9 +1,7 @@
 """Runs beside each other: one seed under two settings on a common log-SNR axis, and grids of pictures."""
 
-import base64
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -13,14 +11,16 @@ import gradio as gr
 import numpy as np
 
 from studio.errors import InvalidOption, StudioError
+from studio.media.data_uris import data_uri, small_uri
 from studio.media.images import grid
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, save_png
+from studio.sampling.live import freshest
 from tabs.denoise import stop_update
-from tabs.parts.filmstrip import decoded, film, freshest, to_data_uri
+from tabs.parts.filmstrip import decoded, film
 from tabs.parts.session import Session
 from tabs.parts.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["create_pair", "create_grid"]
 
 STREAMS = ("x0_hat", "x_t")
+# Small, as the whole grid is sent with every new cell.
 THUMBNAIL = 160
 SCHEDULER_CHOICES = [(entry.label, name) for name, entry in SCHEDULERS.items()]
 FIRST_VALUES = {
@@ -169,7 +170,7 @@ def _sprite(maps: np.ndarray) -> dict[str, Any]:
     """(P, B, h, w) in [0, 1] -> one grey sprite, tile by meeting, and the mean of each."""
     one = maps[:, 0]
     levels, columns = np.rint(255 * one).astype(np.uint8)[..., None], max(1, round(len(one) ** 0.5))
-    return {"src": to_data_uri(grid(levels, columns)), "columns": columns, "tile": [one.shape[2], one.shape[1]], "mean": one.mean(axis=(1, 2)).tolist()}
+    return {"src": data_uri(grid(levels, columns)), "columns": columns, "tile": [one.shape[2], one.shape[1]], "mean": one.mean(axis=(1, 2)).tolist()}
 
 
 def _end(a: "Trajectory", b: "Trajectory", meetings: list[Meeting]) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _end(a: "Trajectory", b: "Trajectory", meetings: list[Meeting]) -> dict[str,
     apart = np.abs(np.asarray(ours, float) - np.asarray(theirs, float)).mean(axis=2, keepdims=True)
     return {
         "a": decoded("x0_hat", 0, [ours]), "b": decoded("x0_hat", 0, [theirs]), "mean": float(apart.mean() / 255),
-        "difference": {"src": to_data_uri(np.rint(apart).astype(np.uint8)), "tile": list(ours.size), "columns": 1}, "from": len(meetings) - 1,
+        "difference": {"src": data_uri(np.rint(apart).astype(np.uint8)), "tile": list(ours.size), "columns": 1}, "from": len(meetings) - 1,
     }
 
 
@@ -319,7 +320,7 @@ def grid_shown(kind: str, cells: list[Cell], pictures: Mapping[int, "Image.Image
     columns = {cell.column: named(getattr(cell.options, info.columns)) for cell in cells}
     return {
         "rows": list(rows.values()), "columns": list(columns.values()), "row_name": titled(info.rows), "column_name": titled(info.columns),
-        "cells": [thumbnail(pictures[i]) if i in pictures else None for i in range(len(cells))],
+        "cells": [small_uri(pictures[i], THUMBNAIL) if i in pictures else None for i in range(len(cells))],
     }
 
 
@@ -329,15 +330,6 @@ def titled(option: str) -> str:
 
 def named(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else SCHEDULERS[value].label if value in SCHEDULERS else str(value)
-
-
-def thumbnail(picture: "Image.Image") -> str:
-    """Small, as the whole grid is sent with every new cell."""
-    small = picture.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = BytesIO()
-    small.save(buffer, "WEBP", quality=92)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # --- both ----------------------------------------------------------------------------------------------------

@@ -1,22 +1,20 @@
 """The tab "One step or many?": a denoiser asked once, beside a DDPM asked many times, trained before one's eyes."""
 
-import base64
 import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from PIL import Image
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
+from studio.media.data_uris import data_uri
 from studio.media.images import grid, to_pixels
 from tabs.parts.stage import drawn_by, said_in_a_sentence
 
@@ -131,17 +129,11 @@ def seconds(s: float) -> str:
 
 def picture(x: Any) -> str:
     """(n, 1, H, W) in [-1, 1] as one near-square grid with clear gaps, a PNG in a data URI."""
-    return png(grid(with_alpha(to_pixels(x)), columns=math.ceil(math.sqrt(len(x))), gap=1, fill=0))
+    return data_uri(grid(with_alpha(to_pixels(x)), columns=math.ceil(math.sqrt(len(x))), gap=1, fill=0), thorough=True)
 
 
 def with_alpha(pixels: "np.ndarray") -> "np.ndarray":
     return pixels.repeat(2, axis=-1) | [0, 255]
-
-
-def png(pixels: "np.ndarray") -> str:
-    buffer = BytesIO()
-    Image.fromarray(pixels.astype("uint8"), "LA").save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def explanation(event: ContrastFinished, times: int) -> str:

@@ -16,7 +16,8 @@ from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.events import Finished
 from studio.sampling.export import read_options
-from tabs.parts.filmstrip import curve_of, film, freshest, live_frame
+from studio.sampling.live import freshest
+from tabs.parts.filmstrip import curve_of, film, live_frame
 from tabs.parts.keeping import DOWNLOAD, KEEPERS, STREAMS, save_pictures
 from tabs.parts.session import Session
 from tabs.parts.stage import create_stage, keep_fresh, models_of, picture_input, said_in_a_sentence, to_stage, unchecked

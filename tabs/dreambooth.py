@@ -1,6 +1,5 @@
 """The DreamBooth tab: a handful of pictures teach a model a new subject, seen while it learns, and tried out at once."""
 
-import base64
 import inspect
 import shutil
 import tempfile
@@ -9,7 +8,6 @@ from contextlib import closing
 from dataclasses import Field
 from functools import cache
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,6 +16,7 @@ import gradio as gr
 from PIL import Image
 
 from studio.errors import BadImage, StudioError
+from studio.media.data_uris import data_uri
 from studio.media.uploads import open_picture
 from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
@@ -161,14 +160,8 @@ def sheet_value(sheet: Sheet) -> str:
     over = sheet.done == sheet.total or sheet.note
     return to_stage({
         "title": sheet.title, "share": None if over else sheet.done / sheet.total, "columns": sheet.columns, "note": sheet.note,
-        "rows": [{"name": name, "cells": [cell and picture_uri(cell) for cell in cells]} for name, cells in sheet.rows],
+        "rows": [{"name": name, "cells": [cell and data_uri(cell) for cell in cells]} for name, cells in sheet.rows],
     })
-
-
-def picture_uri(image: Image.Image) -> str:
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # --- the tab -------------------------------------------------------------------------------------------------

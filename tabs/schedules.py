@@ -8,7 +8,6 @@ import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from studio.checks import MAX_SEED, require_int
 from studio.errors import InvalidOption, StudioError
+from studio.media.data_uris import data_uri
 from studio.media.figures import Entry, plot_schedules, save_figure, schedule_csv
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
@@ -102,18 +102,12 @@ def view_of(names: list[str], axis: str) -> dict[str, Any]:
     return {"curves": [name for name in CURVES if name in names], "axis": axis, "titles": CURVES}
 
 
-def data_url(picture: "Image.Image") -> str:
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode('ascii')}"
-
-
 # --- the chain as the browser shows it -----------------------------------------------------------------------
 
 def show_progress(event: ChainProgress, started: float) -> dict[str, Any]:
     left_s = (time.perf_counter() - started) / event.index * (event.num_steps - event.index)
     return {
-        "state": "running", "index": event.index, "num_steps": event.num_steps, "left_s": left_s, "chain": data_url(event.picture),
+        "state": "running", "index": event.index, "num_steps": event.num_steps, "left_s": left_s, "chain": data_uri(event.picture),
         "words": f"step {event.index} of {event.num_steps}",
     }
 
@@ -128,7 +122,7 @@ def show_stopped(last: dict[str, Any] | None) -> dict[str, Any] | None:
 def show_finished(event: ChainFinished) -> dict[str, Any]:
     bins = event.histogram
     return {
-        "state": "done", "index": event.num_steps, "num_steps": event.num_steps, "chain": data_url(event.chain), "jump": data_url(event.jump),
+        "state": "done", "index": event.num_steps, "num_steps": event.num_steps, "chain": data_uri(event.chain), "jump": data_uri(event.jump),
         "words": f"{SCHEDULES[event.options.schedule].label}, t = {event.options.t}", "verdict": event.verdict, "agrees": event.agrees,
         "histogram": {
             "centres": ((bins.edges[1:] + bins.edges[:-1]) / 2).tolist(),

@@ -10,28 +10,25 @@
 Values are JSON-ready: what is infinite travels as null.
 """
 
-import base64
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from io import BytesIO
-from threading import Condition, Event, Thread
-from time import monotonic
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from studio.media.data_uris import data_uri
 from studio.media.images import grid, to_pixels
 from studio.options import SampleOptions
-from studio.sampling.events import Finished, StepDone, StepInfo
+from studio.sampling.events import StepDone, StepInfo
 from studio.sampling.export import options_text
 
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "to_data_uri", "curve_of", "freshest", "MAX_SPRITE_PIXELS", "LIVE_EVERY_S"]
+__all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "MAX_SPRITE_PIXELS"]
 
 STREAMS = {
     "x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds", "x0_uncond": "without the prompt",
@@ -41,8 +38,6 @@ LIVE_STREAMS = ("x_t", "x0_hat", "x0_uncond", "x0_cond", "clip_gradient")
 DECODES = ("x_t", "x0_hat", "x0_uncond", "x0_cond")
 MAX_SPRITE_PIXELS = 4_000_000
 MAX_CURVE_POINTS = 240
-# Gradio hands a client at most about 20 updates a second; more would only queue up.
-LIVE_EVERY_S = 0.05
 
 
 # --- the payloads --------------------------------------------------------------------------------------------
@@ -81,7 +76,7 @@ def decoded(stream: str, index: int, pictures: "Sequence[Image.Image]") -> dict[
     """What the real decoder made of one step, one picture a seed, as one sprite."""
     columns = _sprite_columns(len(pictures), *pictures[0].size)
     sheet = grid(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), columns)
-    return {"stream": stream, "index": index, "tile": list(pictures[0].size), "columns": columns, "src": to_data_uri(sheet)}
+    return {"stream": stream, "index": index, "tile": list(pictures[0].size), "columns": columns, "src": data_uri(sheet)}
 
 
 def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
     levels = np.rint(255 * maps / scale[:, None, None]).astype(np.uint8).reshape(-1, height, width, 1)
     columns = _sprite_columns(len(levels), width, height)
     return {
-        "tile": [width, height], "columns": columns, "src": to_data_uri(grid(levels, columns)), "scale": scale.tolist(),
+        "tile": [width, height], "columns": columns, "src": data_uri(grid(levels, columns)), "scale": scale.tolist(),
         "pieces": [{"text": tokens.tokens[index].text, "word": tokens.tokens[index].word} for index in pieces],
     }
 
@@ -109,7 +104,7 @@ def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: Sam
     return {
         "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
         "options": carried(options),
-        "pictures": {name: to_data_uri(grid(to_pixels(event.pictures(name)), columns)) for name in there},
+        "pictures": {name: data_uri(grid(to_pixels(event.pictures(name)), columns)) for name in there},
     }
 
 
@@ -163,78 +158,4 @@ def _sprite_columns(tiles: int, width: int, height: int) -> int:
 
 
 def _sprite(trajectory: "Trajectory", name: str, frames: list[int], columns: int) -> str:
-    return to_data_uri(grid(to_pixels(trajectory.pictures(name, frames).flatten(0, 1)), columns))
-
-
-def to_data_uri(pixels: np.ndarray) -> str:
-    """(H, W, 1 or 3) uint8 as a data URI. Noise hardly compresses, so little time is spent on trying."""
-    buffer = BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-# --- live ----------------------------------------------------------------------------------------------------
-
-def freshest(events: Iterator[StepDone | Finished], stop: Event, every_s: float = LIVE_EVERY_S) -> Iterator[StepDone | Finished]:
-    """The first step, then the newest at most once every `every_s` seconds, then Finished; stale steps are dropped.
-
-    The run has a thread of its own, so whatever the consumer does with an event never holds up a step. Closing this
-    iterator sets `stop` and waits for the run to end. What the run raises is raised here.
-    """
-    mailbox = _Mailbox()
-    thread = Thread(target=_deliver, args=(events, mailbox), name="sampling", daemon=True)
-    thread.start()
-    try:
-        yield from _newest(mailbox, every_s)
-    finally:
-        stop.set()
-        thread.join()
-
-
-class _Mailbox:
-    """Room for one step, where a newer one replaces it, and for how the run ended."""
-
-    def __init__(self) -> None:
-        self.changed = Condition()
-        self.step: StepDone | None = None
-        self.end: Finished | BaseException | None = None
-        self.closed = False
-
-    def put(self, **parts: Any) -> None:
-        with self.changed:
-            vars(self).update(parts)
-            self.changed.notify()
-
-    def take(self, wait_s: float) -> StepDone | Finished | BaseException | None:
-        """After `wait_s`, the newest step, waiting for one if need be; at once, the end when there is one."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.closed, timeout=max(0.0, wait_s))
-            self.changed.wait_for(lambda: self.closed or self.step)
-            step, self.step = self.step, None
-            return self.end if self.closed else step
-
-
-def _deliver(events: Iterator[StepDone | Finished], mailbox: _Mailbox) -> None:
-    end: Finished | BaseException | None = None
-    try:
-        for event in events:
-            if isinstance(event, Finished):
-                end = event
-            else:
-                mailbox.put(step=event)
-    except BaseException as error:
-        end = error
-    mailbox.put(end=end, closed=True)
-
-
-def _newest(mailbox: _Mailbox, every_s: float) -> Iterator[StepDone | Finished]:
-    due = 0.0
-    while True:
-        item = mailbox.take(due - monotonic())
-        if isinstance(item, BaseException):
-            raise item
-        if item is not None:
-            yield item
-        if not isinstance(item, StepDone):
-            return
-        due = monotonic() + every_s
+    return data_uri(grid(to_pixels(trajectory.pictures(name, frames).flatten(0, 1)), columns))

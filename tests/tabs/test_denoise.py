@@ -2,9 +2,6 @@
 
 import base64
 import json
-import threading
-import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -14,10 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio.errors import StudioError
 from studio.media.images import to_pixels
 from studio.options import SampleOptions
-from studio.sampling.events import Finished, StepDone
 from studio.sampling.export import read_options
 from tabs.denoise import create_tab, how_it_went, options_from, run_shown
 from tabs.parts import filmstrip
@@ -92,62 +87,6 @@ def test_a_curve_is_thinned_with_both_ends_kept():
     curve = filmstrip.curve_of(FakeStudio().noise_curve(SampleOptions(model="disc")))
     assert curve["t"][0] == 0 and curve["t"][-1] == 999 and len(curve["t"]) <= filmstrip.MAX_CURVE_POINTS + 1
     assert curve["log_snr"][-1] is None
-
-
-# --- live ----------------------------------------------------------------------------------------------------
-
-def test_stale_steps_are_dropped_and_the_end_is_not():
-    studio = FakeStudio(step_s=0.001)
-    events = list(filmstrip.freshest(studio.sample(SampleOptions(model="disc", num_steps=100)), Event()))
-    indices = [event.index for event in events[:-1]]
-    assert isinstance(events[-1], Finished) and len(events[-1].trajectory.steps) == 100
-    assert indices == sorted(set(indices)) and 1 <= len(indices) < 50
-
-
-def test_every_step_is_shown_when_steps_are_slower_than_the_page():
-    taken = threading.Semaphore(0)
-
-    def patient() -> Iterator[StepDone | Finished]:
-        for event in FakeStudio().sample(SampleOptions(model="disc", num_steps=8)):
-            yield event
-            assert taken.acquire(timeout=10)
-
-    indices = []
-    for event in filmstrip.freshest(patient(), Event(), every_s=0.0):
-        indices.append(getattr(event, "index", None))
-        taken.release()
-        if indices[-1] == 7:
-            taken.release()
-    assert indices == [*range(8), None]
-
-
-def test_a_slow_consumer_does_not_hold_up_the_run():
-    taken: list[int] = []
-
-    def steps() -> Iterator[StepDone]:
-        for step in FakeStudio().sample(SampleOptions(model="disc", num_steps=50)):
-            taken.append(1)
-            yield step
-
-    frames = filmstrip.freshest(steps(), Event())
-    next(frames)
-    deadline = time.monotonic() + 5
-    while len(taken) < 51 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(taken) == 51
-    assert isinstance(next(frames), Finished)
-
-
-def test_closing_stops_the_run_and_errors_come_through():
-    stop = Event()
-    frames = filmstrip.freshest(FakeStudio(step_s=0.01).sample(SampleOptions(model="disc", num_steps=1000), stop=stop), stop)
-    next(frames)
-    frames.close()
-    assert stop.is_set() and not any(thread.name == "sampling" for thread in threading.enumerate())
-    broken = FakeStudio()
-    broken.fail_at = 3
-    with pytest.raises(StudioError, match="memory"):
-        list(filmstrip.freshest(broken.sample(SampleOptions(model="disc")), Event()))
 
 
 # --- the run as the page sees it -----------------------------------------------------------------------------
