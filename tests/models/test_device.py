@@ -87,7 +87,7 @@ def test_two_long_runs_have_the_device_for_as_long(device, clock):
 def test_many_turns_of_one_visitor_count_as_one_visitor(device, clock):
     greedy = [device.ask("greedy") for _ in range(10)]
     modest = device.ask("modest")
-    had = worked_off(device, clock, [*greedy, modest], lengths={**{turn: 4 for turn in greedy}, modest: 4})
+    had = worked_off(device, clock, [*greedy, modest], lengths={**dict.fromkeys(greedy, 4), modest: 4})
     assert had.index("modest") == 4  # after one slice, not after ten runs
 
 
