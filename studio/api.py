@@ -78,7 +78,7 @@ class Studio:
         return start(self.runs, name, pictures, options)
 
     def estimate_subject(self, options: "Mapping[str, Any]") -> Any:
-        """Time and memory of such a run, by a timed look at the base model: see trainers.dreambooth.estimate."""
+        """Time and memory of such a run, by a timed look at the base model: see studio.runs.dreambooth.estimate."""
         from studio.runs.dreambooth import estimate
 
         self._check_public(options["base"])

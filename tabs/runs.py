@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio.errors import InvalidOption
 from studio.runs import TRAINERS, RunView
-from studio.runs.queue import options_table
+from studio.runs.trainers import options_table
 from tabs.parts.following import (
     INVITATION,
     POLL_S,

@@ -35,6 +35,67 @@ def test_the_layers_do_not_reach_around_each_other(folder, forbidden):
     assert not wrong
 
 
+def dynamic_imports(tree: ast.AST) -> list[ast.Call]:
+    """Calls that import or run what a string names."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    by_name = {"import_module", "__import__", "run_module", "run_path", "exec", "eval"}
+    by_attribute = {"import_module", "run_module", "run_path"}
+    return [call for call in calls if getattr(call.func, "id", "") in by_name or getattr(call.func, "attr", "") in by_attribute]
+
+
+def names_no_trainer(argument: ast.expr) -> bool:
+    """Whether it names a module of its own package, or is a whole name that is no trainer's."""
+    if isinstance(argument, ast.JoinedStr) and isinstance(argument.values[0], ast.FormattedValue):
+        return getattr(argument.values[0].value, "id", "") == "__name__"
+    return isinstance(argument, ast.Constant) and argument.value.split(".")[0] != "trainers"
+
+
+def test_the_studio_imports_no_trainer_by_a_string_either():
+    wrong = []
+    for path in sorted((ROOT / "studio").rglob("*.py")):
+        calls = dynamic_imports(ast.parse(path.read_text("utf-8")))
+        # A name that is put together at run time could be any module's.
+        wrong += [f"{path.relative_to(ROOT)}:{call.lineno}" for call in calls if not names_no_trainer(call.args[0])]
+    assert not wrong
+
+
+ASK_OF_TRAINERS = """
+import sys
+
+class NoTrainers:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "trainers":
+            raise ImportError("studio asked for " + name)
+
+sys.meta_path.insert(0, NoTrainers())
+from PIL import Image
+from studio import Studio
+from studio.runs import TRAINERS
+from studio.runs.dreambooth import fields, presets, seen
+from studio.runs.trainers import options_table, resolve_options
+runs = Studio(runs_root=sys.argv[1]).runs
+assert all(options_table(name) for name in TRAINERS) and fields() and presets() and list(runs.list()) == []
+resolve_options("ddpm", {"steps": 5})
+resolve_options("dreambooth", {"prior_weight": 0.0})
+assert "torch" not in sys.modules
+seen(Image.new("RGB", (40, 30)), 16, "random")
+"""
+
+
+def test_the_studio_answers_what_it_is_asked_of_trainers_without_one(tmp_path):
+    done = subprocess.run([sys.executable, "-c", ASK_OF_TRAINERS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_trainer_of_the_menu_is_a_program_that_takes_the_options_of_the_menu():
+    from studio.runs import TRAINERS
+
+    for name, info in TRAINERS.items():
+        tree = ast.parse((ROOT / "trainers" / f"{name}.py").read_text("utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run_program"]
+        assert [call.args[0].id for call in calls] == [info.options.__name__]
+
+
 def test_importing_the_studio_loads_no_torch():
     heavy = ("torch", "diffusers", "transformers", "gradio", "matplotlib")
     code = f"import sys, studio, studio.process.schedules, studio.toybox; print([name for name in {heavy} if name in sys.modules])"

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from studio.models.examiner import ACCURACY, RESOLUTION, WEIGHTS, Examiner, examine, load_examiner, split_logits
 from studio.models.loading import resolve
 from studio.models.taught import base_of
+from studio.runs.trainers.options import LoopOptions, option
 from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
-from trainers.loop import LoopOptions, Losses, StepLog, Task, run_loop
-from trainers.options import option, parse_options
+from trainers.command_line import parse_options
+from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.program import run_program
 
 __all__ = ["AttributeOptions", "train", "examine_renders", "judge_prompts", "generate"]

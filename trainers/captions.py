@@ -81,15 +81,15 @@ def load_captioned(data: str, resolution: int, *, limit: int = 40_000, seed: int
 
 
 def _folder(folder: Path, resolution: int, limit: int) -> Captioned:
+    from studio.media.folders import pictures_in, read_picture
     from studio.media.images import fit
-    from trainers.data import IMAGE_SUFFIXES, open_picture
 
     texts = {path.stem: path.read_text().strip() for path in folder.glob("*.txt")}
-    pairs = [(path, texts[path.stem]) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.stem in texts]
+    pairs = [(path, texts[path.stem]) for path in pictures_in(folder) if path.stem in texts]
     table = folder / "metadata.jsonl"
     if table.is_file():
         pairs = [(folder / row["file_name"], row["text"]) for row in map(json.loads, table.read_text().splitlines())]
     if not pairs:
         raise InvalidOption(f"The folder {str(folder)!r} holds no captioned pictures; put a .txt beside each, or a metadata.jsonl with file_name and text.")
-    pixels = np.stack([np.asarray(fit(open_picture(path), resolution, resolution).convert("RGB")) for path, _ in pairs[:limit]])
+    pixels = np.stack([np.asarray(fit(read_picture(path), resolution, resolution).convert("RGB")) for path, _ in pairs[:limit]])
     return Captioned(pixels=torch.from_numpy(pixels).movedim(-1, 1).contiguous(), texts=[text for _, text in pairs[:limit]])

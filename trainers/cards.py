@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from studio.runs.trainers.clip import ClipOptions
+from studio.runs.trainers.ddpm import DDPMOptions
+from studio.runs.trainers.dreambooth import DreamBoothOptions
+from studio.runs.trainers.latent import LatentOptions
+from studio.runs.trainers.options import LoopOptions
+from studio.runs.trainers.vae import VaeOptions
 from trainers.attributes import AttributeOptions
-from trainers.clip import ClipOptions
-from trainers.ddpm import DDPMOptions
-from trainers.dreambooth_options import DreamBoothOptions
 from trainers.judge import JudgeOptions, judge
-from trainers.latent import LatentOptions
-from trainers.loop import LoopOptions
-from trainers.vae import VaeOptions
 
 __all__ = ["JUDGES", "write_card", "poster", "command"]
 

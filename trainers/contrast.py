@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from studio.contrast import ContrastFinished, ContrastOptions, ContrastStep, Figures, train_contrast
 from studio.media.images import grid, to_pixels
-from trainers.options import option, parse_options
+from studio.runs.trainers.options import option
+from trainers.command_line import parse_options
 
 if TYPE_CHECKING:
     from torch import Tensor

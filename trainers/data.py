@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from studio.errors import InvalidOption, UnknownName
+from studio.media.folders import IMAGE_SUFFIXES, read_picture
 from studio.media.images import fit
 
 __all__ = ["Pictures", "load_pictures", "digit_split", "batch_indices"]
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 # Part of the digits is never trained on: the judge and the copy test need real digits that the model has not seen.
 HELD_OUT_DIGITS = 360
 SPLIT_SEED = 20
@@ -110,16 +110,7 @@ def _folder(folder: Path, limit: int) -> tuple[list[Image.Image], list[str]]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:limit]
     if not paths:
         raise InvalidOption(f"The folder {str(folder)!r} holds no pictures; put PNG, JPEG or WebP files into it.")
-    return [open_picture(path) for path in paths], [path.parent.name if path.parent != folder else "" for path in paths]
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB. Raises InvalidOption naming the file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise InvalidOption(f"{str(path)!r} is not a picture that can be read; remove it from the folder.") from error
+    return [read_picture(path) for path in paths], [path.parent.name if path.parent != folder else "" for path in paths]
 
 
 def _hub(name: str, limit: int) -> tuple[list[Image.Image], list[str]]:

@@ -13,58 +13,20 @@ The result, <output>/model, is a folder that plain diffusers loads: DDPMPipeline
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from studio.errors import InvalidOption
 from studio.process import schedules
-from studio.process.diffusion import LOSS_TYPES, MEAN_TYPES, VAR_TYPES, GaussianDiffusion
+from studio.process.diffusion import GaussianDiffusion
+from studio.runs.trainers.ddpm import DDPMOptions
 from trainers.data import Pictures, load_pictures
-from trainers.loop import LoopOptions, Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
-from trainers.options import option, parse_widths
+from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.program import run_program
 
 __all__ = ["DDPMOptions", "train"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DDPMOptions(LoopOptions):
-    """The knobs of a run; `python -m trainers.ddpm --help` prints them."""
-
-    data: str = option("digits", "digits, toybox, toybox-large, a folder of pictures, or a `datasets` id")
-    output: str = option("runs/ddpm", "the run folder; an unfinished run in it is resumed")
-    resolution: int = option(16, "pixels a side, a multiple of 2 per level of the network")
-    channels: int = option(3, "3 = colour, 1 = grey (folders and datasets; digits are grey)")
-    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
-    # the process
-    schedule: str = option("cosine", "noise schedule", schedules.SCHEDULES)
-    num_timesteps: int = option(1000, "T")
-    mean_type: str = option("epsilon", "what the network predicts", MEAN_TYPES)
-    var_type: str = option("fixed_small", "variance of a reverse step; learned ones double the output channels", VAR_TYPES)
-    loss_type: str = option("mse", "rescaled_mse and the kl losses: arXiv:2102.09672", LOSS_TYPES)
-    min_snr_gamma: float = option(0.0, "weigh the mse by min(SNR, gamma), 0 = off; 5 in arXiv:2303.09556")
-    label_drop: float = option(0.1, "share of pictures trained without their label, 0 to 1")
-    # the network
-    widths: str = option("32,64,96", "channels of each level, comma-separated multiples of 16")
-    layers: int = option(1, "residual blocks a level")
-    attention_from: int = option(1, "self-attention from this level down (0 = the full resolution)")
-    dropout: float = option(0.0, "dropout inside the residual blocks, 0 to 1")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_at_least(1, "resolution", "layers", "num_timesteps", "data_limit")
-        self.require_share("label_drop", "dropout")
-        if self.resolution % 2 ** (len(self.level_widths) - 1):
-            raise InvalidOption(f"{len(self.level_widths)} levels halve the picture {len(self.level_widths) - 1} times; {self.resolution=} cannot be.")
-
-    @property
-    def level_widths(self) -> tuple[int, ...]:
-        """Channels a level."""
-        return parse_widths(self.widths, 16)
 
 
 # --- what is trained -----------------------------------------------------------------------------------------

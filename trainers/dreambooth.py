@@ -15,13 +15,8 @@ takes.
 
 import hashlib
 import json
-import math
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,144 +26,19 @@ from PIL import Image
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from trainers.activations import kept_for_backward
+from studio.media.folders import read_picture
+from studio.media.images import to_square
+from studio.runs.trainers.dreambooth import USUAL_TARGETS, DreamBoothOptions, check, load_instances
 from trainers.captions import tokenize
-from trainers.data import IMAGE_SUFFIXES, open_picture
-from trainers.dreambooth_options import METHODS, PRESETS, USUAL_TARGETS, DreamBoothOptions, Preset
 from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, on_cpu, run_loop, snr_of
 from trainers.program import run_program
 from trainers.run_folder import RunFolder, save_whole
 
-__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset", "check", "estimate", "train"]
+__all__ = ["DreamBoothOptions", "train"]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 FACTS_FILE = "studio.json"
 PARTS = ("unet", "vae", "text_encoder")
-
-
-# --- before anything is started ------------------------------------------------------------------------------
-
-def check(options: DreamBoothOptions) -> None:
-    """Everything that can be known to go wrong before a run begins. Raises InvalidOption with what to do."""
-    load_instances(options)
-    if options.prior_weight:
-        _require_writable(options.class_folder)
-    if options.adam_8bit:
-        _bitsandbytes()
-    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise InvalidOption("fp16 training needs a CUDA GPU; choose mixed precision 'no' on this machine.")
-
-
-def instance_paths(folder: str) -> list[Path]:
-    """The pictures in the folder, in order of name. Raises InvalidOption."""
-    if not Path(folder).is_dir():
-        raise InvalidOption(f"The folder of pictures {folder!r} does not exist; upload 3 to 5 pictures of the subject.")
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise InvalidOption("There are no pictures of the subject; give 3 to 5 of them.")
-    return paths
-
-
-def load_instances(options: DreamBoothOptions) -> list[Image.Image]:
-    """The subject's pictures, RGB. Raises InvalidOption naming a file that cannot be read, or when there are too few."""
-    pictures = [open_picture(path) for path in instance_paths(options.instances)]
-    if len(pictures) < 2:
-        raise InvalidOption("One picture is not enough to tell the subject from its surroundings; give at least 2, better 3 to 5.")
-    return pictures
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InvalidOption(f"The folder for class pictures, {str(folder)!r}, cannot be written to; choose another one.") from error
-
-
-def _bitsandbytes() -> Any:
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise InvalidOption("8-bit Adam needs the package bitsandbytes: `pip install bitsandbytes`, or turn it off.") from None
-    return bitsandbytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a run will take."""
-
-    seconds: float
-    memory_gib: float
-    trained_parameters: int
-
-
-# A fresh process: python, torch and diffusers from a disk that has them cached.
-START_S = 8.0
-# What it holds of itself.
-PROCESS_GIB = 0.9
-# And what comes and goes: gradients of activations, what the allocator cannot hand out. At the size of SD 1.5 and of the
-# toy model this comes within 5 % of the most that a process held.
-PASSING = 1.15
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def estimate(options: DreamBoothOptions) -> Estimate:
-    """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model.
-
-    The time is that of the start, the class pictures that are missing, the steps, and the pictures drawn during training.
-    The memory is that of the training alone. Raises InvalidOption where LoRA cannot be added to the layers asked for.
-    """
-    parts = load_parts(options.base)
-    halves = 2 if options.prior_weight else 1
-    shape = (options.batch_size * halves, parts["unet"].config.in_channels, *[options.resolution // _factor(parts["vae"])] * 2)
-    network = make_network(parts, replace(options, gradient_checkpointing=False))
-    text = prompt_inputs(parts, options, [""] * shape[0]).to(parts["unet"].device)
-    forward = partial(_forward, network, torch.zeros(shape, device=text.device), text, options.mixed_precision)
-    forward_s = _timed(forward)
-    weights = sum(weight.numel() for name in PARTS for weight in parts[name].parameters())
-    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    # Backward costs as much for the activations and, where the weights learn, for them; with checkpointing forward is done twice.
-    passes = 1 + (1 if options.method == "lora" else 2) + options.gradient_checkpointing
-    steps_s = forward_s * passes * options.steps * options.accumulation
-    # Weights, gradients, both moments, averages: four bytes each, but for moments of 8 bits.
-    state = 4 * weights + trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0))
-    activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
-    return Estimate(
-        seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], trained_parameters=trained,
-        memory_gib=PASSING * (state + activations) / 2**30 + PROCESS_GIB,
-    )
-
-
-def _forward(network: torch.nn.Module, x_t: Tensor, text: Tensor, precision: str) -> Tensor:
-    """The network's answer, in the precision of the training."""
-    with torch.autocast(x_t.device.type, PRECISIONS[precision]) if precision in PRECISIONS else nullcontext():
-        return network(x_t, torch.ones(len(x_t), device=x_t.device), text)
-
-
-@torch.inference_mode()
-def _timed(forward: Callable[[], Tensor]) -> float:
-    """Seconds of a forward pass: the faster of two, after one that warms up."""
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        forward().sum().item()  # waits for a GPU to be done
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
-
-
-def drawing_calls(options: DreamBoothOptions) -> float:
-    """Forward passes of one picture that drawing takes: missing class pictures, and the sheets before and during training."""
-    missing = options.num_class_images - len(class_pictures(options.class_folder)) if options.prior_weight else 0
-    sheets = 1 + math.ceil(options.steps / options.sample_every) if options.sample_every else 0
-    looked_at = sheets * options.validation_samples * len(options.prompts_to_look_at)
-    of_class = max(missing, 0) * options.class_steps * _passes(options.class_guidance)
-    return of_class + looked_at * options.validation_steps * _passes(options.validation_guidance)
-
-
-def _passes(guidance_scale: float) -> int:
-    return 2 if guidance_scale > 1 else 1
 
 
 # --- the base model ------------------------------------------------------------------------------------------
@@ -198,7 +68,8 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _factor(vae: Any) -> int:
+def vae_factor(vae: Any) -> int:
+    """How many pixels a side a latent of the VAE stands for."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
@@ -286,18 +157,6 @@ def ensure_class_images(options: DreamBoothOptions, parts: dict[str, Any]) -> li
 
 
 # --- pictures as training sees them --------------------------------------------------------------------------
-
-def to_square(picture: Image.Image, resolution: int, crop: str, generator: torch.Generator) -> Image.Image:
-    """Shortest side to `resolution`, then a square from the centre or at random."""
-    from studio.media.images import fit
-
-    if crop == "center":
-        return fit(picture, resolution, resolution)
-    scale = resolution / min(picture.size)
-    wide = picture.resize((max(resolution, round(picture.width * scale)), max(resolution, round(picture.height * scale))), Image.Resampling.LANCZOS)
-    left, top = (int(torch.randint(extent - resolution + 1, (1,), generator=generator)) for extent in wide.size)
-    return wide.crop((left, top, left + resolution, top + resolution))
-
 
 def to_tensor(pictures: list[Image.Image]) -> Tensor:
     """(B, 3, H, W) float32 in [-1, 1]."""
@@ -394,7 +253,7 @@ class DreamBoothTask(Task):
                 paths = ensure_class_images(options, self.parts)
             prompts = options.class_prompts
             said = [prompts[number_of(path) % len(prompts)] for path in paths]
-            self.sources.append(Source(options, [open_picture(path) for path in paths], said, self.parts["vae"]))
+            self.sources.append(Source(options, [read_picture(path) for path in paths], said, self.parts["vae"]))
         self.size = len(self.sources[0].pictures)
         self.prompts = list(dict.fromkeys(prompt for source in self.sources for prompt in source.prompts))
         self.text = prompt_inputs(self.parts, options, self.prompts)
@@ -409,7 +268,9 @@ class DreamBoothTask(Task):
     def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         if not self.options.adam_8bit:
             return super().make_optimizer(parameters)
-        return _bitsandbytes().optim.AdamW8bit(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay, betas=BETAS)
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(parameters, lr=self.options.lr, weight_decay=self.options.weight_decay, betas=BETAS)
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         # The subject has few pictures: each half draws its own at random instead of walking through `indices` in turn.

@@ -16,7 +16,8 @@ import numpy as np
 
 from studio import Finished, SampleOptions, Studio
 from studio.errors import UnknownName
-from trainers.options import option, parse_options
+from studio.runs.trainers.options import option
+from trainers.command_line import parse_options
 
 __all__ = ["JudgeOptions", "judge"]
 

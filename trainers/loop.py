@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from studio.errors import InvalidOption, RunFailed
 from studio.runs.folder import write_config
+from studio.runs.trainers.options import LoopOptions
 from trainers.data import batch_indices
-from trainers.options import LoopOptions
 from trainers.run_folder import RunFolder, pack_optimizer, save_whole, unpack_optimizer
 
-__all__ = ["LoopOptions", "Losses", "StepLog", "StopAsked", "Task", "run_loop", "min_snr_weights", "snr_of"]
+__all__ = ["Losses", "StepLog", "StopAsked", "Task", "run_loop", "min_snr_weights", "snr_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import StudioError
-from studio.runs.folder import process_start, read_json, write_state
+from studio.runs.folder import read_json, write_state
+from studio.runs.processes import process_start
+from trainers.command_line import parse_options
 from trainers.loop import StepLog, StopAsked
-from trainers.options import parse_options
 from trainers.run_folder import RunFolder
 
 __all__ = ["run_program"]

@@ -16,15 +16,15 @@ from typing import Any
 
 from studio.models.catalogue import ASSETS
 from studio.runs.folder import write_config
+from studio.runs.trainers.clip import ClipOptions
+from studio.runs.trainers.ddpm import DDPMOptions
+from studio.runs.trainers.latent import LatentOptions
+from studio.runs.trainers.options import LoopOptions
+from studio.runs.trainers.vae import VaeOptions
 from trainers import cards
 from trainers.attributes import AttributeOptions
-from trainers.clip import ClipOptions
-from trainers.ddpm import DDPMOptions
-from trainers.latent import LatentOptions
-from trainers.loop import LoopOptions
 from trainers.run_folder import RunFolder
 from trainers.subject import RUNS
-from trainers.vae import VaeOptions
 
 __all__ = ["RECIPES", "rebuild"]
 

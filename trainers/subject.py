@@ -19,10 +19,10 @@ from torch import Tensor
 
 from studio.models.catalogue import ASSETS
 from studio.models.examiner import load_examiner, read_attributes
+from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, load_instances
 from studio.toybox import COLOURS
 from studio.toybox.subject import SUBJECT_CLASS
 from trainers.attributes import generate
-from trainers.dreambooth import PRESETS, DreamBoothOptions, load_instances
 
 __all__ = ["RUNS", "judge_subject", "subject_card"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-__all__ = ["to_pixels", "to_images", "from_images", "fit", "grid"]
+__all__ = ["to_pixels", "to_images", "from_images", "fit", "to_square", "grid"]
 
 
 def to_pixels(x: "Tensor") -> np.ndarray:
@@ -48,6 +48,18 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     left, top = (image.width - crop_w) / 2, (image.height - crop_h) / 2
     # One resampling does crop and resize; Lanczos in Pillow widens its kernel when shrinking, so it antialiases.
     return image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + crop_w, top + crop_h))
+
+
+def to_square(image: Image.Image, side: int, crop: str, generator: "Generator | None" = None) -> Image.Image:
+    """A square of `side` pixels out of the picture brought to that height or width: from the centre, or (crop "random") where the generator says."""
+    if crop == "center":
+        return fit(image, side, side)
+    import torch
+
+    scale = side / min(image.size)
+    wide = image.resize((max(side, round(image.width * scale)), max(side, round(image.height * scale))), Image.Resampling.LANCZOS)
+    left, top = (int(torch.randint(extent - side + 1, (1,), generator=generator)) for extent in wide.size)
+    return wide.crop((left, top, left + side, top + side))
 
 
 def grid(pixels: np.ndarray, columns: int, gap: int = 0, fill: int = 255) -> np.ndarray:

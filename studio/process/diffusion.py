@@ -19,12 +19,9 @@ from torch import Tensor
 
 from studio.errors import InvalidOption, UnknownName
 from studio.process import schedules
+from studio.process.kinds import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 
 __all__ = ["GaussianDiffusion", "Gaussian", "Estimate", "Step", "Model", "MEAN_TYPES", "VAR_TYPES", "LOSS_TYPES"]
-
-MEAN_TYPES = ("epsilon", "sample", "v_prediction", "previous")
-VAR_TYPES = ("fixed_small", "fixed_large", "learned", "learned_range")
-LOSS_TYPES = ("mse", "rescaled_mse", "kl", "rescaled_kl")
 
 # A timestep of the whole batch, or one per picture. A plain int needs no look-up on the device, so loops use it.
 Time = int | Tensor

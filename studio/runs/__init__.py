@@ -7,6 +7,7 @@
 """
 
 from studio.runs.folder import RunState, RunView, read_events, read_run
-from studio.runs.queue import TRAINERS, Runs, TrainerInfo
+from studio.runs.queue import Runs
+from studio.runs.trainers import TRAINERS, TrainerInfo
 
 __all__ = ["Runs", "RunView", "RunState", "TRAINERS", "TrainerInfo", "read_run", "read_events"]

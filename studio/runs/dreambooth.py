@@ -1,39 +1,45 @@
 """Teaching a subject, from the person's side: their pictures judged, shown as training sees them, and kept for the run."""
 
 import dataclasses
-import importlib
 import json
+import logging
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from studio.errors import BadImage, InvalidOption, StudioError
-from studio.media.images import fit
+from studio.errors import BadImage, InvalidOption, RunFailed, StudioError
+from studio.media.images import to_square
 from studio.media.uploads import open_picture
 from studio.models.catalogue import ASSETS
 from studio.models.loading import LATENT_PIPELINES, is_single_file, resolve
 from studio.models.taught import base_of
-from studio.runs.folder import RunView
+from studio.runs.folder import RunView, write_config
+from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
+from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, Estimate, Preset
 
 __all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate"]
 
+logger = logging.getLogger(__name__)
 EXAMPLE = ASSETS / "examples" / "domino"
 MOST_PICTURES = 20
 VALIDATION = "{instance}|{instance} on a yellow background|{class_}"
 
 
-def presets() -> dict[str, Any]:
-    """Presets by name, with label, about and options; no torch is loaded."""
-    return importlib.import_module("trainers.dreambooth_options").PRESETS
+def presets() -> dict[str, Preset]:
+    """Presets by name, with label, about and options."""
+    return PRESETS
 
 
 def fields() -> dict[str, dataclasses.Field]:
     """Every option with its default, and its help and choices as metadata; no torch is loaded."""
-    return {field.name: field for field in dataclasses.fields(importlib.import_module("trainers.dreambooth_options").DreamBoothOptions)}
+    return {field.name: field for field in dataclasses.fields(DreamBoothOptions)}
 
 
 def open_pictures(paths: Sequence[str | Path]) -> list[Image.Image]:
@@ -58,10 +64,9 @@ def open_pictures(paths: Sequence[str | Path]) -> list[Image.Image]:
 def seen(picture: Image.Image, resolution: int, crop: str) -> Image.Image:
     """The square that training sees of a picture; of random crops, one."""
     if crop == "center":
-        return fit(picture, resolution, resolution)
+        return to_square(picture, resolution, crop)
     import torch
 
-    to_square = importlib.import_module("trainers.dreambooth").to_square
     return to_square(picture, resolution, crop, torch.Generator().manual_seed(0))
 
 
@@ -94,12 +99,33 @@ def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mappin
         raise
 
 
-def estimate(options: Mapping[str, Any]) -> Any:
-    """seconds, memory_gib and trained_parameters of a run with these options; loads the base model."""
+def estimate(options: Mapping[str, Any]) -> Estimate:
+    """What a run with these options will take; a process of its own loads the base model and times it.
+
+    Raises InvalidOption or UnknownName where the options cannot work, RunFailed where the process ended without an answer.
+    """
     checked = options_from(options)
     _require_base(checked["base"])
-    module = importlib.import_module("trainers.dreambooth")
-    return module.estimate(module.DreamBoothOptions(**checked))
+    with tempfile.TemporaryDirectory(prefix="studio-estimate-") as folder:
+        write_config(Path(folder), DreamBoothOptions(**checked))
+        command = [sys.executable, "-m", "trainers.estimate", "--config", str(Path(folder) / "options.toml")]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, env=environment())
+    answer = _last_object(done.stdout)
+    if "error" in answer:
+        raise InvalidOption(answer["error"])
+    if done.returncode or not answer:
+        logger.error("The estimate ended with %d:\n%s", done.returncode, done.stderr[-4000:])
+        raise RunFailed("The estimate was ended, as when the memory is not enough for the base model; the log says more. The run itself may be started.")
+    return Estimate(**answer)
+
+
+def _last_object(text: str) -> dict[str, Any]:
+    """The JSON object in the last line of what a program printed, empty where there is none."""
+    try:
+        answer = json.loads(text.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _require_base(name: str) -> None:

@@ -10,12 +10,13 @@
 import dataclasses
 import json
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["RunState", "RunView", "read_run", "read_events", "write_state", "write_config", "is_alive", "process_start", "LIVE"]
+from studio.runs.processes import is_alive
+
+__all__ = ["RunState", "RunView", "read_run", "read_events", "write_state", "write_config", "LIVE"]
 
 RunState = Literal["waiting", "starting", "running", "stopped", "interrupted", "finished", "failed"]
 LIVE: tuple[RunState, ...] = ("waiting", "starting", "running")
@@ -190,37 +191,3 @@ def _tail(path: Path) -> str:
         return ""
     # A progress bar rewrites its line; the last state of each line is what counts.
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines())[-2000:]
-
-
-def process_start(pid: int) -> float | None:
-    """When the process began, so that a number that was given again to another process is not taken for it; None if it is gone."""
-    try:
-        # The 22nd field; the command's name before it may hold spaces, but it ends at the last bracket.
-        return float(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return None
-    return 0.0
-
-
-def is_alive(pid: int | None, started: float | None = None) -> bool:
-    """Whether the process runs (and began when it should have); one that has ended but was not yet collected does not."""
-    if pid is None or _is_zombie(pid):
-        return False
-    begun = process_start(pid)
-    return begun is not None and (started is None or begun == started)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (OSError, IndexError):
-        return False
-
-
-def age(view: RunView) -> float:
-    """Seconds since the run was asked for."""
-    return time.time() - view.created

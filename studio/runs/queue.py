@@ -4,50 +4,26 @@ The queue is the folders themselves, so it outlives the app: whoever looks next 
 """
 
 import contextlib
-import dataclasses
-import importlib
-import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.errors import InvalidOption, UnknownName
-from studio.runs.folder import RunView, process_start, read_run, write_config, write_state
+from studio.runs.folder import RunView, read_run, write_config, write_state
+from studio.runs.processes import ROOT, environment, launcher, process_start
+from studio.runs.trainers import resolve_options
 
-__all__ = ["Runs", "TRAINERS", "TrainerInfo", "options_kind", "options_table", "resolve_options"]
+__all__ = ["Runs"]
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 WATCH_S = 2.0
 UPLOADS = "uploads"
 RESERVED = (UPLOADS, "class-images")
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerInfo:
-    """A program under trainers/ that the studio can start. options: the name of its options dataclass."""
-
-    label: str
-    options: str
-
-
-TRAINERS: dict[str, TrainerInfo] = {
-    "ddpm": TrainerInfo(label="Pixel DDPM", options="DDPMOptions"),
-    "clip": TrainerInfo(label="CLIP", options="ClipOptions"),
-    "vae": TrainerInfo(label="Autoencoder", options="VaeOptions"),
-    "latent": TrainerInfo(label="Text-to-image", options="LatentOptions"),
-    "dreambooth": TrainerInfo(label="DreamBooth", options="DreamBoothOptions"),
-}
 
 
 class Runs:
@@ -100,8 +76,6 @@ class Runs:
 
     def start(self, trainer: str, options: Mapping[str, Any], *, name: str) -> RunView:
         """Check everything, make the folder, queue the run. Raises InvalidOption or UnknownName before anything is made."""
-        if trainer not in TRAINERS:
-            raise UnknownName.of("trainer", trainer, TRAINERS)
         path = self.require_free(name)
         resolved = resolve_options(trainer, {**options, "output": str(path)})
         path.mkdir(parents=True)
@@ -201,75 +175,3 @@ class Runs:
 
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def options_kind(trainer: str) -> type:
-    """The dataclass of a trainer's options. Raises UnknownName."""
-    if trainer not in TRAINERS:
-        raise UnknownName.of("trainer", trainer, TRAINERS)
-    return getattr(importlib.import_module(f"trainers.{trainer}"), TRAINERS[trainer].options)
-
-
-def resolve_options(trainer: str, options: Mapping[str, Any]) -> Any:
-    """The trainer's options, checked by its own dataclass and by its `check` where it has one."""
-    kind = options_kind(trainer)
-    known = {field.name for field in dataclasses.fields(kind)}
-    for key in options:
-        if key not in known:
-            raise UnknownName.of(f"option of {trainer}", key, sorted(known))
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if field.name in options:
-            _require_kind(field, hints[field.name], options[field.name])
-    resolved = kind(**options)
-    module = importlib.import_module(f"trainers.{trainer}")
-    if hasattr(module, "check"):
-        module.check(resolved)
-    return resolved
-
-
-def _require_kind(field: dataclasses.Field, hint: Any, value: Any) -> None:
-    """Refuse a value of another kind than the option has, in a sentence; a whole number is a number too."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if not isinstance(value, (*kinds, int) if float in kinds else kinds) or (isinstance(value, bool) and bool not in kinds):
-        wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
-        raise InvalidOption(f"{field.name} must be {wanted}, but it is {value!r}.")
-    if field.metadata.get("choices") and value not in field.metadata["choices"]:
-        raise UnknownName.of(field.name, value, field.metadata["choices"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptionRow:
-    """An option of a trainer in words."""
-
-    name: str
-    default: str
-    help: str
-    choices: str
-
-
-def options_table(trainer: str) -> list[OptionRow]:
-    """What `python -m trainers.NAME --help` documents. Raises UnknownName."""
-    return [
-        OptionRow(
-            name=field.name, default=str(field.default), help=field.metadata["help"].replace("%%", "%"),
-            choices=f". One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else "",
-        )
-        for field in dataclasses.fields(options_kind(trainer)) if field.name != "output"
-    ]
-
-
-def launcher(batch_size: int) -> list[str]:
-    """Plain python on one device; accelerate's launcher on as many as share a batch evenly."""
-    import torch
-
-    devices = next(count for count in range(max(1, torch.cuda.device_count()), 0, -1) if batch_size % count == 0)
-    if devices == 1:
-        return [sys.executable]
-    return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices)]
-
-
-def environment() -> dict[str, str]:
-    """The process's environment: this project's modules, output that is not held back."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

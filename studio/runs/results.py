@@ -7,11 +7,10 @@ from typing import Any
 
 from studio.models.catalogue import MODELS, ModelInfo
 from studio.runs.folder import read_json
+from studio.runs.trainers import TRAINERS
 
 __all__ = ["results"]
 
-# The trainers whose results are diffusion models, and what they are called in a menu.
-KINDS = {"ddpm": "pixel DDPM", "latent": "text-to-image", "dreambooth": "DreamBooth"}
 
 
 def results(root: Path) -> dict[str, ModelInfo]:
@@ -19,11 +18,16 @@ def results(root: Path) -> dict[str, ModelInfo]:
     found: list[tuple[float, str, ModelInfo]] = []
     for path in root.glob("*/state.json"):
         state, model = read_json(path), path.parent / "model"
-        if state.get("state") == "finished" and state.get("trainer") in KINDS and model.is_dir():
+        if state.get("state") == "finished" and _result_of(state.get("trainer")) and model.is_dir():
             info = _entry(str(model), state["trainer"], model.stat().st_mtime_ns)
             if info is not None:
                 found.append((float(state.get("created", 0)), str(model), info))
     return {name: info for _, name, info in sorted(found, key=lambda entry: (-entry[0], entry[1]))}
+
+
+def _result_of(trainer: Any) -> str:
+    """What the result of a trainer is called in a menu of models; "" where it belongs in none."""
+    return TRAINERS[trainer].result if trainer in TRAINERS else ""
 
 
 @lru_cache(maxsize=256)
@@ -36,7 +40,7 @@ def _entry(model: str, trainer: str, changed: int) -> ModelInfo | None:
         return None
     said = f", taught {facts['prompt']!r}" if facts.get("prompt") else ""
     return dataclasses.replace(
-        base, label=f"{folder.parent.name} ({KINDS[trainer]} run)", about=f"The result of the run {folder.parent.name}{said}.", source=model, size_mib=0,
+        base, label=f"{folder.parent.name} ({_result_of(trainer)} run)", about=f"The result of the run {folder.parent.name}{said}.", source=model, size_mib=0,
     )
 
 

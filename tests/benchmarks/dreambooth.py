@@ -20,16 +20,14 @@ from typing import Any
 
 import torch
 
-from trainers.data import open_picture
+from studio.media.folders import read_picture
+from studio.media.images import to_square
+from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, instance_paths
 from trainers.dreambooth import (
-    PRESETS,
-    DreamBoothOptions,
     DreamBoothTask,
     class_pictures,
     ensure_class_images,
-    instance_paths,
     load_parts,
-    to_square,
     to_tensor,
     train,
 )
@@ -74,7 +72,7 @@ def plain_steps(options: DreamBoothOptions, *, in_memory: bool = False) -> Itera
     fixed = torch.Generator()
 
     def read(path: Path) -> Any:
-        return to_square(open_picture(path), options.resolution, "center", fixed)
+        return to_square(read_picture(path), options.resolution, "center", fixed)
 
     halves = instance_paths(options.instances), list(class_pictures(options.class_folder).values())
     kept = {path: read(path) for half in halves for path in half} if in_memory else {}

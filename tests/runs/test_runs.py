@@ -12,7 +12,8 @@ import pytest
 
 from studio.errors import InvalidOption, UnknownName
 from studio.runs import Runs, read_events
-from studio.runs.folder import is_alive, process_start, write_state
+from studio.runs.folder import write_state
+from studio.runs.processes import is_alive, process_start
 
 SMALL = {
     "data": "digits", "resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "checkpoint_every": 10, "sample_every": 0,

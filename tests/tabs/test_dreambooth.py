@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import gradio as gr
@@ -9,12 +10,13 @@ import pytest
 from PIL import Image
 
 from studio import Studio
-from studio.errors import BadImage, InvalidOption, StudioError
+from studio.errors import BadImage, InvalidOption, RunFailed, StudioError
+from studio.media.images import to_square
 from studio.runs.dreambooth import EXAMPLE, fields, open_pictures, options_from, presets, seen
 from studio.runs.queue import Runs
+from studio.runs.trainers.dreambooth import DreamBoothOptions
 from tabs import dreambooth as tab
 from tabs.runs import create_tab as create_runs_tab
-from trainers.dreambooth import DreamBoothOptions, to_square
 
 PICTURES = sorted(str(path) for path in EXAMPLE.glob("*.png"))
 
@@ -139,6 +141,28 @@ def test_only_a_whole_text_to_image_model_can_be_taught(studio, tiny_model, tmp_
     (lora / "studio.json").write_text(json.dumps({"kind": "lora", "base": "toybox-sd"}))
     with pytest.raises(InvalidOption, match="LoRA"):
         studio.train_subject("lora", PICTURES, asked(lora))
+
+
+def test_the_estimate_comes_from_a_process_and_is_that_of_the_trainer(studio, tiny_sd):
+    from trainers.estimate import estimate as in_this_process
+
+    options = asked(tiny_sd, method="lora", rank=4)
+    answer = studio.estimate_subject(options)
+    assert answer.trained_parameters == in_this_process(DreamBoothOptions(**options_from(options))).trained_parameters > 0
+    assert answer.seconds > 0 and answer.memory_gib > 0
+
+
+def test_an_estimate_that_cannot_be_made_is_refused_in_the_trainer_s_own_words(studio, tiny_sd):
+    with pytest.raises(InvalidOption, match="the usual targets are to_q"):
+        studio.estimate_subject(asked(tiny_sd, method="lora", targets="nothing"))
+
+
+@pytest.mark.parametrize("printed", ["", "no json", "[1]"])
+def test_an_estimate_that_ended_without_an_answer_is_told_in_a_sentence(studio, tiny_sd, monkeypatch, printed):
+    ended = subprocess.CompletedProcess([], -9, stdout=printed, stderr="Killed")
+    monkeypatch.setattr("studio.runs.dreambooth.subprocess.run", lambda *args, **options: ended)
+    with pytest.raises(RunFailed, match="memory is not enough"):
+        studio.estimate_subject(asked(tiny_sd))
 
 
 def test_a_public_studio_trains_nothing():

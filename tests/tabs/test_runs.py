@@ -12,10 +12,11 @@ from PIL import Image
 from studio import Studio
 from studio.errors import InvalidOption, UnknownName
 from studio.runs import TRAINERS
-from studio.runs.folder import process_start, write_state
+from studio.runs.folder import write_state
 from studio.runs.following import Follower
-from studio.runs.queue import options_kind, options_table, resolve_options
+from studio.runs.processes import process_start
 from studio.runs.results import results
+from studio.runs.trainers import options_table, resolve_options
 from tabs import runs as tab
 
 
@@ -157,7 +158,7 @@ def test_values_that_are_no_numbers_break_the_line(tmp_path):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_the_table_documents_every_option_of_a_trainer(trainer):
     rows = options_table(trainer)
-    assert {row.name for row in rows} | {"output"} == {field.name for field in options_kind(trainer).__dataclass_fields__.values()}
+    assert {row.name for row in rows} | {"output"} == {field.name for field in TRAINERS[trainer].options.__dataclass_fields__.values()}
     assert all(row.help for row in rows) and "%%" not in tab.table_of(trainer)
 
 

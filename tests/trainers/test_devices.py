@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from studio.runs.folder import read_run, write_config
-from studio.runs.queue import environment, launcher
+from studio.runs.processes import environment, launcher
+from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.toybox.subject import example_pictures
 from tests.tiny_sd import save_tiny_sd
-from trainers.dreambooth import DreamBoothOptions
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WITHIN_S = 120

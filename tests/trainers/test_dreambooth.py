@@ -14,25 +14,20 @@ from safetensors.torch import load_file
 
 from studio.errors import InvalidOption
 from studio.runs.folder import read_run, write_state
+from studio.runs.trainers.dreambooth import METHODS, PRESETS, DreamBoothOptions, check
 from studio.toybox.subject import example_pictures
 from tests.tiny_sd import save_tiny_sd
 from trainers.activations import kept_for_backward
 from trainers.dreambooth import (
-    METHODS,
-    PRESETS,
-    DreamBoothOptions,
     DreamBoothTask,
-    _forward,
-    check,
     draw,
-    drawing_calls,
     ensure_class_images,
-    estimate,
     load_parts,
     make_network,
     prompt_inputs,
     train,
 )
+from trainers.estimate import _forward, drawing_calls, estimate
 from trainers.program import run_program
 from trainers.run_folder import RunFolder
 

@@ -8,10 +8,10 @@ import torch
 
 from studio.runs.dreambooth import EXAMPLE
 from studio.runs.folder import write_state
+from studio.runs.trainers.dreambooth import check
 from studio.toybox import COLOURS
 from studio.toybox.subject import example_pictures, subject
 from trainers import subject as judge
-from trainers.dreambooth import check
 
 
 def test_likeness_is_the_mean_cosine_of_all_pairs():

@@ -1,26 +1,21 @@
-"""Command-line options from a dataclass: the field is the option, its metadata says what it means and where from.
+"""Options as data: a frozen dataclass whose fields are the options, with what each means in its metadata.
 
-Options come from the command line, or from a TOML file named by --config; the command line has the last word.
+A trainer's command line, the studio's form and the table of options are all made from them.
 """
 
-import argparse
 import dataclasses
-import tomllib
-import types
-import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from studio.errors import InvalidOption, UnknownName
+from studio.errors import InvalidOption
 
-__all__ = ["LoopOptions", "option", "parse_options", "parse_widths", "read_toml"]
+__all__ = ["LoopOptions", "option", "parse_widths"]
 
-Options = TypeVar("Options")
 LR_PLANS = ("cosine", "trapezoid", "constant")
 
 
-def option(default: Any, help: str, choices: typing.Iterable[str] | None = None) -> Any:
+def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
     """A dataclass field with its one-sentence help."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices and list(choices)})
 
@@ -77,43 +72,3 @@ def parse_widths(text: str, multiple: int) -> tuple[int, ...]:
     if any(width < multiple or width % multiple for width in widths):
         raise InvalidOption(f"widths must be multiples of {multiple}, but they are {text!r}.")
     return widths
-
-
-def parse_options(kind: type[Options], argv: list[str] | None = None, *, prog: str, description: str) -> Options:
-    """The options on the command line, over those of --config, as an instance of the dataclass `kind`."""
-    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", metavar="FILE.toml", help="options from a TOML file; what is given on the command line wins")
-    types_of = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        _add(parser, field, types_of[field.name])
-    config = parser.parse_known_args(argv)[0].config
-    if config:
-        parser.set_defaults(**read_toml(kind, Path(config)))
-    values = vars(parser.parse_args(argv))
-    values.pop("config")
-    return kind(**values)
-
-
-def read_toml(kind: type, path: Path) -> dict[str, Any]:
-    """The options in a TOML file. Raises InvalidOption or UnknownName with what is wrong."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InvalidOption(f"The options file {str(path)!r} cannot be read; check its path.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidOption(f"The options file {str(path)!r} is not TOML: {error}.") from error
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in values:
-        if key not in known:
-            raise UnknownName.of(f"option in {path.name}", key, known)
-    return values
-
-
-def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -> None:
-    flag = "--" + field.name.replace("_", "-")
-    if isinstance(hint, types.UnionType):  # "int | None": None is only ever the default
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if hint is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=field.metadata["help"])
-    else:
-        parser.add_argument(flag, type=hint, default=field.default, choices=field.metadata["choices"], help=field.metadata["help"])

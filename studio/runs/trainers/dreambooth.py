@@ -1,16 +1,21 @@
 """The knobs of DreamBooth and the presets that set them: data that a form can show before torch is loaded."""
 
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption
+from studio.media.folders import pictures_in, read_picture
+from studio.runs.trainers.options import LoopOptions, option
 from studio.toybox import COLOURS, with_article
-from trainers.options import LoopOptions, option
 
-__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Preset"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Estimate", "Preset", "USUAL_TARGETS", "check", "instance_paths", "load_instances"]
 
 METHODS = ("full", "full_text", "lora")
 USUAL_TARGETS = "the usual targets are to_q,to_k,to_v,to_out.0."
@@ -111,6 +116,60 @@ class DreamBoothOptions(LoopOptions):
             return Path(self.class_images)
         facts = json.dumps([self.base, self.class_prompts, self.resolution, self.class_guidance, self.class_steps])
         return Path(self.output).parent / "class-images" / hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+def check(options: DreamBoothOptions) -> None:
+    """Everything that can be known to go wrong before a run begins. Raises InvalidOption with what to do."""
+    load_instances(options)
+    if options.prior_weight:
+        _require_writable(options.class_folder)
+    if options.adam_8bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise InvalidOption("8-bit Adam needs the package bitsandbytes: `pip install bitsandbytes`, or turn it off.")
+    if options.mixed_precision == "fp16" and not _has_cuda():
+        raise InvalidOption("fp16 training needs a CUDA GPU; choose mixed precision 'no' on this machine.")
+
+
+def instance_paths(folder: str) -> list[Path]:
+    """The pictures in the folder, in order of name. Raises InvalidOption."""
+    if not Path(folder).is_dir():
+        raise InvalidOption(f"The folder of pictures {folder!r} does not exist; upload 3 to 5 pictures of the subject.")
+    paths = pictures_in(Path(folder))
+    if not paths:
+        raise InvalidOption("There are no pictures of the subject; give 3 to 5 of them.")
+    return paths
+
+
+def load_instances(options: DreamBoothOptions) -> "list[Image.Image]":
+    """The subject's pictures, RGB. Raises InvalidOption naming a file that cannot be read, or when there are too few."""
+    pictures = [read_picture(path) for path in instance_paths(options.instances)]
+    if len(pictures) < 2:
+        raise InvalidOption("One picture is not enough to tell the subject from its surroundings; give at least 2, better 3 to 5.")
+    return pictures
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InvalidOption(f"The folder for class pictures, {str(folder)!r}, cannot be written to; choose another one.") from error
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run will take: seconds in all, GiB of memory while it trains, and how many weights learn."""
+
+    seconds: float
+    memory_gib: float
+    trained_parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)

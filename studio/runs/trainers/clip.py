@@ -1,0 +1,49 @@
+"""The knobs of the CLIP trainer."""
+
+from dataclasses import dataclass
+
+from studio.errors import InvalidOption
+from studio.runs.trainers.options import LoopOptions, option
+
+__all__ = ["ClipOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.clip --help` prints them."""
+
+    data: str = option("toybox", "toybox, or a folder of captioned pictures")
+    output: str = option("runs/toybox-clip", "the run folder; an unfinished run in it is resumed")
+    resolution: int = option(64, "pixels a side of the pictures, a multiple of the patch")
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
+    steps: int = option(2000, "optimiser steps in all")
+    batch_size: int = option(128, "pictures a step: each caption has this many to choose from")
+    lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    weight_decay: float = option(0.05, "AdamW's weight decay")
+    near_captions: int = option(2, "captions a picture that differ from its own in one attribute, as further wrong answers; toybox only, 0 = none")
+    # the towers
+    patch: int = option(8, "pixels a side of a patch of the picture tower")
+    width: int = option(128, "features of both towers, a multiple of 32")
+    text_layers: int = option(3, "blocks of the text tower")
+    vision_layers: int = option(4, "blocks of the picture tower")
+    max_tokens: int = option(32, "longest text in tokens, with start and end")
+    start: str = option("", "a CLIP folder to go on from, or nothing")
+    towers: str = option("both", "what learns: both towers; text alone, from two wordings of each scene (as arXiv:2104.08821 does; toybox only); "
+                         "picture alone, to a text tower that is fixed (arXiv:2111.07991)", ("both", "text", "picture"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "patch", "text_layers", "vision_layers", "data_limit")
+        self.require_at_least(4, "max_tokens")
+        self.require_at_least(0, "near_captions")
+        self.require_at_least(2, "batch_size")
+        if self.width < 32 or self.width % 32:
+            raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
+        if self.towers not in ("both", "text", "picture"):
+            raise InvalidOption(f"towers must be both, text or picture, but it is {self.towers!r}.")
+        if self.towers == "picture" and not self.start:
+            raise InvalidOption("The picture tower alone needs a text tower to learn from: name a CLIP folder with start.")
+        if self.towers == "text" and self.data != "toybox":
+            raise InvalidOption("The text tower alone learns from several wordings of a scene, which only toybox has; set data to toybox.")
+        if self.resolution % self.patch:
+            raise InvalidOption(f"resolution must be a multiple of the patch, but {self.resolution=} and {self.patch=}.")

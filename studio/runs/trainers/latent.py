@@ -1,0 +1,55 @@
+"""The knobs of the text-to-image trainer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import InvalidOption
+from studio.runs.trainers.options import LoopOptions, option, parse_widths
+
+__all__ = ["LatentOptions", "check"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.latent --help` prints them."""
+
+    data: str = option("toybox", "toybox, or a folder of captioned pictures")
+    output: str = option("runs/toybox-sd", "the run folder; an unfinished run in it is resumed")
+    vae: str = option("runs/toybox-vae/model", "an AutoencoderKL folder, frozen")
+    clip: str = option("runs/toybox-clip/model", "a CLIP folder with its tokenizer, frozen")
+    decoder: str = option("", "an AutoencoderKL folder with the same encoder whose decoder the result takes, or nothing")
+    resolution: int = option(64, "pixels a side")
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
+    wordings: int = option(2, "captions kept for each picture")
+    only: str = option("", "train on those pictures alone whose caption holds this word, e.g. large: kinds of objects are learned sooner; empty = all")
+    steps: int = option(10_000, "optimiser steps in all")
+    batch_size: int = option(48, "pictures a step")
+    lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
+    lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    prediction_type: str = option("v_prediction", "what the network predicts", ("epsilon", "v_prediction"))
+    min_snr_gamma: float = option(5.0, "weigh the error of x0 by min(SNR, gamma) + the offset, 0 = off")
+    min_snr_offset: float = option(1.0, "0 as in arXiv:2303.09556; 1 keeps the noisiest steps, which decide what stands where, at their full weight")
+    caption_drop: float = option(0.1, "share of captions replaced by the empty one, 0 to 1")
+    widths: str = option("64,96,112", "channels of each level, comma-separated multiples of 16")
+    layers: int = option(1, "residual blocks a level")
+    attention_from: int = option(1, "cross-attention from this level down (0 = the full latent)")
+    text_in_time: bool = option(True, "add the pooled caption to the time embedding, so that every residual block hears it (as DeepFloyd IF does)")
+    start: str = option("", "a StableDiffusionPipeline folder whose UNet to go on from, or nothing")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "data_limit", "wordings", "layers", "resolution")
+        self.require_at_least(0, "min_snr_gamma", "min_snr_offset", "attention_from")
+        self.require_share("caption_drop")
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels a level."""
+        return parse_widths(self.widths, 16)
+
+
+def check(options: LatentOptions) -> None:
+    """What can be known to go wrong before a run begins. Raises InvalidOption."""
+    for name in ("vae", "clip"):
+        if not Path(getattr(options, name)).is_dir():
+            raise InvalidOption(f"{name} must name a folder, but {getattr(options, name)!r} is none; train it first or give its path.")

@@ -1,0 +1,100 @@
+"""The menu of trainers: what each is called, its options, what its result is. Data only: no trainer is imported for it."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from studio.errors import InvalidOption, UnknownName
+from studio.runs.trainers import dreambooth, latent
+from studio.runs.trainers.clip import ClipOptions
+from studio.runs.trainers.ddpm import DDPMOptions
+from studio.runs.trainers.options import LoopOptions
+from studio.runs.trainers.vae import VaeOptions
+
+__all__ = ["TRAINERS", "OptionRow", "TrainerInfo", "options_table", "resolve_options", "trainer_info"]
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerInfo:
+    """A program that the studio can start as `python -m trainers.NAME --config FILE.toml`.
+
+    options: the dataclass of its options. check: raises InvalidOption for what else can be known to go wrong before a run
+    begins. result: what its result is called in a menu of models, "" where that is no diffusion model.
+    """
+
+    label: str
+    options: type[LoopOptions]
+    check: Callable[[Any], None] | None = None
+    result: str = ""
+
+
+TRAINERS: dict[str, TrainerInfo] = {
+    "ddpm": TrainerInfo(label="Pixel DDPM", options=DDPMOptions, result="pixel DDPM"),
+    "clip": TrainerInfo(label="CLIP", options=ClipOptions),
+    "vae": TrainerInfo(label="Autoencoder", options=VaeOptions),
+    "latent": TrainerInfo(label="Text-to-image", options=latent.LatentOptions, check=latent.check, result="text-to-image"),
+    "dreambooth": TrainerInfo(label="DreamBooth", options=dreambooth.DreamBoothOptions, check=dreambooth.check, result="DreamBooth"),
+}
+
+
+def trainer_info(name: str) -> TrainerInfo:
+    """The entry of a trainer. Raises UnknownName."""
+    if name not in TRAINERS:
+        raise UnknownName.of("trainer", name, TRAINERS)
+    return TRAINERS[name]
+
+
+def resolve_options(trainer: str, options: Mapping[str, Any]) -> Any:
+    """The trainer's options, checked by their kinds, by their dataclass, and by the trainer's `check`.
+
+    Raises:
+        UnknownName: no such trainer, option or choice. InvalidOption: a value that makes no sense.
+    """
+    info = trainer_info(trainer)
+    fields = {field.name: field for field in dataclasses.fields(info.options)}
+    for key in options:
+        if key not in fields:
+            raise UnknownName.of(f"option of {trainer}", key, sorted(fields))
+    hints = typing.get_type_hints(info.options)
+    for key, value in options.items():
+        _require_kind(fields[key], hints[key], value)
+    resolved = info.options(**options)
+    if info.check is not None:
+        info.check(resolved)
+    return resolved
+
+
+def _require_kind(field: dataclasses.Field, hint: Any, value: Any) -> None:
+    """Refuse a value of another kind than the option has, in a sentence; a whole number is a number too."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not isinstance(value, (*kinds, int) if float in kinds else kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
+        raise InvalidOption(f"{field.name} must be {wanted}, but it is {value!r}.")
+    if field.metadata.get("choices") and value not in field.metadata["choices"]:
+        raise UnknownName.of(field.name, value, field.metadata["choices"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionRow:
+    """An option of a trainer in words."""
+
+    name: str
+    default: str
+    help: str
+    choices: str
+
+
+def options_table(trainer: str) -> list[OptionRow]:
+    """What `python -m trainers.NAME --help` documents. Raises UnknownName."""
+    return [
+        OptionRow(
+            name=field.name, default=str(field.default), help=field.metadata["help"].replace("%%", "%"),
+            choices=f". One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else "",
+        )
+        for field in dataclasses.fields(trainer_info(trainer).options) if field.name != "output"
+    ]

@@ -1,0 +1,107 @@
+"""What a DreamBooth run will take, from a timed look at its base model on this machine.
+
+    python -m trainers.estimate --base toybox-sd --method lora
+
+Takes the options of trainers.dreambooth and prints one line of JSON: {"seconds", "memory_gib", "trained_parameters"}, or
+{"error": a sentence}. The studio asks it as a process of its own, so that what it loads is gone when it ends.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from studio.errors import StudioError
+from studio.runs.trainers.dreambooth import DreamBoothOptions, Estimate
+from trainers.activations import kept_for_backward
+from trainers.command_line import parse_options
+from trainers.dreambooth import PARTS, class_pictures, load_parts, make_network, prompt_inputs, vae_factor
+
+__all__ = ["estimate"]
+
+# A fresh process: python, torch and diffusers from a disk that has them cached.
+START_S = 8.0
+# What it holds of itself.
+PROCESS_GIB = 0.9
+# And what comes and goes: gradients of activations, what the allocator cannot hand out. At the size of SD 1.5 and of the
+# toy model this comes within 5 % of the most that a process held.
+PASSING = 1.15
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def estimate(options: DreamBoothOptions) -> Estimate:
+    """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model.
+
+    The time is that of the start, the class pictures that are missing, the steps, and the pictures drawn during training.
+    The memory is that of the training alone. Raises InvalidOption where LoRA cannot be added to the layers asked for.
+    """
+    parts = load_parts(options.base)
+    halves = 2 if options.prior_weight else 1
+    shape = (options.batch_size * halves, parts["unet"].config.in_channels, *[options.resolution // vae_factor(parts["vae"])] * 2)
+    network = make_network(parts, replace(options, gradient_checkpointing=False))
+    text = prompt_inputs(parts, options, [""] * shape[0]).to(parts["unet"].device)
+    forward = partial(_forward, network, torch.zeros(shape, device=text.device), text, options.mixed_precision)
+    forward_s = _timed(forward)
+    weights = sum(weight.numel() for name in PARTS for weight in parts[name].parameters())
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    # Backward costs as much for the activations and, where the weights learn, for them; with checkpointing forward is done twice.
+    passes = 1 + (1 if options.method == "lora" else 2) + options.gradient_checkpointing
+    steps_s = forward_s * passes * options.steps * options.accumulation
+    # Weights, gradients, both moments, averages: four bytes each, but for moments of 8 bits.
+    state = 4 * weights + trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0))
+    activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
+    return Estimate(
+        seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], trained_parameters=trained,
+        memory_gib=PASSING * (state + activations) / 2**30 + PROCESS_GIB,
+    )
+
+
+def _forward(network: torch.nn.Module, x_t: Tensor, text: Tensor, precision: str) -> Tensor:
+    """The network's answer, in the precision of the training."""
+    with torch.autocast(x_t.device.type, PRECISIONS[precision]) if precision in PRECISIONS else nullcontext():
+        return network(x_t, torch.ones(len(x_t), device=x_t.device), text)
+
+
+@torch.inference_mode()
+def _timed(forward: Callable[[], Tensor]) -> float:
+    """Seconds of a forward pass: the faster of two, after one that warms up."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        forward().sum().item()  # waits for a GPU to be done
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+def drawing_calls(options: DreamBoothOptions) -> float:
+    """Forward passes of one picture that drawing takes: missing class pictures, and the sheets before and during training."""
+    missing = options.num_class_images - len(class_pictures(options.class_folder)) if options.prior_weight else 0
+    sheets = 1 + math.ceil(options.steps / options.sample_every) if options.sample_every else 0
+    looked_at = sheets * options.validation_samples * len(options.prompts_to_look_at)
+    of_class = max(missing, 0) * options.class_steps * _passes(options.class_guidance)
+    return of_class + looked_at * options.validation_steps * _passes(options.validation_guidance)
+
+
+def _passes(guidance_scale: float) -> int:
+    return 2 if guidance_scale > 1 else 1
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line. Ends with 1 where the options cannot work."""
+    try:
+        options = parse_options(DreamBoothOptions, argv, prog="python -m trainers.estimate", description="Say what a DreamBooth run will take.")
+        print(json.dumps(dataclasses.asdict(estimate(options))))
+    except StudioError as error:
+        print(json.dumps({"error": str(error)}))
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
