@@ -15,8 +15,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from studio import Studio
+from studio.scratch import scratch_folder, sweep
 from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
 from tabs.parts.page import PAGE
+from tabs.parts.visitors import MAX_VISITORS, keep_little
+
+# Uploads, and files that visitors were given, are removed when they are a day old.
+CLEAN_EVERY_S, KEEP_FILES_S = 3600, 86400
 
 TABS = {
     "Noise schedules": schedules.create_tab,
@@ -30,12 +35,13 @@ TABS = {
 
 def create_app(studio: Studio) -> gr.Blocks:
     """The page: a title and one panel for each entry of TABS."""
-    with gr.Blocks(title="Diffusion Studio", fill_width=True) as app:
+    with gr.Blocks(title="Diffusion Studio", fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)) as app:
         gr.HTML("<h1 class='ds-brand'>Diffusion Studio</h1><p class='ds-tagline'>See and steer how a diffusion model makes a picture.</p>")
         with gr.Tabs(selected="Denoising"):
             for name, create_tab in TABS.items():
                 with gr.Tab(name, id=name):
                     create_tab(studio)
+        keep_little(app, studio)
     return app
 
 
@@ -62,11 +68,13 @@ def read_users(path: Path | None) -> list[tuple[str, str]] | None:
 def main() -> None:
     args = parse_args()
     on_spaces = "SPACE_ID" in os.environ
+    sweep()
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch_folder() / "gradio"))
     app = create_app(Studio(public=args.public or on_spaces))
     app.queue(default_concurrency_limit=4, max_size=64)
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, auth=read_users(args.auth_file),
-        max_file_size="30mb", show_error=False, **PAGE,
+        max_file_size="30mb", show_error=False, state_session_capacity=MAX_VISITORS, **PAGE,
     )
 
 

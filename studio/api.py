@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, UnknownName
+from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
@@ -52,6 +53,8 @@ class Studio:
         self.public = public
         self._runs = Runs(runs_root or os.environ.get("DIFFUSION_STUDIO_RUNS", "runs"))
         self.follower = Follower()
+        # The runs that visitors have made or opened last.
+        self.kept = Kept(PUBLIC_LIMITS if public else own_limits())
         # How models are fetched; a test puts another one here.
         self.fetch: Fetch | None = None
         self._residents: Residents | None = None

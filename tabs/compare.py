@@ -19,6 +19,7 @@ from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, save_png
 from studio.sampling.live import freshest
+from studio.scratch import passing_folder
 from tabs.denoise import stop_update
 from tabs.parts.filmstrip import decoded, film
 from tabs.parts.session import Session
@@ -230,7 +231,7 @@ def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.S
     def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         held = values[session]
         yield from pressed(
-            held, lambda switch: drawn(studio, values[kind], cells_of(values), switch, Path(held.folder.name)),
+            held, lambda switch: drawn(studio, values[kind], cells_of(values), switch),
             {"stage": stage, "status": status, "stop": stop, "sheet": sheet},
         )
 
@@ -272,7 +273,7 @@ def in_words(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
-def drawn(studio: Any, kind: str, cells: list[Cell], switch: Event, folder: Path) -> Iterator[dict[str, Any]]:
+def drawn(studio: Any, kind: str, cells: list[Cell], switch: Event) -> Iterator[dict[str, Any]]:
     """The grid, cell by cell: the time it will take first, then what is left, then the whole as one file."""
     pictures: dict[int, Image.Image] = {}
     yield {"status": f"{len(cells)} pictures; timing a few steps.", "stage": to_stage(grid_shown(kind, cells, pictures)), "sheet": gr.update(visible=False)}
@@ -286,7 +287,9 @@ def drawn(studio: Any, kind: str, cells: list[Cell], switch: Event, folder: Path
         done = foretold_s(cells[: index + 1], call_s)
         left = (monotonic() - since) * (foretold_s(cells, call_s) - done) / done
         yield {"status": f"{index + 1} of {len(cells)}, about {in_words(left)} left.", "stage": to_stage(grid_shown(kind, cells, pictures))}
-    yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
+    with passing_folder() as folder:
+        # Gradio copies the file before it goes on.
+        yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
 
 
 def picture_of(studio: Any, options: SampleOptions, switch: Event) -> "Image.Image | None":

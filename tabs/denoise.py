@@ -10,13 +10,14 @@ from uuid import uuid4
 
 import gradio as gr
 
-from studio.errors import InvalidOption, StudioError
+from studio.errors import StudioError
 from studio.media.uploads import open_picture
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.events import Finished
 from studio.sampling.export import read_options
 from studio.sampling.live import freshest
+from studio.scratch import passing_folder
 from tabs.parts.filmstrip import curve_of, film, live_frame
 from tabs.parts.keeping import DOWNLOAD, KEEPERS, STREAMS, save_pictures
 from tabs.parts.session import Session
@@ -43,7 +44,7 @@ def create_tab(studio: Any) -> None:
     menu = models_of(studio, "pixel")
     first, entry = next(iter(menu.items()))
 
-    session = gr.State(Session(), delete_callback=Session.stop)
+    session = gr.State(Session(studio.kept, "denoise"), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             model = gr.Dropdown(
@@ -126,13 +127,13 @@ def create_tab(studio: Any) -> None:
         model: str, class_label: str, num_steps: int, timesteps: str, scheduler: str, eta: float, clip_x0: bool, seed: int, num_images: int,
         strength: float, session: Session, init_image: str | None = None, prompt: str = "", negative_prompt: str = "", guidance_scale: float = 1.0,
         guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0, clip_guidance_scale: float = 0.0, sigmas: str = "",
-        width: int = 0, height: int = 0, record_attention: bool = False,
+        width: int = 0, height: int = 0, record_attention: bool = False, request: gr.Request | None = None,
     ) -> Iterator[dict[Any, Any]]:
         """Sample pictures, from a class or from a prompt; a width or height of 0 is the model's own.
 
         Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
         """
-        switch = session.begin()
+        switch = session.of(request).begin()
         try:
             with_text = {
                 "prompt": prompt, "negative_prompt": negative_prompt, "guidance_scale": guidance_scale, "guidance_start": guidance_start,
@@ -159,13 +160,12 @@ def create_tab(studio: Any) -> None:
     def on_stop(session: Session) -> dict[Any, Any]:
         return {status: "Stopping after this step." if session.stop() else "Nothing is running."}
 
-    def on_file(path: str, session: Session) -> dict[Any, Any]:
+    def on_file(path: str, session: Session, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
             if Path(path).suffix.lower() != ".safetensors":
                 return restored(read_options(path), "The options of this picture are set; press Run to make it again.")
-            trajectory = studio.load_run(path)
-            session.trajectory = trajectory
-            text = to_stage(film(trajectory, run=uuid4().hex, title=f"Run file {Path(path).name}", autoplay=True))
+            trajectory = session.of(request).open(studio, path)
+            text = to_stage(film(trajectory, run=session.run, title=f"Run file {Path(path).name}", autoplay=True))
             return {stage: text, **restored(trajectory.options, f"Opened a run of {len(trajectory.steps)} steps.")}
 
     def restored(options: SampleOptions, sentence: str) -> dict[Any, Any]:
@@ -180,12 +180,12 @@ def create_tab(studio: Any) -> None:
         values[class_label] = class_update(menu[options.model], options.class_label)
         return {**values, status: sentence}
 
-    def on_keep(kind: str) -> Callable[[str, Session], dict[Any, Any]]:
-        def keep(stream: str, session: Session) -> dict[Any, Any]:
-            with said_in_a_sentence():
-                if session.trajectory is None:
-                    raise InvalidOption("There is no run of yours to keep yet: press Run first.")
-                return {kept: gr.update(value=str(KEEPERS[kind][1](session.trajectory, stream, Path(session.folder.name))), visible=True)}
+    def on_keep(kind: str) -> Callable[[str, Session], Iterator[dict[Any, Any]]]:
+        def keep(stream: str, session: Session) -> Iterator[dict[Any, Any]]:
+            with said_in_a_sentence(), passing_folder() as folder:
+                trajectory = session.required("There is no run of yours to keep yet: press Run first.")
+                # Gradio copies the file before it goes on.
+                yield {kept: gr.update(value=str(KEEPERS[kind][1](trajectory, stream, folder)), visible=True)}
         return keep
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -250,23 +250,26 @@ def run_shown(
 
     tokens: gives those of the prompt, for a film that shows where they were looked at.
     """
-    run, since = uuid4().hex, monotonic()
-    outcome: dict[str, Any] = {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""})}
+    run, since, trajectory = uuid4().hex, monotonic(), None
     if not switch.is_set():
         yield {"status": "Preparing the model.", "stop": gr.update(interactive=True)}
         curve = curve_of(studio.noise_curve(options))
         for event in freshest(studio.sample(options, stop=switch), switch):
             if not isinstance(event, Finished):
                 yield {"stage": to_stage(live_frame(event, run=run, curve=curve, options=options)), "status": ""}
-            elif event.trajectory.steps:
-                session.trajectory, session.run = event.trajectory, run
-                outcome = {
-                    "stage": to_stage(film(event.trajectory, run=run, title=title_of(event.trajectory), curve=curve, tokens=tokens())),
-                    "session": session,
-                    "status": how_it_went(event.trajectory, monotonic() - since),
-                    "pictures": [str(path) for path in save_pictures(event.trajectory, Path(session.folder.name))],
-                }
-    yield {**outcome, "stop": stop_update(session)}
+            else:
+                trajectory = event.trajectory
+    if trajectory is None or not trajectory.steps:
+        yield {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""}), "stop": stop_update(session)}
+        return
+    session.keep(trajectory, run)
+    with passing_folder() as folder:
+        # Gradio copies the pictures before it goes on.
+        yield {
+            "stage": to_stage(film(trajectory, run=run, title=title_of(trajectory), curve=curve, tokens=tokens())), "session": session,
+            "status": how_it_went(trajectory, monotonic() - since), "pictures": [str(path) for path in save_pictures(trajectory, folder)],
+            "stop": stop_update(session),
+        }
 
 
 def title_of(trajectory: "Trajectory") -> str:

@@ -1,8 +1,6 @@
 """The Noise schedules tab: how much of a picture is left at every timestep, under one schedule or several."""
 
 import dataclasses
-import shutil
-import tempfile
 import time
 import zlib
 from base64 import b64encode
@@ -22,6 +20,7 @@ from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
 from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
 from studio.process.schedules import CURVES, SCHEDULES, curves, schedule_options
+from studio.scratch import passing_folder
 from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ __all__ = ["create_tab"]
 EPS_SCALE = 4096
 FIRST_PICTURE, FIRST_SCHEDULES, FIRST_T = "cat", ["linear", "cosine"], 250
 FIRST_CURVES = ["sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "log_snr"]
-KEPT_EXPORTS = 20
 LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
 
 # A download button holds its file from the moment the file is there, so one hidden button serves all three formats.
@@ -139,27 +137,13 @@ def show_moments(moments: Moments) -> dict[str, Any]:
 
 # --- what is kept --------------------------------------------------------------------------------------------
 
-@cache
-def export_root() -> tempfile.TemporaryDirectory[str]:
-    """One folder for the files of all exports; it goes when the app does."""
-    return tempfile.TemporaryDirectory(prefix="schedules-")
-
-
-def fresh_folder() -> Path:
-    """A folder for one export; all but the newest few are removed (the page has its own copy by then)."""
-    root = Path(export_root().name)
-    for old in sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime)[: -KEPT_EXPORTS]:
-        shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(dir=root))
-
-
 def entries_of(chosen: list[NoiseOptions]) -> list[Entry]:
     return [(SCHEDULES[options.schedule].label, options.betas(), options.kept()) for options in chosen]
 
 
-def export(kind: str, chosen: list[NoiseOptions], names: list[str], axis: str) -> Path:
-    """Write the curves as "png", "svg" or "csv"."""
-    path = fresh_folder() / f"noise-schedules.{kind}"
+def export(kind: str, chosen: list[NoiseOptions], names: list[str], axis: str, folder: Path) -> Path:
+    """Write the curves as "png", "svg" or "csv" into the folder."""
+    path = folder / f"noise-schedules.{kind}"
     if kind == "csv":
         path.write_text(schedule_csv(entries_of(chosen)), encoding="utf-8")
         return path
@@ -356,10 +340,11 @@ def create_tab(studio: Any = None) -> None:
     def on_stop(last: dict[str, Any] | None) -> dict[Any, Any]:
         return {chain: gr.HTML(result=show_stopped(last)), stop: gr.update(interactive=False)}
 
-    def on_keep(kind: str) -> Callable[[dict[Any, Any]], dict[Any, Any]]:
-        def keep(values: dict[Any, Any]) -> dict[Any, Any]:
-            with said_in_a_sentence():
-                return {download: str(export(kind, chosen_from(values), values[shown_curves], values[axis]))}
+    def on_keep(kind: str) -> Callable[[dict[Any, Any]], Iterator[dict[Any, Any]]]:
+        def keep(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+            with said_in_a_sentence(), passing_folder() as folder:
+                # Gradio copies the file before it goes on.
+                yield {download: str(export(kind, chosen_from(values), values[shown_curves], values[axis], folder))}
         return keep
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

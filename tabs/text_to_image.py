@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import gradio as gr
 
@@ -18,6 +17,7 @@ from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.events import Finished
 from studio.sampling.export import read_options
+from studio.scratch import passing_folder
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.denoise import SEED_END, eta_update, run_shown, stop_update
@@ -52,7 +52,7 @@ def create_tab(studio: Any) -> None:
     menu = latent_models(studio)
     first = next((name for name, entry in menu.items() if entry.embedded), None)
 
-    session = gr.State(Session(), delete_callback=Session.stop)
+    session = gr.State(Session(studio.kept, "text"), delete_callback=Session.stop)
     with gr.Row(elem_classes="ds-model-row"):
         model = gr.Dropdown(
             menu_choices(menu), value=first, label="Model" if studio.public else "Model, or any folder, file or Hub id",
@@ -168,8 +168,8 @@ def create_tab(studio: Any) -> None:
         session.ask()
         return {stop: gr.update(interactive=True), status: "Waiting for the device."}
 
-    def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-        switch = values[session].begin()
+    def on_run(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        switch = values[session].of(request).begin()
         try:
             options = options_from(init_image=values[init_image], **{name: values[control] for name, control in controls.items()})
             for change in generated(studio, options, switch, values[session]):
@@ -191,12 +191,11 @@ def create_tab(studio: Any) -> None:
     def on_open_step(session: Session, asked: gr.EventData) -> Any:
         return gr.HTML(decoded=decoded_step(studio, session, **asked._data))
 
-    def on_file(path: str, session: Session) -> dict[Any, Any]:
+    def on_file(path: str, session: Session, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
             if Path(path).suffix.lower() != ".safetensors":
                 return restored(read_options(path), "The options of this picture are set; press Generate to make it again.")
-            trajectory = studio.load_run(path)
-            session.trajectory, session.run = trajectory, uuid4().hex
+            trajectory = session.of(request).open(studio, path)
             tokens = tokens_of(studio, trajectory.options, even_unloaded=False)
             text = to_stage(film(trajectory, run=session.run, title=f"Run file {Path(path).name}", autoplay=True, tokens=tokens))
             return {stage: text, **restored(trajectory.options, f"Opened a run of {len(trajectory.steps)} steps.")}
@@ -212,13 +211,12 @@ def create_tab(studio: Any) -> None:
 
     def on_keep(kind: str) -> Callable[[str, Session], Iterator[dict[Any, Any]]]:
         def keep(stream: str, session: Session) -> Iterator[dict[Any, Any]]:
-            with said_in_a_sentence():
-                if session.trajectory is None:
-                    raise InvalidOption("There is no picture of yours to keep yet: press Generate first.")
-                whole = session.trajectory
+            with said_in_a_sentence(), passing_folder() as folder:
+                whole = session.required("There is no picture of yours to keep yet: press Generate first.")
                 if kind in FILMS:
                     whole = yield from told(studio.decoded(whole, stream), status)
-                path = KEEPERS[kind][1](whole, stream, Path(session.folder.name))
+                path = KEEPERS[kind][1](whole, stream, folder)
+                # Gradio copies the file before it goes on.
                 yield {kept: gr.update(value=str(path), visible=True), status: f"{KEEPERS[kind][0]} is ready: {path.name}."}
         return keep
 
@@ -385,9 +383,9 @@ def at_hand(studio: Any, model: str) -> bool:
 def decoded_step(studio: Any, session: Session, *, run: str, stream: str, index: int) -> str:
     """One step by the real decoder, as the stage takes it; a refusal is a sentence there."""
     answer: dict[str, Any] = {"run": run, "stream": stream, "index": index}
-    if session.trajectory is None or run != session.run:
+    if run != session.run:
         return to_stage({**answer, "error": "Only the run that was made or opened last can be decoded; press Generate to make it again."})
     try:
-        return to_stage({**answer, **decoded(stream, index, studio.decode(session.trajectory, stream, index))})
+        return to_stage({**answer, **decoded(stream, index, studio.decode(session.required("There is no run yet."), stream, index))})
     except (StudioError, KeyError, IndexError) as error:
         return to_stage({**answer, "error": f"This step cannot be decoded: {error}"})

@@ -65,6 +65,13 @@ class Trajectory:
         return bool(self.steps) and len(self.steps) == self.steps[0].num_steps
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept, the picture that the run started from among it."""
+        tensors = [self.x_final, *(self.stream(name) for name in self.streams), *([] if self.final_pixels is None else [self.final_pixels])]
+        start = self.options.init_image
+        return sum(tensor.nbytes for tensor in tensors) + (3 * start.width * start.height if start else 0)
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """The names of all that was recorded, in the order of STREAMS and EXTRA_STREAMS."""
         return STREAMS + tuple(name for name in EXTRA_STREAMS if name in self.extras)

@@ -1,8 +1,14 @@
 """What one browser session holds of its sampling runs."""
 
-from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import gradio as gr
+
+from studio.errors import InvalidOption
+from studio.files import digest
+from studio.kept import Kept, own_limits
 
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
@@ -11,18 +17,53 @@ __all__ = ["Session"]
 
 
 class Session:
-    """The runs that a session asked for, and what the last one left. Gradio copies the first value for each session."""
+    """The runs that a session asked for, and what the last one left. Gradio copies the first value for each session.
 
-    def __init__(self) -> None:
+    kept: where what it leaves is kept, within bounds for all sessions. place: of the tab in what a session keeps.
+    """
+
+    def __init__(self, kept: Kept | None = None, place: str = "run") -> None:
+        self.kept, self.place = kept or Kept(own_limits()), place
         self.running: list[Event] = []
         self.waiting: list[Event] = []
-        self.trajectory: Trajectory | None = None
-        # The name under which the stage knows it.
+        # Of the browser session, once a request has told it.
+        self.visitor = uuid4().hex
+        # The name under which the stage knows the run that is kept.
         self.run = ""
-        self.folder = TemporaryDirectory(prefix="studio-", ignore_cleanup_errors=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
-        return Session()
+        return Session(self.kept, self.place)
+
+    def of(self, request: gr.Request | None) -> "Session":
+        """This session, as that of the visitor who asks."""
+        self.visitor = getattr(request, "session_hash", None) or self.visitor
+        return self
+
+    @property
+    def trajectory(self) -> "Trajectory | None":
+        """The run made or opened last, or None where there is none or it had to go."""
+        return self.kept.get(self.visitor, self.place)
+
+    def keep(self, trajectory: "Trajectory", run: str, content: str = "") -> None:
+        """The run that was made or opened last; `run`: its name on the stage, content: of its file."""
+        self.run = run
+        self.kept.keep(self.visitor, self.place, trajectory, trajectory.nbytes, content)
+
+    def open(self, studio: Any, path: str) -> "Trajectory":
+        """The run of a file, read once for all who open it, and kept. Raises BadRunFile."""
+        try:
+            content = digest(path)
+        except OSError:
+            content = ""  # the studio says what is wrong with it
+        trajectory = self.kept.known(content) or studio.load_run(path)
+        self.keep(trajectory, uuid4().hex, content)
+        return trajectory
+
+    def required(self, otherwise: str) -> "Trajectory":
+        """The run made or opened last. Raises InvalidOption: `otherwise` where there was none, or that it had to go."""
+        if trajectory := self.trajectory:
+            return trajectory
+        raise InvalidOption(f"This run is no longer held here ({self.kept.limits}): make it again, or open its file." if self.run else otherwise)
 
     def ask(self) -> None:
         """A run is asked for: it replaces what runs or waits."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from studio.errors import InvalidOption, StudioError, UnknownName
+from studio.kept import Kept, own_limits
 from studio.media.images import to_images
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
@@ -38,6 +39,7 @@ class FakeStudio:
     def __init__(self, step_s: float = 0.0, opening: bool = True):
         self.step_s, self.opening, self.fail_at = step_s, opening, None
         self.public, self.asked = False, []
+        self.kept = Kept(own_limits())
         self.models = {
             "disc": FakeModel(label="Discs", about="Coloured discs, 32 x 32.", width=32, height=32, channels=3, class_names=("red", "green", "blue")),
             "ring": FakeModel(label="Rings", about="Grey rings, 16 x 16, without classes.", width=16, height=16, channels=1, default_steps=10),

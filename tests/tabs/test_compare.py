@@ -68,14 +68,18 @@ def test_values_are_read_as_they_are_written():
         read_values("num_steps", "5, ten")
 
 
-def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture(tmp_path):
+def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture():
     cells = plan_grid("prompt_seed", BASE, {"prompt": ["a", "b"], "seed": [1, 2, 332163598]})
-    changes = list(drawn(FakeTextStudio(), "prompt_seed", cells, Event(), tmp_path))
+    changes = []
+    for change in drawn(FakeTextStudio(), "prompt_seed", cells, Event()):
+        changes.append(change)
+        if "sheet" in change and change["sheet"].get("value"):
+            # The file is there for as long as the page takes to copy it.
+            with Image.open(change["sheet"]["value"]) as file:
+                sheet = np.asarray(file)
     done = [sum(map(bool, json.loads(change["stage"])["cells"])) for change in changes if "stage" in change]
     assert done == list(range(7)) and "6 pictures, about" in changes[1]["status"]
     assert json.loads(changes[0]["stage"])["columns"] == ["1", "2", "332163598"]
-    with Image.open(changes[-1]["sheet"]["value"]) as file:
-        sheet = np.asarray(file)
     # Every picture is there at twice its size; what is left of them and above holds their names.
     pictures = [np.asarray(picture_of(FakeTextStudio(), cell.options, Event()).convert("RGB")) for cell in cells]
     side = 2 * SIDE * FACTOR
@@ -86,9 +90,9 @@ def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture(tmp_path):
     assert top > 20 and left > 40 and len(np.unique(sheet[:top])) > 2 and len(np.unique(sheet[:, :left])) > 2
 
 
-def test_a_stopped_grid_keeps_what_is_drawn(tmp_path):
+def test_a_stopped_grid_keeps_what_is_drawn():
     cells, switch, last = plan_grid("seed_scale", BASE, {"seed": [1, 2], "guidance_scale": [1.0, 4.0]}), Event(), {}
-    for last in drawn(FakeTextStudio(), "seed_scale", cells, switch, tmp_path):
+    for last in drawn(FakeTextStudio(), "seed_scale", cells, switch):
         if "stage" in last and sum(map(bool, json.loads(last["stage"])["cells"])) == 2:
             switch.set()
     assert last["status"].startswith("Stopped: 2 of 4") and "sheet" not in last

@@ -3,7 +3,6 @@
 import base64
 import json
 from io import BytesIO
-from pathlib import Path
 from threading import Event
 
 import gradio as gr
@@ -101,7 +100,6 @@ def test_a_stopped_run_says_where_and_keeps_its_steps():
     film, done = json.loads(last["stage"]), len(session.trajectory.steps)
     assert film["kind"] == "film" and not film["complete"] and len(film["steps"]) == done
     assert 4 <= done < 500 and f"Stopped at step {done} of 500" in last["status"]
-    assert Path(last["pictures"][0]).exists()
 
 
 def test_a_run_stopped_while_it_waits_touches_nothing():

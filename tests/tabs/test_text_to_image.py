@@ -3,7 +3,6 @@
 import base64
 import json
 from io import BytesIO
-from pathlib import Path
 from threading import Event
 
 import gradio as gr
@@ -176,10 +175,12 @@ def test_a_run_tells_its_download_then_itself_then_its_words():
 
 def test_a_step_is_decoded_for_the_run_that_is_held():
     studio, session = FakeTextStudio(), Session()
-    session.trajectory, session.run = run_of()[1], "mine"
+    session.keep(run_of()[1], "mine")
     answer = json.loads(decoded_step(studio, session, run="mine", stream="x0_cond", index=2))
     assert answer["tile"] == [SIDE * FACTOR] * 2 and studio.decodes == [("x0_cond", 2)]
     assert "press Generate" in json.loads(decoded_step(studio, session, run="other", stream="x0_hat", index=2))["error"]
+    session.kept.close(session.visitor)
+    assert "no longer held" in json.loads(decoded_step(studio, session, run="mine", stream="x0_hat", index=2))["error"]
 
 
 def test_a_public_studio_takes_no_model_but_its_own():
@@ -199,7 +200,7 @@ def test_a_recorded_run_opens_without_a_model():
     assert json.loads(recorded["words"])["prompt"] == PROMPT
 
 
-def test_the_real_studio_goes_through_the_same_door(tiny_sd):
+def test_the_real_studio_goes_through_the_same_door(tiny_sd, tmp_path):
     studio, session = Studio(), Session()
     options = SampleOptions(model=tiny_sd, prompt="a red star", num_steps=3, guidance_scale=3.0, record_attention=True)
     changes = list(generated(studio, options, Event(), session))
@@ -208,7 +209,7 @@ def test_the_real_studio_goes_through_the_same_door(tiny_sd):
     assert "tiny" in changes[-1]["resident"] and json.loads(changes[-1]["words"])["limit"] == 16
     assert json.loads(decoded_step(studio, session, run=session.run, stream="x0_uncond", index=1))["tile"] == [32, 32]
     for write in (save_gif, save_mp4):
-        assert write(session.trajectory, "both", Path(session.folder.name) / f"film.{write.__name__[5:]}").stat().st_size > 1000
+        assert write(session.trajectory, "both", tmp_path / f"film.{write.__name__[5:]}").stat().st_size > 1000
 
 
 # --- over the wire -------------------------------------------------------------------------------------------
