@@ -6,6 +6,7 @@
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 # Nothing is reported home, and nothing is asked of a network at start.
@@ -19,6 +20,7 @@ from studio.scratch import scratch_folder, sweep
 from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
 from tabs.parts.page import PAGE
 from tabs.parts.visitors import MAX_VISITORS, keep_little
+from trainers.contrast import train_contrast
 
 # Uploads, and files that visitors were given, are removed when they are a day old.
 CLEAN_EVERY_S, KEEP_FILES_S = 3600, 86400
@@ -27,7 +29,7 @@ TABS = {
     "Noise schedules": schedules.create_tab,
     "Denoising": denoise.create_tab,
     "Text to image": text_to_image.create_tab,
-    "One step or many": contrast.create_tab,
+    "One step or many": partial(contrast.create_tab, train_contrast=train_contrast),
     "DreamBooth": dreambooth.create_tab,
     "Runs": runs.create_tab,
 }

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from studio.contrast import ContrastEvent, ContrastOptions
     from studio.models import LatentModel, Model
     from studio.models.anatomy import Part, RoundTrip
     from studio.models.downloads import Fetch
@@ -242,9 +241,3 @@ class Studio:
     def opening_run(self) -> "Trajectory | None":
         """The recorded run that the studio opens with, if it ships with one."""
         return self.load_run(OPENING_RUN) if OPENING_RUN.is_file() else None
-
-    def contrast(self, options: "ContrastOptions", stop: "Stop | None" = None) -> "Iterator[ContrastEvent]":
-        """Train a one-step denoiser and a DDPM side by side: see studio.contrast.train_contrast."""
-        from studio.contrast import train_contrast
-
-        return train_contrast(options, stop)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from studio.media.data_uris import data_uri
 from studio.media.images import grid, to_pixels
+from studio.runs.trainers.contrast import ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from tabs.parts.stage import drawn_by, said_in_a_sentence
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_tab", "record", "OPENING"]
 
+Train = Callable[[ContrastOptions, Event], Generator[ContrastEvent, None, None]]
 OPENING = Path(__file__).parents[1] / "assets" / "runs" / "contrast.json"
 
 UPDATE_EVERY_S = 0.25
@@ -76,7 +77,7 @@ class Progress:
     table: list[dict[str, Any]] | None = None
     finished: ContrastFinished | None = None
 
-    def take(self, event: ContrastStep | ContrastSamples | ContrastFinished) -> None:
+    def take(self, event: ContrastEvent) -> None:
         """Take in one event."""
         if isinstance(event, ContrastStep):
             self._take_step(event)
@@ -156,7 +157,7 @@ def explanation(event: ContrastFinished, times: int) -> str:
 
 # --- the recorded training that the tab opens with -----------------------------------------------------------
 
-def record(events: Iterable[ContrastStep | ContrastSamples | ContrastFinished], times: int) -> dict[str, str]:
+def record(events: Iterable[ContrastEvent], times: int) -> dict[str, str]:
     """A whole training as the page shows it: {"stage": JSON text, "why": Markdown}."""
     progress = Progress(times=times)
     for event in events:
@@ -173,11 +174,12 @@ def opening() -> dict[str, str] | None:
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: Any) -> None:
+def create_tab(studio: Any, train_contrast: Train) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives contrast(options, stop), an iterator of studio.contrast's events, as studio.Studio does.
+        studio: of which this tab asks nothing.
+        train_contrast: trains both networks, telling its ContrastEvents; ends when the Event is set, is freed when closed.
     """
     defaults = ContrastOptions()
 
@@ -223,7 +225,7 @@ def create_tab(studio: Any) -> None:
         switch = held.switch or Event()
         with said_in_a_sentence():
             options = ContrastOptions(seconds=budget, sample_steps=sample_steps, width=width, batch_size=batch_size, seed=seed)
-            for change in shown(studio, options, switch):
+            for change in shown(train_contrast, options, switch):
                 yield {components[name]: value for name, value in change.items()}
 
     def on_stop(held: Session) -> dict[Any, Any]:
@@ -244,12 +246,12 @@ def create_tab(studio: Any) -> None:
     stop.click(on_stop, session, status, **cheap)
 
 
-def shown(studio: Any, options: ContrastOptions, switch: Event) -> Iterator[dict[str, Any]]:
+def shown(train_contrast: Train, options: ContrastOptions, switch: Event) -> Iterator[dict[str, Any]]:
     """What the page shows while both networks learn: {"stage": JSON text, "status": words, "why": Markdown}."""
     progress, due = Progress(times=options.sample_steps), 0.0
     yield {"stage": progress.stage(), "status": "", "why": gr.update(visible=False)}
     # Closing frees both networks at once when the page is left.
-    with closing(studio.contrast(options, switch)) as events:
+    with closing(train_contrast(options, switch)) as events:
         for event in events:
             progress.take(event)
             if not isinstance(event, ContrastStep) or monotonic() >= due:

@@ -14,18 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
-from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
 from studio.errors import InvalidOption
+from studio.runs.trainers.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
 from tabs.contrast import MAX_POINTS, OPENING, Progress, Session, create_tab, explanation, opening, picture, record, shown, thinned
 
 
-class FakeStudio:
+class FakeTraining:
     """Learns in no time: ten updates, pictures after the fourth, and remembers whether it was closed."""
 
     def __init__(self, num_steps=10):
         self.num_steps, self.asked, self.made, self.closed = num_steps, [], 0, False
 
-    def contrast(self, options, stop):
+    def train(self, options, stop):
         self.asked.append(options)
         try:
             for index in range(self.num_steps):
@@ -58,27 +58,27 @@ def finished(num_steps=10):
     return ContrastFinished(step=num_steps, seconds=90.0, one_step=pictures, ddpm=pictures, repeated=pictures, real=pictures, figures=figures)
 
 
-def stages(studio, options=None, switch=None):
+def stages(training, options=None, switch=None):
     """Every payload of the stage, and the explanation if there is one."""
-    changes = list(shown(studio, options or ContrastOptions(), switch or Event()))
+    changes = list(shown(training.train, options or ContrastOptions(), switch or Event()))
     return [json.loads(change["stage"]) for change in changes if "stage" in change], changes[-1].get("why")
 
 
 def wired():
     """The tab's functions by name."""
-    studio = FakeStudio()
+    training = FakeTraining()
     with gr.Blocks() as demo:
-        create_tab(studio)
-    return demo, studio, {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
+        create_tab(None, lambda options, stop: training.train(options, stop))
+    return demo, training, {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
 
 
 def test_the_first_thing_shown_is_what_happens_now():
-    payloads, _ = stages(FakeStudio())
+    payloads, _ = stages(FakeTraining())
     assert payloads[0]["title"] == "Preparing the digits and both networks." and payloads[0]["share"] == 0
 
 
 def test_a_whole_training_ends_with_four_grids_a_table_and_an_explanation():
-    payloads, why = stages(FakeStudio())
+    payloads, why = stages(FakeTraining())
     last = payloads[-1]
     assert last["state"] == "done" and last["share"] == 1 and last["title"] == "Done: 10 updates of each network in 90 s of training."
     assert [drawing["step"] for drawing in last["drawings"]] == [4, 10]
@@ -88,7 +88,7 @@ def test_a_whole_training_ends_with_four_grids_a_table_and_an_explanation():
 
 
 def test_pictures_on_the_way_are_shown_at_once_with_their_update():
-    payloads, _ = stages(FakeStudio())
+    payloads, _ = stages(FakeTraining())
     drawn = next(payload for payload in payloads if payload["drawings"])["drawings"]
     assert [drawing["step"] for drawing in drawn] == [4] and set(drawn[0]["pictures"]) == {"one_step", "ddpm"}
 
@@ -109,14 +109,14 @@ def test_the_title_says_update_time_and_speed():
 
 def test_stop_ends_the_training_within_a_step_and_says_what_it_kept(monkeypatch):
     monkeypatch.setattr("tabs.contrast.UPDATE_EVERY_S", 0.0)
-    studio, switch = FakeStudio(num_steps=1000), Event()
-    changes = shown(studio, ContrastOptions(), switch)
-    while studio.made < 7:
+    training, switch = FakeTraining(num_steps=1000), Event()
+    changes = shown(training.train, ContrastOptions(), switch)
+    while training.made < 7:
         next(changes)
-    made = studio.made
+    made = training.made
     switch.set()
     last = json.loads(list(changes)[-1]["stage"])
-    assert studio.closed and studio.made == made
+    assert training.closed and training.made == made
     assert last["state"] == "stopped" and last["title"] == f"Stopped after update {made} of about 1000; the curves and its pictures stay."
     assert [drawing["step"] for drawing in last["drawings"]] == [4, made] and len(last["losses"]["step"]) > 0
 
@@ -124,16 +124,16 @@ def test_stop_ends_the_training_within_a_step_and_says_what_it_kept(monkeypatch)
 def test_stop_while_waiting_in_the_queue_trains_nothing_to_keep():
     switch = Event()
     switch.set()
-    payloads, _ = stages(FakeStudio(), switch=switch)
+    payloads, _ = stages(FakeTraining(), switch=switch)
     assert payloads[-1]["title"] == "Stopped before the first update."
 
 
 def test_leaving_the_page_closes_the_training():
-    studio = FakeStudio()
-    changes = shown(studio, ContrastOptions(), Event())
+    training = FakeTraining()
+    changes = shown(training.train, ContrastOptions(), Event())
     next(changes), next(changes)
     changes.close()
-    assert studio.closed
+    assert training.closed
 
 
 def test_long_curves_are_thinned_and_keep_their_end():
@@ -153,7 +153,7 @@ def test_pictures_travel_as_one_png_with_clear_gaps():
 
 
 def test_a_recording_is_the_whole_training_and_says_that_it_is_one():
-    recorded = record(FakeStudio().contrast(ContrastOptions(), Event()), 50)
+    recorded = record(FakeTraining().train(ContrastOptions(), Event()), 50)
     shown = json.loads(recorded["stage"])
     assert shown["state"] == "recorded" and shown["title"].startswith("A recorded training: 10 updates")
     assert [drawing["step"] for drawing in shown["drawings"]] == [4, 10] and len(shown["table"]) == 4
@@ -161,10 +161,10 @@ def test_a_recording_is_the_whole_training_and_says_that_it_is_one():
 
 
 def test_the_tab_opens_with_a_training_recorded_by_the_real_networks():
-    _, studio, functions = wired()
+    _, training, functions = wired()
     stage, why = functions["on_open_page"].fn().values()
     shown = json.loads(stage)
-    assert OPENING.stat().st_size < 300_000 and not studio.asked
+    assert OPENING.stat().st_size < 300_000 and not training.asked
     assert shown["state"] == "recorded" and shown["losses"]["step"][-1] == shown["drawings"][-1]["step"]
     assert len(shown["drawings"]) >= 5 and set(shown["drawings"][-1]["pictures"]) == {"one_step", "ddpm", "repeated", "real"}
     figures = {row["name"]: row for row in shown["table"]}
@@ -211,23 +211,23 @@ def test_asking_again_stops_what_ran_before():
 
 
 def test_the_controls_become_the_options():
-    _, studio, functions = wired()
+    _, training, functions = wired()
     session = Session()
     session.ask()
     list(functions["on_train"].fn(7, 25, 24, 32, 3, session))
-    assert studio.asked == [ContrastOptions(seconds=7, sample_steps=25, width=24, batch_size=32, seed=3)]
+    assert training.asked == [ContrastOptions(seconds=7, sample_steps=25, width=24, batch_size=32, seed=3)]
 
 
 @pytest.mark.parametrize("seed", [-1, None, 2.5])
 def test_nonsense_becomes_one_sentence_and_touches_nothing(seed):
-    _, studio, functions = wired()
+    _, training, functions = wired()
     with pytest.raises(gr.Error, match="seed must be a whole number"):
         list(functions["on_train"].fn(7, 25, 16, 32, seed, Session()))
-    assert not studio.asked
+    assert not training.asked
 
 
-def test_only_what_the_studio_refuses_is_shown_to_the_user():
-    _, studio, functions = wired()
+def test_only_what_the_training_refuses_is_shown_to_the_user():
+    _, training, functions = wired()
 
     def refuses(options, stop):
         raise InvalidOption("Too much.")
@@ -237,10 +237,10 @@ def test_only_what_the_studio_refuses_is_shown_to_the_user():
         raise ZeroDivisionError
         yield
 
-    studio.contrast = refuses
+    training.train = refuses
     with pytest.raises(gr.Error, match="Too much."):
         list(functions["on_train"].fn(7, 25, 16, 32, 0, Session()))
-    studio.contrast = breaks
+    training.train = breaks
     with pytest.raises(ZeroDivisionError):
         list(functions["on_train"].fn(7, 25, 16, 32, 0, Session()))
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from studio import contrast
-from studio.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, load_digits, measure, train_contrast
 from studio.errors import InvalidOption
 from studio.process.diffusion import GaussianDiffusion
 from studio.process.schedules import alphas_cumprod, make_betas
+from studio.runs.trainers.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
+from trainers import contrast
+from trainers.contrast import load_digits, measure, train_contrast
 
 CPU = torch.device("cpu")
 
