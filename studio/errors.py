@@ -6,7 +6,8 @@ StudioError
 |-- BadImage           an uploaded picture that cannot be used
 |-- BadRunFile         a run file that is cut short, foreign, or of another version
 |-- ModelUnavailable   a model that cannot be found, loaded, or does not fit the task
-`-- RunFailed          a run, of sampling or training, that ended before it was done
+|-- RunFailed          a run, of sampling or training, that ended before it was done
+`-- StudioBusy         too much is asked for at the same time; a moment later it can be had
 
 Only these are shown to the user; anything else is a defect and keeps its traceback in the log.
 """
@@ -14,7 +15,7 @@ Only these are shown to the user; anything else is a defect and keeps its traceb
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "BadRunFile", "ModelUnavailable", "RunFailed"]
+__all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "BadRunFile", "ModelUnavailable", "RunFailed", "StudioBusy"]
 
 
 class StudioError(Exception):
@@ -54,3 +55,7 @@ class ModelUnavailable(StudioError):
 
 class RunFailed(StudioError):
     """A run, of sampling or training, that ended before it was done: out of memory, or by a defect."""
+
+
+class StudioBusy(StudioError):
+    """Too much is asked for at the same time; a moment later it can be had."""
