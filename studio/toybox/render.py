@@ -2,8 +2,9 @@
 
 A picture is flat paint: every pixel is a weighting of five inks,
     pixel = w_background B + w_outline O + w_base C + w_dark D + w_light L,    sum of w = 1,
-where the weights are pixel coverages read off the object's signed distances (see shapes.py). Edges,
-segmentation and depth come from the same distances, so they agree with the picture by construction.
+where the weights are pixel coverages read off the object's signed distances (see shapes.py); a second object is
+painted over the first in the same way. Edges, segmentation and depth come from the same distances, so they agree
+with the picture by construction.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from studio.errors import InvalidOption
+from studio.toybox.pairs import PairScene
 from studio.toybox.shapes import FIELD_EXTENT, FIELD_SAMPLES, fields
 from studio.toybox.world import OBJECTS, Scene
 
@@ -62,6 +64,21 @@ FINEST = 14  # samples that an object unit needs for details thinner than a pixe
 
 FAR, NEAR = 0.05, 0.45  # depth of the background plane at the top and at the bottom
 OBJECT_DEPTH, BULGE = 0.7, 0.3  # depth at an object's outline, and how far its middle stands out
+# Of two objects the first stands wholly before the second, and both before the background.
+FIRST_DEPTH, FIRST_BULGE = 0.8, 0.2
+SECOND_DEPTH, SECOND_BULGE = 0.6, 0.15
+
+
+class _Part(NamedTuple):
+    """One object as it is painted. centre and extent: in fractions of the picture's side; depth: at its outline."""
+
+    object: str
+    colour: str
+    centre: tuple[float, float]
+    extent: float
+    angle: float
+    depth: float
+    bulge: float
 
 
 class _Patch(NamedTuple):
@@ -76,7 +93,7 @@ class _Patch(NamedTuple):
     distances: np.ndarray
 
 
-def render(scene: Scene, size: int = 64) -> np.ndarray:
+def render(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
     """The picture of a scene: (size, size, 3) uint8 RGB, anti-aliased.
 
     Drawn for the size asked for, 16 to 1024 pixels; raises InvalidOption for another size.
@@ -87,7 +104,7 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
     return picture
 
 
-def render_batch(scenes: Iterable[Scene], size: int = 64) -> np.ndarray:
+def render_batch(scenes: Iterable[Scene | PairScene], size: int = 64) -> np.ndarray:
     """The pictures of scenes: (N, size, size, 3) uint8 RGB, each the same as `render` gives."""
     _check(size)
     scenes = list(scenes)
@@ -97,44 +114,47 @@ def render_batch(scenes: Iterable[Scene], size: int = 64) -> np.ndarray:
     return pictures
 
 
-def segmentation(scene: Scene, size: int = 64) -> np.ndarray:
-    """What is seen where: (size, size) uint8, 0 for background, 1 + OBJECTS.index(object) for the object.
+def segmentation(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+    """What is seen where: (size, size) uint8, 0 for background, 1 + OBJECTS.index(object) for each object.
 
-    A pixel belongs to the object when its centre does.
+    A pixel belongs to the foremost object that holds its centre.
     """
-    _check(size)
-    labels = np.zeros((size, size), np.uint8)
-    patch = _place(scene, size)
-    inside = patch.distances[..., 0] < 0
-    labels[patch.rows, patch.columns] = inside * (1 + OBJECTS.index(scene.object))
-    return labels
+    return _painted(scene, size, [1 + OBJECTS.index(part.object) for part in _parts(scene)])
 
 
-def edges(scene: Scene, size: int = 64) -> np.ndarray:
-    """The object's outline, holes included: (size, size) uint8, 255 on the edge, else 0.
+def instances(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+    """Which object is seen where: (size, size) uint8, 0 for background, 1 for the first object, 2 for the second."""
+    count = len(_parts(scene))
+    return _painted(scene, size, list(range(count, 0, -1)))
 
-    One pixel wide: the pixels of the object that have a neighbour (up, down, left, right) outside it.
+
+def edges(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+    """The outlines of what is seen, holes included: (size, size) uint8, 255 on the edge, else 0.
+
+    One pixel wide: the pixels of an object that have a neighbour (up, down, left, right) that lies behind it.
     """
-    inside = np.pad(segmentation(scene, size) > 0, 1)
-    enclosed = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    return np.where(inside[1:-1, 1:-1] & ~enclosed, np.uint8(255), np.uint8(0))
+    inside = np.pad(_painted(scene, size, list(range(1, 1 + len(_parts(scene))))), 1)
+    middle = inside[1:-1, 1:-1]
+    behind = np.minimum.reduce([inside[:-2, 1:-1], inside[2:, 1:-1], inside[1:-1, :-2], inside[1:-1, 2:]])
+    return np.where(behind < middle, np.uint8(255), np.uint8(0))
 
 
-def depth(scene: Scene, size: int = 64) -> np.ndarray:
+def depth(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
     """How near everything is: (size, size) float32 in [0, 1], 1 is nearest.
 
-    The background is a plane that recedes smoothly from the bottom (NEAR) to the top (FAR); the object
-    stands before it, softly bulging towards the viewer.
+    The background is a plane that recedes smoothly from the bottom (NEAR) to the top (FAR); objects stand before it,
+    softly bulging towards the viewer, the first before the second.
     """
     _check(size)
     plane = np.linspace(FAR, NEAR, size, dtype=np.float32)
     picture = np.repeat(plane[:, None], size, axis=1)
-    patch = _place(scene, size)
-    silhouette = patch.distances[..., 0]
-    thickness = np.clip(-silhouette / _pixels_per_unit(scene, size), 0, 1)
-    bulge = OBJECT_DEPTH + BULGE * np.sqrt(1 - (1 - thickness) ** 2)
-    view = picture[patch.rows, patch.columns]
-    view[...] = np.where(silhouette < 0, bulge, view)
+    for part in _parts(scene):
+        patch = _place(part, size)
+        silhouette = patch.distances[..., 0]
+        thickness = np.clip(-silhouette / (part.extent * size), 0, 1)
+        bulge = part.depth + part.bulge * np.sqrt(1 - (1 - thickness) ** 2)
+        view = picture[patch.rows, patch.columns]
+        view[...] = np.where(silhouette < 0, bulge, view)
     return picture
 
 
@@ -146,30 +166,44 @@ def _check(size: int) -> None:
         raise InvalidOption(f"{size=} must be a whole number of pixels from {MIN_SIZE} to {MAX_SIZE}.")
 
 
-def _pixels_per_unit(scene: Scene, size: int) -> float:
-    return HALF_EXTENT[scene.size] * size
+def _parts(scene: Scene | PairScene) -> tuple[_Part, ...]:
+    """The objects of a scene, from back to front."""
+    if isinstance(scene, Scene):
+        return (_Part(scene.object, scene.colour, _centre(scene), HALF_EXTENT[scene.size], scene.angle, OBJECT_DEPTH, BULGE),)
+    order = ((scene.second, SECOND_DEPTH, SECOND_BULGE), (scene.first, FIRST_DEPTH, FIRST_BULGE))
+    return tuple(_Part(thing.object, thing.colour, thing.centre, thing.extent, thing.angle, near, bulge) for thing, near, bulge in order)
 
 
-def _centre(scene: Scene, size: int) -> tuple[float, float]:
-    """Where the object's middle lies, in pixels from the upper left corner of the picture."""
+def _centre(scene: Scene) -> tuple[float, float]:
+    """Where the object's middle lies, from the upper left corner, in fractions of the picture's side."""
     words = scene.position.split()
     across = ("right" in words) - ("left" in words)
     down = ("bottom" in words) - ("top" in words)
     offset = OFFSET[scene.size]
     dx, dy = scene.jitter
-    return (0.5 + across * offset + dx) * size, (0.5 + down * offset + dy) * size
+    return 0.5 + across * offset + dx, 0.5 + down * offset + dy
 
 
-def _place(scene: Scene, size: int, samples: int = 1) -> _Patch:
+def _painted(scene: Scene | PairScene, size: int, labels: list[int]) -> np.ndarray:
+    """(size, size) uint8: the label of the foremost part that holds each pixel's centre; one label a part, from back to front."""
+    _check(size)
+    picture = np.zeros((size, size), np.uint8)
+    for part, label in zip(_parts(scene), labels, strict=True):
+        patch = _place(part, size)
+        picture[patch.rows, patch.columns][patch.distances[..., 0] < 0] = label
+    return picture
+
+
+def _place(part: _Part, size: int, samples: int = 1) -> _Patch:
     """The object's distances in the pixels that it can touch, `samples` to a pixel's side."""
-    cx, cy = _centre(scene, size)
-    scale = _pixels_per_unit(scene, size)
+    cx, cy = (middle * size for middle in part.centre)
+    scale = part.extent * size
     rows, columns = _span(cy, scale, size), _span(cx, scale, size)
     x = _sample_points(columns, cx, samples) / np.float32(scale)
     y = _sample_points(rows, cy, samples)[:, None] / np.float32(scale)
-    turn = math.radians(scene.angle)
+    turn = math.radians(part.angle)
     c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
-    distances = _interpolate(fields(scene.object), c * x + s * y, c * y - s * x)
+    distances = _interpolate(fields(part.object), c * x + s * y, c * y - s * x)
     distances *= np.float32(scale * samples)
     return _Patch(rows, columns, distances)
 
@@ -210,13 +244,19 @@ def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
 # ---- painting ----------------------------------------------------------------------------------------
 
 
-def _paint(picture: np.ndarray, scene: Scene) -> None:
+def _paint(picture: np.ndarray, scene: Scene | PairScene) -> None:
     picture[...] = BACKGROUND_RGB[scene.background]
-    scale = _pixels_per_unit(scene, len(picture))
-    samples = max(1, math.ceil(FINEST / scale))
-    patch = _place(scene, len(picture), samples)
-    weights = _pool(_weights(patch.distances, OUTLINE * scale * samples), samples)
-    picture[patch.rows, patch.columns] = weights @ _inks(scene.colour, scene.background) + np.float32(0.5)
+    for place, part in enumerate(_parts(scene)):
+        scale = part.extent * len(picture)
+        samples = max(1, math.ceil(FINEST / scale))
+        patch = _place(part, len(picture), samples)
+        weights = _pool(_weights(patch.distances, OUTLINE * scale * samples), samples)
+        inks = _inks(part.colour, scene.background)
+        painted = weights @ inks + np.float32(0.5)
+        view = picture[patch.rows, patch.columns]
+        if place:  # where an earlier object stands, that shows through instead of the plain background
+            painted += weights[..., :1] * (view - inks[0])
+        view[...] = painted
 
 
 def _weights(distances: np.ndarray, outline: float) -> np.ndarray:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studio.errors import InvalidOption
-from studio.toybox.render import depth, edges, render, segmentation
-from studio.toybox.world import COLOURS, OBJECTS, POSITIONS, Scene, caption
+from studio.toybox.pairs import PairScene
+from studio.toybox.render import depth, edges, instances, render
+from studio.toybox.words import caption
+from studio.toybox.world import COLOURS, OBJECTS, POSITIONS, Scene
 
 if TYPE_CHECKING:  # Pillow is needed only when a sheet is drawn
     from PIL import Image
@@ -24,7 +26,7 @@ Cell = tuple[np.ndarray, str]  # a picture (PICTURE, PICTURE, 3) uint8, and the 
 
 
 def contact_sheet(
-    scenes: Sequence[Scene] | None = None, *, columns: int = 5, truth: Scene | None = None
+    scenes: Sequence[Scene | PairScene] | None = None, *, columns: int = 5, truth: Scene | PairScene | None = None
 ) -> Image.Image:
     """Scenes with their captions underneath, as a PIL image in RGB.
 
@@ -61,12 +63,12 @@ def _rows(cells: list[Cell], columns: int) -> list[list[Cell]]:
     return [cells[start : start + columns] for start in range(0, len(cells), columns)]
 
 
-def _truth_cells(scene: Scene) -> list[Cell]:
+def _truth_cells(scene: Scene | PairScene) -> list[Cell]:
     return [
         (render(scene, PICTURE), caption(scene)),
         (render(scene, 32).repeat(PICTURE // 32, 0).repeat(PICTURE // 32, 1), "in 32 pixels"),
         (_as_rgb(edges(scene, PICTURE)), "its edges"),
-        (_as_rgb((segmentation(scene, PICTURE) > 0) * 180 + 40), "its segmentation"),
+        (_as_rgb(np.array([40, 220, 130])[instances(scene, PICTURE)]), "its segmentation"),
         (_as_rgb(depth(scene, PICTURE) * 255), "its depth, near is bright"),
     ]
 
