@@ -26,6 +26,7 @@ from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
 from trainers.command_line import parse_options
 from trainers.loop import Losses, StepLog, Task, run_loop
+from trainers.pipelines import to_half
 from trainers.program import run_program
 
 __all__ = ["AttributeOptions", "train", "examine_renders", "judge_prompts", "generate"]
@@ -73,12 +74,8 @@ class AttributeTask(Task):
 
     def save(self, network: Any, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        save_file({name: _half(tensor).cpu().contiguous() for name, tensor in network.state_dict().items()}, path / WEIGHTS)
+        save_file({name: to_half(tensor) for name, tensor in network.state_dict().items()}, path / WEIGHTS)
         write_accuracy(path)
-
-
-def _half(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def write_accuracy(folder: Path) -> dict[str, float]:

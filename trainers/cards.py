@@ -52,6 +52,29 @@ POSTER = (
     "a green hexagon on the right on a yellow background", "a blue ring in the top left corner on a brown background",
 )
 
+# How each kind of folder is used without the studio; tests/test_assets.py runs what stands in the cards.
+PIXEL_USAGE = """import torch
+from diffusers import DDPMPipeline
+
+pipeline = DDPMPipeline.from_pretrained("FOLDER")
+unet, scheduler = pipeline.unet, pipeline.scheduler
+x_t = torch.randn(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+scheduler.set_timesteps(50)
+with torch.inference_mode():
+    for t in scheduler.timesteps:  # calling the pipeline itself leaves no room for a class
+        x_t = scheduler.step(unet(x_t, t, torch.tensor([3])).sample, t, x_t).prev_sample"""
+CLIP_USAGE = """import torch
+from transformers import CLIPModel, CLIPTokenizer
+
+model, tokenizer = CLIPModel.from_pretrained("FOLDER"), CLIPTokenizer.from_pretrained("FOLDER")
+with torch.inference_mode():
+    tokens = tokenizer(["a red heart", "a blue car"], padding="max_length", return_tensors="pt")
+    similarity = model(**tokens, pixel_values=torch.zeros(1, 3, 64, 64)).logits_per_image  # pictures in [-1, 1]"""
+LATENT_USAGE = """from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("FOLDER")
+picture = pipeline("a red heart on a white background", num_inference_steps=25, guidance_scale=4).images[0]"""
+
 
 # --- judging -------------------------------------------------------------------------------------------------
 
@@ -173,6 +196,10 @@ def _training(name: str, stages: Sequence[LoopOptions]) -> str:
     return f"{steps} on two shared CPU cores; the averaged weights are kept. {NOTES[name]}"
 
 
+def _usage(code: str, name: str) -> str:
+    return f"```python\n{code.replace('FOLDER', f'assets/models/{name}')}\n```\n"
+
+
 def pixel_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of a pixel model."""
     from studio.models import MODELS
@@ -190,6 +217,7 @@ A class-conditional pixel DDPM, {options.resolution}x{options.resolution}, {_mil
 
 ![samples](samples.png)
 
+{_usage(PIXEL_USAGE, name)}
 | | |
 |---|---|
 | data | {"; then ".join(DATA[stage.data] for stage in stages)} |
@@ -258,6 +286,7 @@ A small CLIP of the toy world: {_millions(folder):.2f} million parameters in fp1
 `CLIPModel.from_pretrained` and `CLIPTokenizer.from_pretrained` of transformers load this folder. Every word of the
 Toybox is one token; any other word falls into pieces down to single bytes.
 
+{_usage(CLIP_USAGE, name)}
 | | |
 |---|---|
 | data | {DATA["toybox"]}; half of the captions complete, half reworded with parts left out |
@@ -296,6 +325,7 @@ encoder, a UNet with cross-attention on latents of 4x16x16, an autoencoder (f = 
 
 The pictures are those of the first seeds, none was chosen; DDIM, 25 steps, guidance 4.
 
+{_usage(LATENT_USAGE, name)}
 | | |
 |---|---|
 | data | {DATA["toybox"]}; two captions each, one complete and one reworded |

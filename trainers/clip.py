@@ -11,7 +11,6 @@ CLIP's, with a vocabulary of its own: a word it does not know falls into pieces,
 The result, <output>/model, is a CLIPModel folder that transformers loads, with tokenizer and image processor.
 """
 
-import copy
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from studio.runs.trainers.clip import ClipOptions
 from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import Captioned, draw, load_captioned, tokenize, toybox_scenes, word
 from trainers.loop import Losses, StepLog, Task, run_loop
+from trainers.pipelines import save_network
 from trainers.program import run_program
 
 __all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy", "attribute_accuracy"]
@@ -159,7 +159,7 @@ def save_model(path: Path, options: ClipOptions, network: Any, tokenizer: Any) -
     from transformers import CLIPImageProcessor
 
     size = options.resolution
-    copy.deepcopy(network).to("cpu", torch.float16).save_pretrained(path)
+    save_network(network, path)
     tokenizer.save_pretrained(path)
     CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3,

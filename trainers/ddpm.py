@@ -10,7 +10,6 @@ a share of the pictures, so that one network knows both p(x | label) and p(x) (a
 The result, <output>/model, is a folder that plain diffusers loads: DDPMPipeline.from_pretrained(folder).
 """
 
-import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from studio.process.diffusion import GaussianDiffusion
 from studio.runs.trainers.ddpm import DDPMOptions
 from trainers.data import Pictures, load_pictures
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
+from trainers.pipelines import save_pipeline
 from trainers.program import run_program
 
 __all__ = ["DDPMOptions", "train"]
@@ -120,8 +120,7 @@ def save_model(path: Path, options: DDPMOptions, network: Any, pictures: Picture
     """Write the folder that plain diffusers loads, in fp16, with studio.json for what it has no place for."""
     from diffusers import DDPMPipeline
 
-    halved = copy.deepcopy(network).to("cpu", torch.float16, memory_format=torch.contiguous_format)
-    DDPMPipeline(halved, make_scheduler(options)).save_pretrained(path)
+    save_pipeline(DDPMPipeline(network, make_scheduler(options)), path)
     facts = {
         "schedule": options.schedule, "num_timesteps": options.num_timesteps, "mean_type": options.mean_type, "var_type": options.var_type,
         "class_names": list(pictures.class_names),

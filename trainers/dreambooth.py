@@ -31,6 +31,7 @@ from studio.media.images import to_square
 from studio.runs.trainers.dreambooth import USUAL_TARGETS, DreamBoothOptions, check, load_instances
 from trainers.captions import tokenize
 from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, on_cpu, run_loop, snr_of
+from trainers.pipelines import make_pipeline, save_pipeline
 from trainers.program import run_program
 from trainers.run_folder import RunFolder, save_whole
 
@@ -79,22 +80,15 @@ def token_features(parts: dict[str, Any], prompts: list[str]) -> Tensor:
     return encoder(tokenize(parts["tokenizer"], prompts).to(encoder.device))[0]
 
 
-def make_pipeline(parts: dict[str, Any]) -> Any:
-    """A quiet StableDiffusionPipeline of the parts at hand; nothing is copied."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline(
-        vae=parts["vae"], text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"], unet=parts["unet"], scheduler=parts["scheduler"],
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def as_pipeline(parts: dict[str, Any]) -> Any:
+    """The StableDiffusionPipeline of the parts at hand; nothing is copied."""
+    return make_pipeline(**{name: parts[name] for name in (*PARTS, "tokenizer", "scheduler")})
 
 
 @torch.no_grad()
 def draw(parts: dict[str, Any], prompts: list[str], seeds: list[int], *, resolution: int, num_steps: int, guidance_scale: float) -> list[Image.Image]:
     """A picture a prompt, each from its own seed; large ones a few at a time."""
-    pipeline, pictures = make_pipeline(parts), list[Image.Image]()
+    pipeline, pictures = as_pipeline(parts), list[Image.Image]()
     for group in range(0, len(prompts), at_once(resolution)):
         chosen = slice(group, group + at_once(resolution))
         pictures += pipeline(
@@ -328,7 +322,7 @@ class DreamBoothTask(Task):
         if self.options.method == "lora":
             save_lora(self.parts["unet"], path)
         else:
-            save_pipeline(self.parts, path)
+            save_pipeline(as_pipeline(self.parts), path)
         facts = {"kind": "lora" if self.options.method == "lora" else "pipeline", "base": self.options.base, "prompt": self.options.instance_prompt}
         (path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -361,21 +355,6 @@ def _adapter_metadata(unet: Any, fallback: dict[str, Any]) -> dict[str, Any]:
     # Without it a reader would take alpha = rank.
     config = unet.peft_config["default"].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in {**fallback, **config}.items() if value is not None}
-
-
-def save_pipeline(parts: dict[str, Any], path: Path) -> None:
-    """Write the pipeline folder in fp16, one part after the other, so that the model is never held twice."""
-    from safetensors.torch import save_file
-
-    make_pipeline(parts).save_config(path)
-    for name in ("tokenizer", "scheduler"):
-        parts[name].save_pretrained(path / name)
-    for name in ("unet", "vae"):
-        parts[name].save_config(path / name)
-        halves = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in parts[name].state_dict().items()}
-        save_file(halves, path / name / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    encoder = parts["text_encoder"]
-    encoder.save_pretrained(path / "text_encoder", state_dict={key: value.to("cpu", torch.float16) for key, value in encoder.state_dict().items()})
 
 
 def train(options: DreamBoothOptions, *, progress: bool = True) -> Iterator[StepLog]:

@@ -10,7 +10,6 @@ Latents and text features are computed once and kept in <output>/cache.
 The result, <output>/model, is a StableDiffusionPipeline folder that plain diffusers loads.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -26,9 +25,10 @@ from studio.errors import InvalidOption
 from studio.runs.trainers.latent import LatentOptions, check
 from trainers.captions import Captioned, load_captioned, tokenize, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
+from trainers.pipelines import make_pipeline, save_pipeline
 from trainers.program import run_program
 
-__all__ = ["LatentOptions", "train", "make_scheduler", "make_pipeline"]
+__all__ = ["LatentOptions", "train", "make_scheduler"]
 
 SHEET_PROMPTS = (
     "a red heart on a white background", "a purple butterfly on a yellow background", "a green tree on a blue background",
@@ -202,38 +202,16 @@ class LatentTask(Task):
     def sheet(self, network: Any) -> Any:
         from studio.media.images import grid, to_image
 
-        pipeline = self._pipeline(network)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = self._pipeline(network, self.vae).to(network.device)
         generators = [torch.Generator().manual_seed(seed) for seed in range(len(SHEET_PROMPTS))]
         pictures = pipeline(list(SHEET_PROMPTS), num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np").images
         return to_image(grid((pictures * 255).round().astype(np.uint8), 6, gap=2))
 
-    def _pipeline(self, unet: Any) -> Any:
-        return make_pipeline(unet, self.vae.to(unet.device), self.encoder.to(unet.device), self.tokenizer, self.scheduler)
+    def _pipeline(self, unet: Any, vae: Any) -> Any:
+        return make_pipeline(unet=unet, vae=vae, text_encoder=self.encoder, tokenizer=self.tokenizer, scheduler=self.scheduler)
 
     def save(self, network: Any, path: Path) -> None:
-        vae = load_vae(self.options.decoder) if self.options.decoder else copy.deepcopy(self.vae).cpu()
-        parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (network, vae, self.encoder)]
-        make_pipeline(*parts, self.tokenizer, self.scheduler).save_pretrained(path)
-        forget_origins(path)
-
-
-def forget_origins(path: Path) -> None:
-    """Take out of the configs where the parts were read from: that was a place of this machine."""
-    for file in path.rglob("config.json"):
-        config = json.loads(file.read_text())
-        if config.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def make_pipeline(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> Any:
-    """The parts as a StableDiffusionPipeline; the toy world needs no safety checker."""
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        save_pipeline(self._pipeline(network, load_vae(self.options.decoder) if self.options.decoder else self.vae), path)
 
 
 def train(options: LatentOptions, *, progress: bool = True) -> Iterator[StepLog]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from studio.runs.trainers.vae import VaeOptions
 from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, run_loop
+from trainers.pipelines import save_network
 from trainers.program import run_program
 
 __all__ = ["VaeOptions", "train", "reconstruction_psnr"]
@@ -93,7 +94,7 @@ class VaeTask(Task):
         vae = copy.deepcopy(network.vae).to("cpu", torch.float32)
         if not self.options.decoder_only:
             vae.register_to_config(scaling_factor=measure_scaling_factor(vae, self.data))
-        vae.to(torch.float16).save_pretrained(path)
+        save_network(vae, path)
 
 
 def _perceptual(options: VaeOptions) -> Any:

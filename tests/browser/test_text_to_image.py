@@ -1,6 +1,5 @@
 """The Text to image tab in a real browser, over a backend without a model: words, guidance, attention, the decoder, areas."""
 
-
 import gradio as gr
 import pytest
 

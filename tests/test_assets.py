@@ -1,0 +1,79 @@
+"""The embedded folders in plain diffusers and transformers, with no argument but the folder: as their cards say."""
+
+import ast
+import re
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from studio.models.examiner import load_examiner, read_attributes
+from studio.toybox import caption, render_batch, scene_stream
+from trainers.data import load_pictures
+
+MODELS = Path(__file__).parents[1] / "assets" / "models"
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def card_code(name: str) -> str:
+    return BLOCK.search((MODELS / name / "README.md").read_text("utf-8")).group(1)
+
+
+def run_card(name: str, monkeypatch) -> dict:
+    """The names that the code of a card leaves behind, run in the project's folder."""
+    monkeypatch.chdir(MODELS.parents[1])
+    torch.manual_seed(0)
+    left: dict = {}
+    exec(compile(card_code(name), f"{name}/README.md", "exec"), left)
+    return left
+
+
+def loads(code: str) -> list[ast.Call]:
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    return [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"]
+
+
+def precisions(network: torch.nn.Module) -> set[torch.dtype]:
+    return {value.dtype for value in network.state_dict().values() if value.is_floating_point()}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir() if (path / "config.json").exists() or (path / "model_index.json").exists()))
+def test_a_card_loads_its_folder_with_no_further_argument(name):
+    calls = loads(card_code(name))
+    assert calls
+    assert all([ast.literal_eval(argument) for argument in call.args] == [f"assets/models/{name}"] and not call.keywords for call in calls)
+
+
+def test_the_text_to_image_folder_draws_what_it_is_asked_for(monkeypatch):
+    left = run_card("toybox-sd", monkeypatch)
+    assert [precisions(left["pipeline"].components[name]) for name in ("text_encoder", "unet", "vae")] == [{torch.float32}] * 3
+    seen = read_attributes(load_examiner(), torch.from_numpy(np.array(left["picture"])).movedim(-1, 0)[None])
+    assert {name: seen[name] for name in ("object", "colour", "background")} == {"object": ["heart"], "colour": ["red"], "background": ["white"]}
+
+
+def test_the_clip_folder_finds_the_caption_of_each_picture(monkeypatch):
+    left = run_card("toybox-clip", monkeypatch)
+    model, tokenizer = left["model"], left["tokenizer"]
+    assert precisions(model) == {torch.float32} and left["similarity"].shape == (1, 2)
+    scenes = list(islice(scene_stream(5, split="all"), 8))
+    pixels = torch.from_numpy(render_batch(scenes, 64)).movedim(-1, 1) / 127.5 - 1
+    similarity = model(**tokenizer([caption(scene) for scene in scenes], padding="max_length", return_tensors="pt"), pixel_values=pixels).logits_per_image
+    assert similarity.argmax(1).tolist() == list(range(8))
+
+
+def test_the_digits_folder_draws_the_digit_that_it_is_asked_for(monkeypatch):
+    left = run_card("digits-ddpm", monkeypatch)
+    assert precisions(left["unet"]) == {torch.float32} and left["x_t"].shape == (1, 1, 16, 16)
+    pictures = load_pictures("digits", 16)
+    means = torch.stack([pictures.pixels[pictures.labels == digit].float().mean(0).flatten() for digit in range(10)])
+    drawn = ((left["x_t"] + 1) * 127.5).flatten()
+    assert torch.corrcoef(torch.stack([drawn, *means]))[0, 1:].argmax() == 3
+
+
+def test_the_pixel_folder_of_the_toy_world_draws_on_an_even_background(monkeypatch):
+    left = run_card("toybox-ddpm", monkeypatch)
+    assert precisions(left["unet"]) == {torch.float32} and left["x_t"].shape == (1, 3, 32, 32)
+    border = torch.cat([left["x_t"][..., 0, :], left["x_t"][..., -1, :], left["x_t"][..., 0], left["x_t"][..., -1]], dim=-1)
+    assert border.std(dim=-1).max() < 0.1 < left["x_t"].flatten(2).std(dim=-1).max()
