@@ -82,12 +82,12 @@ class Drawing(_Group):
 
     model: str = _option("toybox-ddpm", "Model")
     prompt: str = _option("", "Prompt")
-    negative_prompt: str = _option("", "Negative prompt", "What guidance leads away from.")
-    class_label: str | int | None = _option(None, "Class")
-    seed: int = _option(0, "Seed", "Another seed: another picture.", 0, MAX_SEED)
-    num_images: int = _option(1, "Pictures", "More: seeds one after the other.", 1, MAX_IMAGES)
-    width: int | None = _option(None, "Width", "Empty: the model's own.", 1, MAX_SIDE)
-    height: int | None = _option(None, "Height", "Empty: the model's own.", 1, MAX_SIDE)
+    negative_prompt: str = _option("", "Negative prompt")
+    class_label: str | int | None = _option(None, "Class", "What the picture is to show; any leaves it to the model.")
+    seed: int = _option(0, "Seed", "Another number: other noise to start.", 0, MAX_SEED)
+    num_images: int = _option(1, "Images", "More: several seeds side by side, and slower.", 1, MAX_IMAGES)
+    width: int | None = _option(None, "Width", "Pixels; 0 is its own.", 1, MAX_SIDE)
+    height: int | None = _option(None, "Height", "Pixels; 0 is its own.", 1, MAX_SIDE)
 
     def _check(self) -> None:
         if not isinstance(self.model, str) or not self.model:
@@ -112,12 +112,15 @@ class Sampling(_Group):
         clip_x0: clip x0_hat to [-1, 1] at every step; None = the model's own habit (latents are not clipped).
     """
 
-    num_steps: int = _option(50, "Steps", "More: finer, and slower.", 1, MAX_TIMESTEPS)
-    timesteps: str | None = _option(None, "Respacing", "Which timesteps are visited, such as ddim50 or 10,15,20; in place of the steps.")
+    num_steps: int = _option(50, "Steps", "More: slower, with finer steps.", 1, MAX_TIMESTEPS)
+    timesteps: str | None = _option(
+        None, "Respacing",
+        "In place of Steps: how many to take of each part, least noise first. A larger count walks through its part more slowly.",
+    )
     scheduler: str = _option("ddim", "Scheduler")
-    sigmas: str = _option("", "Noise levels")
-    eta: float = _option(0.0, "eta", "0: DDIM draws no noise. 1: as much as DDPM.", 0.0, 1.0, 0.05)
-    clip_x0: bool | None = _option(None, "Clip x0_hat")
+    sigmas: str = _option("", "Noise levels", "How the steps are spaced.")
+    eta: float = _option(0.0, "eta", "Higher: more fresh noise at every step. 0 draws none, 1 is DDPM.", 0.0, 1.0, 0.05)
+    clip_x0: bool | None = _option(None, "Clip x0_hat", "On: the belief never leaves the range of a picture.")
 
     def _check(self) -> None:
         if not isinstance(self.scheduler, str) or self.scheduler not in SCHEDULERS:
@@ -153,11 +156,15 @@ class Guidance(_Group):
         clip_model: the CLIP that guides: a key of COMPANIONS, a folder or a Hub id; "" = the model's own companion.
     """
 
-    guidance_scale: float = _option(1.0, "Guidance scale", "More: closer to the prompt, less varied. 1: off.", 0.0, 100.0, 0.1)
-    guidance_start: float = _option(0.0, "Guidance from", "Share of the steps at which guidance begins.", 0.0, 1.0, 0.05)
-    guidance_end: float = _option(1.0, "Guidance until", "Share of the steps at which guidance ends.", 0.0, 1.0, 0.05)
-    guidance_rescale: float = _option(0.0, "Rescale", "More: less over-saturated at large scales.", 0.0, 1.0, 0.05)
-    clip_guidance_scale: float = _option(0.0, "CLIP guidance", "More: pulled harder towards CLIP's idea of the prompt. 0: off.", 0.0, 10_000.0, 1.0)
+    guidance_scale: float = _option(1.0, "Guidance scale", "Higher: closer to the prompt, with less variety. 1 is off.", 0.0, 100.0, 0.1)
+    guidance_start: float = _option(0.0, "Guide from", "Share of the steps.", 0.0, 1.0, 0.05)
+    guidance_end: float = _option(1.0, "to", "1 is the last one.", 0.0, 1.0, 0.05)
+    guidance_rescale: float = _option(0.0, "Guidance rescale", "Higher: tames the glaring contrast of strong guidance.", 0.0, 1.0, 0.05)
+    clip_guidance_scale: float = _option(
+        0.0, "CLIP guidance scale",
+        "Higher: CLIP's own idea of the prompt pulls harder. Slow: the decoder and CLIP run at every step. 0 is off.",
+        0.0, 10_000.0, 10.0,
+    )
     clip_model: str = _option("", "CLIP", "Empty: the model's own companion.")
 
     def _check(self) -> None:
@@ -177,7 +184,7 @@ class Start(_Group):
     """
 
     init_image: "Image.Image | None" = _option(None, "Start from a picture")
-    strength: float = _option(1.0, "Strength", "More: further from the picture.", 0.0, 1.0, 0.05)
+    strength: float = _option(1.0, "Strength", "Higher: less of that picture is left to start from. 1 is pure noise.", 0.0, 1.0, 0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +195,7 @@ class Recording(_Group):
         record_attention: keep where in the picture each word of the prompt was looked at (models with a text encoder).
     """
 
-    record_attention: bool = _option(False, "Record word attention")
+    record_attention: bool = _option(False, "Record word attention", "On: see where in the picture each word was looked at. Costs a little time.")
 
     def _check(self) -> None:
         if not isinstance(self.record_attention, bool):

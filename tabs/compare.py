@@ -1,7 +1,7 @@
 """Runs beside each other: one seed under two settings on a common log-SNR axis, and grids of pictures."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from studio.errors import InvalidOption, StudioError
+from studio.errors import InvalidOption
 from studio.media.data_uris import data_uri, small_uri
 from studio.media.images import grid
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
-from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
+from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, save_png
 from studio.sampling.live import freshest
 from studio.scratch import passing_folder
-from tabs.denoise import stop_update
+from tabs.parts.controls import Controls, control, options_from
 from tabs.parts.filmstrip import decoded, film
-from tabs.parts.session import Session
-from tabs.parts.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.panel import DEVICE, Change, RunPanel, Values
+from tabs.parts.stage import CHEAP, drawn_by, said_in_a_sentence, to_stage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,12 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["create_pair", "create_grid"]
 
 STREAMS = ("x0_hat", "x_t")
+IDS = {"prompt": "prompt", "scheduler": "scheduler", "num_steps": "steps", "guidance_scale": "scale"}
 # Small, as the whole grid is sent with every new cell.
 THUMBNAIL = 160
 SCHEDULER_CHOICES = [(entry.label, name) for name, entry in SCHEDULERS.items()]
-FIRST_VALUES = {
-    "seeds": "0, 1, 2, 3", "scales": "1, 2, 4, 8", "schedulers": ["ddim", "euler", "dpm++_2m"], "steps": "5, 10, 25",
-    "prompts": "a red star on a white background\na blue boat on a yellow background\na green cat on a pink background",
+# Of the tab, for what a grid does not change.
+OF_TAB = ("model", "prompt", "guidance_scale", "num_steps", "scheduler")
+FIRST_VALUES: dict[str, Any] = {
+    "seed": "0, 1, 2, 3", "guidance_scale": "1, 2, 4, 8", "scheduler": ["ddim", "euler", "dpm++_2m"], "num_steps": "5, 10, 25",
+    "prompt": "a red star on a white background\na blue boat on a yellow background\na green cat on a pink background",
 }
 
 
@@ -51,63 +54,34 @@ def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
         studio: gives sample, as studio.Studio does.
         model, prompt: of the tab; the prompt stands for a side that has none of its own.
     """
-    session = gr.State(Session(), delete_callback=Session.stop)
+    panel = RunPanel(studio, "pair", "Compare")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            run, stop, status = create_press("Compare", "pair")
-            seed = gr.Number(0, label="Seed of both", precision=0, info="The same noise to start: what differs is the settings.", elem_id="pair-seed")
-            sides = {"a": create_side("a", "dpm++_2m", 10), "b": create_side("b", "ddim", 25)}
+            panel.create_press()
+            seed = control("pair", "seed", label="Seed of both", info="The same noise to start: what differs is the settings.")
+            sides = {"a": create_side("a", scheduler="dpm++_2m", num_steps=10), "b": create_side("b", scheduler="ddim", num_steps=25)}
         with gr.Column(elem_classes="ds-stage-column"):
-            stage = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage")
+            panel.places["stage"] = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage")
 
-    def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-        def changes(switch: Event) -> Iterator[dict[str, Any]]:
-            chosen = {
-                name: side_options(values[model], values[seed], values[prompt], {key: values[control] for key, control in side.items()})
-                for name, side in sides.items()
-            }
-            return compared(studio, chosen["a"], chosen["b"], switch)
+    def changes(values: Values, switch: Event) -> Iterator[Change]:
+        chosen = {name: {option: values[control] for option, control in side.items()} for name, side in sides.items()}
+        options = {name: side_options(values[model], values[seed], values[prompt], side) for name, side in chosen.items()}
+        return compared(studio, options["a"], options["b"], switch)
 
-        yield from pressed(values[session], changes, {"stage": stage, "status": status, "stop": stop})
-
-    inputs = {session, model, prompt, seed, *sides["a"].values(), *sides["b"].values()}
-    return _wire(run, stop, status, session, on_run, inputs, [stage, status, stop])
+    return panel.wire_run(changes, [model, prompt, seed, *sides["a"].values(), *sides["b"].values()])
 
 
-def create_press(label: str, name: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
-    """The button that starts, the one that stops, and the line that says how far it is."""
-    with gr.Row(elem_classes="ds-press"):
-        run = gr.Button(label, variant="primary", elem_id=f"{name}-run", min_width=80, scale=2)
-        stop = gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", min_width=60, scale=1)
-    return run, stop, gr.HTML(elem_id=f"{name}-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
-
-
-def pressed(held: Session, changes: Callable[[Event], Iterator[dict[str, Any]]], place: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:
-    """What a press of the starting button shows: the changes, each in its place; then, or after a failure said in a sentence, Stop as it must be."""
-    switch = held.begin()
-    try:
-        for change in changes(switch):
-            yield {place[name]: value for name, value in change.items()}
-        yield {place["stop"]: stop_update(held)}
-    except Exception as error:
-        yield {place["status"]: sentence_of(error), place["stop"]: stop_update(held)}
-        with said_in_a_sentence():
-            raise
-    finally:
-        held.running.remove(switch)
-
-
-def create_side(name: str, scheduler: str, num_steps: int) -> dict[str, Any]:
+def create_side(name: str, **first: Any) -> Controls:
     """What one of the two runs has of its own."""
+    def one(option: str, value: Any = None, **told: Any) -> Any:
+        return control("pair", option, value, info=None, elem_id=f"pair-{IDS[option]}-{name}", **told)
+
     with gr.Column(elem_classes=f"ds-side ds-side-{name}"):
         gr.HTML(f"<strong>{name.upper()}</strong>", padding=False)
-        side: dict[str, Any] = {
-            "prompt": gr.Textbox("", label="Prompt", placeholder="that of the picture", max_lines=3, elem_id=f"pair-prompt-{name}"),
-            "scheduler": unchecked(gr.Dropdown(SCHEDULER_CHOICES, value=scheduler, label="Scheduler", elem_id=f"pair-scheduler-{name}")),
-        }
+        side = {"prompt": one("prompt", placeholder="that of the picture", lines=1, max_lines=3), "scheduler": one("scheduler", first["scheduler"])}
         with gr.Row():
-            side["num_steps"] = gr.Number(num_steps, label="Steps", precision=0, min_width=90, elem_id=f"pair-steps-{name}")
-            side["guidance_scale"] = gr.Number(4, label="Guidance scale", min_width=110, elem_id=f"pair-scale-{name}")
+            side["num_steps"] = one("num_steps", first["num_steps"], min_width=90)
+            side["guidance_scale"] = one("guidance_scale", 4, kind=gr.Number, min_width=110)
     return side
 
 
@@ -186,36 +160,42 @@ def _end(a: "Trajectory", b: "Trajectory", meetings: list[Meeting]) -> dict[str,
 
 # --- grids ---------------------------------------------------------------------------------------------------
 
-def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.Slider, num_steps: gr.Number, scheduler: gr.Dropdown) -> Any:
-    """The components, handlers and wiring of the grids; gives the event of the run. model .. scheduler: of the tab, for what the grid does not change."""
-    session = gr.State(Session(), delete_callback=Session.stop)
+def create_grid(studio: Any, controls: Controls) -> Any:
+    """The components, handlers and wiring of the grids; gives the event of the run. controls: of the tab, for what a grid does not change."""
+    panel = RunPanel(studio, "grid", "Draw the grid")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            run, stop, status = create_press("Draw the grid", "grid")
+            panel.create_press()
             kind = gr.Radio([(entry.label, name) for name, entry in GRIDS.items()], value="seed_scale", label="Grid", elem_id="grid-kind")
-            fields = {
-                "seed": gr.Textbox(FIRST_VALUES["seeds"], label="Seeds", max_lines=1, elem_id="grid-seeds"),
-                "guidance_scale": gr.Textbox(FIRST_VALUES["scales"], label="Guidance scales", max_lines=1, elem_id="grid-scales"),
-                "scheduler": gr.Dropdown(
-                    SCHEDULER_CHOICES, value=FIRST_VALUES["schedulers"], multiselect=True, label="Schedulers", visible=False, elem_id="grid-schedulers",
-                ),
-                "num_steps": gr.Textbox(FIRST_VALUES["steps"], label="Steps", max_lines=1, visible=False, elem_id="grid-steps"),
-                "prompt": gr.Textbox(
-                    FIRST_VALUES["prompts"], label="Prompts, one a line", lines=3, max_lines=8, visible=False, elem_id="grid-prompts",
-                ),
-            }
+            fields = create_fields(GRIDS["seed_scale"])
             plan = gr.Button("How long will it take?", size="sm", elem_id="grid-plan")
             gr.Markdown(f"At most {MAX_CELLS} pictures. What the grid does not change is taken from the area Picture.", elem_classes="ds-about")
         with gr.Column(elem_classes="ds-stage-column"):
-            stage = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="grid-stage")
-            sheet = gr.File(label="The grid as one picture", visible=False, interactive=False, height=60, elem_id="grid-sheet")
+            panel.places["stage"] = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="grid-stage")
+            panel.places["sheet"] = gr.File(label="The grid as one picture", visible=False, interactive=False, height=60, elem_id="grid-sheet")
+    return wire_grid(studio, panel, kind, fields, plan, {name: controls[name] for name in OF_TAB})
 
-    def cells_of(values: dict[Any, Any]) -> list[Cell]:
-        if not values[model]:
-            raise InvalidOption("Choose a model first.")
-        base = SampleOptions(
-            model=values[model], prompt=values[prompt], guidance_scale=values[scale], num_steps=values[num_steps], scheduler=values[scheduler],
-        )
+
+def create_fields(shown: GridInfo) -> Controls:
+    """What each option may take in a grid; those of the first kind of grid are to be seen."""
+    def field(make: Any, name: str, label: str, **told: Any) -> Any:
+        return make(value=FIRST_VALUES[name], label=label, visible=name in (shown.rows, shown.columns), **told)
+
+    return {
+        "seed": field(gr.Textbox, "seed", "Seeds", max_lines=1, elem_id="grid-seeds"),
+        "guidance_scale": field(gr.Textbox, "guidance_scale", "Guidance scales", max_lines=1, elem_id="grid-scales"),
+        "scheduler": field(gr.Dropdown, "scheduler", "Schedulers", choices=SCHEDULER_CHOICES, multiselect=True, elem_id="grid-schedulers"),
+        "num_steps": field(gr.Textbox, "num_steps", "Steps", max_lines=1, elem_id="grid-steps"),
+        "prompt": field(gr.Textbox, "prompt", "Prompts, one a line", lines=3, max_lines=8, elem_id="grid-prompts"),
+    }
+
+
+def wire_grid(studio: Any, panel: RunPanel, kind: gr.Radio, fields: Controls, plan: gr.Button, of_tab: Controls) -> Any:
+    """The handlers of the grids; gives the event of the run."""
+    stage, status = panel.places["stage"], panel.places["status"]
+
+    def cells_of(values: Values) -> list[Cell]:
+        base = options_from({name: values[control] for name, control in of_tab.items()})
         chosen = GRIDS[values[kind]]
         return plan_grid(values[kind], base, {name: read_values(name, values[fields[name]]) for name in (chosen.rows, chosen.columns)})
 
@@ -228,20 +208,13 @@ def create_grid(studio: Any, model: gr.Dropdown, prompt: gr.Textbox, scale: gr.S
             cells = cells_of(values)
             return {status: foretold(cells, studio), stage: to_stage(grid_shown(values[kind], cells, {}))}
 
-    def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-        held = values[session]
-        yield from pressed(
-            held, lambda switch: drawn(studio, values[kind], cells_of(values), switch),
-            {"stage": stage, "status": status, "stop": stop, "sheet": sheet},
-        )
+    def changes(values: Values, switch: Event) -> Iterator[Change]:
+        return drawn(studio, values[kind], cells_of(values), switch)
 
-    inputs = {session, model, prompt, scale, num_steps, scheduler, kind, *fields.values()}
-    kind.input(on_kind, kind, list(fields.values()), api_visibility="private", show_progress="hidden", queue=False)
-    plan.click(
-        on_plan, inputs, [status, stage], api_visibility="private", show_progress="minimal", show_progress_on=status, concurrency_id="gpu",
-        concurrency_limit=1,
-    )
-    return _wire(run, stop, status, session, on_run, inputs, [stage, status, stop, sheet])
+    inputs: set[Any] = {kind, *of_tab.values(), *fields.values()}
+    kind.input(on_kind, kind, list(fields.values()), **CHEAP)
+    plan.click(on_plan, inputs, [status, stage], api_visibility="private", show_progress="minimal", show_progress_on=status, **DEVICE)
+    return panel.wire_run(changes, inputs)
 
 
 def read_values(name: str, given: Any) -> list[Any]:
@@ -333,26 +306,3 @@ def titled(option: str) -> str:
 
 def named(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else SCHEDULERS[value].label if value in SCHEDULERS else str(value)
-
-
-# --- both ----------------------------------------------------------------------------------------------------
-
-def sentence_of(error: Exception) -> str:
-    return str(error) if isinstance(error, StudioError) else "The run failed; the log of the studio says why."
-
-
-def _wire(run: gr.Button, stop: gr.Button, status: gr.HTML, session: gr.State, on_run: Any, inputs: set[Any], outputs: list[Any]) -> Any:
-    """A press asks at once, the run waits for the device, stop ends it after its step; gives the event of the run."""
-    def on_ask(held: Session) -> dict[Any, Any]:
-        held.ask()
-        return {stop: gr.update(interactive=True), status: "Waiting for the device."}
-
-    def on_stop(held: Session) -> dict[Any, Any]:
-        return {status: "Stopping after this step." if held.stop() else "Nothing is running."}
-
-    cheap: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    stop.click(on_stop, session, status, **cheap)
-    return run.click(on_ask, session, [stop, status], trigger_mode="multiple", **cheap).then(
-        on_run, inputs, outputs, trigger_mode="multiple", api_visibility="private", show_progress="minimal", show_progress_on=status,
-        concurrency_id="gpu", concurrency_limit=1,
-    )

@@ -22,8 +22,8 @@ from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
 from tabs.contrast import Session
-from tabs.parts.following import POLL_S, buttons_shown, create_buttons, create_follow, duration, follow_value, found, full, newest, required, wire_buttons
-from tabs.parts.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.following import POLL_S, buttons_shown, create_buttons, create_follow, duration, follow_value, found, newest, required, wire_buttons
+from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = ["create_tab"]
 

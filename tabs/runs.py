@@ -19,14 +19,13 @@ from tabs.parts.following import (
     create_follow,
     follow_value,
     found,
-    full,
     newest,
     required,
     share_of,
     title_of,
     wire_buttons,
 )
-from tabs.parts.stage import drawn_by, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = ["create_tab"]
 

@@ -9,11 +9,11 @@ import gradio as gr
 
 from studio.errors import InvalidOption, UnknownName
 from studio.runs import RunView
-from tabs.parts.stage import drawn_by, said_in_a_sentence, to_stage
+from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
     "Buttons", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "title_of", "share_of", "duration", "found", "newest",
-    "required", "full", "POLL_S", "INVITATION",
+    "required", "POLL_S", "INVITATION",
 ]
 
 POLL_S = 2.0
@@ -194,8 +194,3 @@ def required(name: str | None) -> str:
     if not name:
         raise InvalidOption("Choose a run first.")
     return name
-
-
-def full(outputs: Iterable[Any], changes: dict[Any, Any]) -> dict[Any, Any]:
-    """A value for every output: one that is left out of a dict is drawn anew by Gradio."""
-    return {output: changes.get(output, gr.skip()) for output in outputs}

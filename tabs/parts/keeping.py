@@ -2,9 +2,9 @@
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from studio.options import SampleOptions
 from studio.sampling.export import contact_sheet, save_gif, save_mp4, save_png
@@ -13,7 +13,7 @@ from tabs.parts.filmstrip import each_alone
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["KEEPERS", "FILMS", "STREAMS", "DOWNLOAD", "save_pictures"]
+__all__ = ["KEEPERS", "FILMS", "STREAMS", "DOWNLOAD", "save_pictures", "told"]
 
 STREAMS = ("x_t", "x0_hat", "both")
 # What is made of decoded pictures where the run is of latents.
@@ -69,3 +69,14 @@ def keep_run(trajectory: "Trajectory", stream: str, folder: Path) -> Path:
 KEEPERS: dict[str, tuple[str, Callable[["Trajectory", str, Path], Path]]] = {
     "gif": ("GIF", keep_gif), "mp4": ("MP4", keep_mp4), "sheet": ("Contact sheet", keep_sheet), "png": ("PNG", keep_png), "run": ("Run file", keep_run),
 }
+
+
+def told(decoding: Generator[tuple[int, int], None, "Trajectory"], status: Any) -> Generator[dict[Any, Any], None, "Trajectory"]:
+    """Say how far the decoding of a run is; gives the decoded run."""
+    while True:
+        try:
+            done, total = next(decoding)
+        except StopIteration as end:
+            return end.value
+        if done % 5 == 0:
+            yield {status: f"Decoding step {done + 1} of {total} for the film."}

@@ -1,5 +1,7 @@
 """What one browser session holds of its sampling runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -75,6 +77,15 @@ class Session:
         switch = self.waiting.pop(0) if self.waiting else Event()
         self.running.append(switch)
         return switch
+
+    @contextmanager
+    def running_one(self) -> Iterator[Event]:
+        """The stop switch of the run that begins now, for as long as it goes on."""
+        switch = self.begin()
+        try:
+            yield switch
+        finally:
+            self.running.remove(switch)
 
     def stop(self) -> bool:
         """Stop what runs and what waits; whether there was anything."""

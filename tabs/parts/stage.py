@@ -1,18 +1,27 @@
 """What several tabs share: the stage, the picture input, and how a refusal is told."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import gradio as gr
 
 from studio.errors import StudioError
 
-__all__ = ["create_stage", "drawn_by", "to_stage", "picture_input", "unchecked", "models_of", "keep_fresh", "said_in_a_sentence"]
+__all__ = [
+    "create_stage", "drawn_by", "to_stage", "picture_input", "unchecked", "models_of", "menu_of", "keep_fresh", "said_in_a_sentence", "full", "PRIVATE",
+    "CHEAP",
+]
 
-Control = TypeVar("Control", gr.Dropdown, gr.Slider)
+# For handlers of the page alone. Gradio shows an error only of what went through its queue, so only those that cannot
+# fail and take no time are CHEAP.
+PRIVATE: Mapping[str, Any] = MappingProxyType({"api_visibility": "private", "show_progress": "hidden"})
+CHEAP: Mapping[str, Any] = MappingProxyType({**PRIVATE, "queue": False})
+
+Control = TypeVar("Control", bound=gr.components.Component)
 
 # The page's scripts may come after its first components, one by one.
 ON_LOAD = """
@@ -75,12 +84,14 @@ def models_of(studio: Any, kind: str) -> dict[str, Any]:
     return {name: entry for name, entry in studio.models.items() if entry.kind == kind}
 
 
+def menu_of(studio: Any, kind: str) -> list[tuple[str, str]]:
+    """Labels and names of those models, for a dropdown."""
+    return [(entry.label, name) for name, entry in models_of(studio, kind).items()]
+
+
 def keep_fresh(menu: gr.Dropdown, studio: Any, kind: str) -> None:
     """Whoever opens this menu of models finds what has come since the page was made, such as a training's result."""
-    def choices() -> Any:
-        return gr.update(choices=[(entry.label, name) for name, entry in models_of(studio, kind).items()])
-
-    menu.focus(choices, None, menu, api_visibility="private", show_progress="hidden", queue=False)
+    menu.focus(lambda: gr.update(choices=menu_of(studio, kind)), None, menu, **CHEAP)
 
 
 @contextmanager
@@ -93,3 +104,8 @@ def said_in_a_sentence() -> Iterator[None]:
         yield
     except StudioError as error:
         raise gr.Error(str(error), print_exception=False) from None
+
+
+def full(outputs: Iterable[Any], changes: dict[Any, Any]) -> dict[Any, Any]:
+    """A value for every output: one that is left out of a dict is drawn anew by Gradio."""
+    return {output: changes.get(output, gr.skip()) for output in outputs}

@@ -1,15 +1,19 @@
 """What the model reads: the tokens of a prompt, and the numbers that the text encoder makes of them."""
 
 from base64 import b64encode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 
 from studio.errors import StudioError
+from studio.options import SampleOptions
 from tabs.parts.stage import drawn_by, to_stage
 
-__all__ = ["create_words", "words_of"]
+if TYPE_CHECKING:
+    from studio.models.prompts import Tokens
+
+__all__ = ["create_words", "words_of", "tokens_of", "at_hand"]
 
 # Colours reach out to so many deviations of the embedding; the few dimensions that CLIP lets grow far beyond are clipped.
 DEVIATIONS = 3.0
@@ -24,8 +28,7 @@ def words_of(studio: Any, model: str | None, prompt: str) -> str:
     """JSON text: tokens with what they are, what was cut off, and the embedding; or a note where they cannot be had."""
     if not model:
         return to_stage({"note": ""})
-    ready = model in [one.name for one in studio.residents()] or (model in studio.models and studio.models[model].embedded)
-    if not ready:
+    if not at_hand(studio, model):
         return to_stage({"note": "The model's own tokenizer says how it reads the prompt: press Generate once to load it."})
     try:
         tokens = studio.tokens(model, prompt)
@@ -46,3 +49,18 @@ def embedding_shown(studio: Any, model: str, prompt: str) -> dict[str, Any]:
     reach = float(DEVIATIONS * states.std()) or 1.0
     levels = np.rint(127.5 * (1 + np.clip(states / reach, -1, 1))).astype(np.uint8)
     return {"embedding": {"rows": states.shape[0], "columns": states.shape[1], "reach": reach, "levels": b64encode(levels.tobytes()).decode()}}
+
+
+def tokens_of(studio: Any, options: SampleOptions, even_unloaded: bool = True) -> "Tokens | None":
+    """The tokens of a run's prompt, where its attention was recorded and its model is at hand."""
+    if not options.record_attention or not (even_unloaded or at_hand(studio, options.model)):
+        return None
+    try:
+        return studio.tokens(options.model, options.prompt)
+    except StudioError:
+        return None
+
+
+def at_hand(studio: Any, model: str) -> bool:
+    """Whether the model can be asked without a download or a long load."""
+    return model in [one.name for one in studio.residents()] or (model in studio.models and studio.models[model].embedded)

@@ -13,9 +13,11 @@ from PIL import Image
 from studio.media.images import to_pixels
 from studio.options import SampleOptions
 from studio.sampling.export import read_options
-from tabs.denoise import create_tab, how_it_went, options_from, run_shown
+from tabs.denoise import create_tab
 from tabs.parts import filmstrip
+from tabs.parts.controls import options_from
 from tabs.parts.keeping import KEEPERS
+from tabs.parts.running import how_it_went, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import to_stage
 from tests.tabs.fakes import FakeStudio
@@ -125,10 +127,10 @@ def test_strength_counts_only_with_a_picture(tmp_path):
         "model": "disc", "num_steps": 5, "scheduler": "ddim", "eta": 0, "clip_x0": True, "seed": 0, "num_images": 1,
         "class_label": "", "timesteps": " ", "strength": 0.4,
     }
-    assert options_from(init_image=None, **values).strength == 1.0 and options_from(init_image=None, **values).timesteps is None
+    assert options_from({"init_image": None, **values}).strength == 1.0 and options_from({"init_image": None, **values}).timesteps is None
     path = tmp_path / "grey.png"
     Image.new("L", (9, 5), 80).save(path)
-    options = options_from(init_image=str(path), **values)
+    options = options_from({"init_image": str(path), **values})
     assert options.strength == 0.4 and options.init_image.mode == "RGB"
 
 

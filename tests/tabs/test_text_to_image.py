@@ -16,10 +16,12 @@ from studio.media.images import to_pixels
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
 from studio.sampling.export import frames, save_gif, save_mp4
+from tabs.parts.controls import options_from
 from tabs.parts.filmstrip import film
+from tabs.parts.running import decoded_step
 from tabs.parts.session import Session
 from tabs.parts.words import words_of
-from tabs.text_to_image import create_tab, decoded_step, download_line, generated, model_line, options_from, record, resident_line
+from tabs.text_to_image import create_tab, download_line, generated, model_line, record, resident_line
 from tests.tabs.fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
 PROMPT = "a purple butterfly on a yellow background"
@@ -28,6 +30,11 @@ PROMPT = "a purple butterfly on a yellow background"
 def run_of(**options):
     *steps, finished = FakeTextStudio().sample(SampleOptions(**{"model": "words", "prompt": PROMPT, "num_steps": 5, "guidance_scale": 4.0, **options}))
     return steps, finished.trajectory
+
+
+def film_in(changes) -> dict:
+    """The film among the changes of a page."""
+    return next(shown for change in changes if "stage" in change and (shown := json.loads(change["stage"]))["kind"] == "film")
 
 
 def pixels_of(uri: str) -> np.ndarray:
@@ -138,7 +145,7 @@ def test_noise_and_pixel_runs_are_filmed_as_they_are():
 
 def test_a_tab_without_a_model_says_what_to_do():
     with pytest.raises(InvalidOption, match="Choose a model"):
-        options_from(model=None, init_image=None, strength=0.5, width=None, height=None)
+        options_from({"model": None, "init_image": None, "strength": 0.5, "width": None, "height": None})
     studio = FakeTextStudio()
     del studio.models["words"]
     with gr.Blocks():
@@ -146,7 +153,7 @@ def test_a_tab_without_a_model_says_what_to_do():
 
 
 def test_empty_sizes_are_the_models_own():
-    options = options_from(model=" words ", init_image=None, strength=0.4, width=0, height=None)
+    options = options_from({"model": " words ", "init_image": None, "strength": 0.4, "width": 0, "height": None})
     assert (options.model, options.width, options.height, options.strength) == ("words", None, None, 1.0)
 
 
@@ -155,7 +162,7 @@ def test_what_is_in_memory_is_said_with_its_cost():
     assert "No model" in resident_line(studio)
     studio.loaded.append("words")
     assert resident_line(studio) == "In memory: words 0.25 GiB; room for 8.0 GiB."
-    assert "2.0 GiB to fetch" in model_line(studio, studio.models["far/away"]) and "<b>" not in model_line(studio, None, "<b>")
+    assert "2.0 GiB to fetch" in model_line(studio, "far/away") and "<b>" not in model_line(studio, "<b>")
 
 
 def test_a_download_is_told_in_megabytes_and_time_left():
@@ -169,7 +176,7 @@ def test_a_run_tells_its_download_then_itself_then_its_words():
     changes = list(generated(studio, SampleOptions(model="far/away", prompt=PROMPT, num_steps=3, record_attention=True), Event(), Session()))
     said = [change["status"] for change in changes if "status" in change]
     assert said[0].startswith("Loading") and said[1].startswith("Fetching far/away: 5 of 10 MB") and said[-1].startswith("Done: 3 steps")
-    shown = next(json.loads(change["stage"]) for change in changes if "pictures" in change)
+    shown = film_in(changes)
     assert shown["attention"] and "away" in changes[-1]["resident"] and json.loads(changes[-1]["words"])["prompt"] == PROMPT
 
 
@@ -204,7 +211,7 @@ def test_the_real_studio_goes_through_the_same_door(tiny_sd, tmp_path):
     studio, session = Studio(), Session()
     options = SampleOptions(model=tiny_sd, prompt="a red star", num_steps=3, guidance_scale=3.0, record_attention=True)
     changes = list(generated(studio, options, Event(), session))
-    shown = next(json.loads(change["stage"]) for change in changes if "pictures" in change)
+    shown = film_in(changes)
     assert shown["attention"]["pieces"][0]["text"] == "a" and shown["tile"] == [8, 8] and shown["decoded"][0]["tile"] == [32, 32]
     assert "tiny" in changes[-1]["resident"] and json.loads(changes[-1]["words"])["limit"] == 16
     assert json.loads(decoded_step(studio, session, run=session.run, stream="x0_uncond", index=1))["tile"] == [32, 32]

@@ -15,7 +15,8 @@ from fakes import FakeStudio
 from studio import scratch
 from studio.kept import Kept, Limits
 from studio.options import SampleOptions
-from tabs.denoise import create_tab, run_shown
+from tabs.denoise import create_tab
+from tabs.parts.running import run_for_programs, run_shown
 from tabs.parts.session import Session
 from tabs.parts.visitors import keep_little
 
@@ -97,7 +98,7 @@ def test_a_run_that_had_to_go_is_said_in_a_sentence():
 
 
 def test_pictures_lie_in_a_folder_only_until_the_page_has_them():
-    changes = run_shown(FakeStudio(), SampleOptions(model="disc", num_steps=2), Event(), Session())
+    changes = run_for_programs(FakeStudio(), SampleOptions(model="disc", num_steps=2), Event(), Session())
     paths = next(change["pictures"] for change in changes if "pictures" in change)
     assert all(Path(path).is_file() for path in paths)
     assert list(changes) == [] and not Path(paths[0]).parent.exists()

@@ -1,0 +1,166 @@
+"""Controls of SampleOptions, each made from what its option says of itself, and how they hang together."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import InvalidOption
+from studio.media.uploads import open_picture
+from studio.options import SampleOptions, option_info
+from studio.process.schedulers import SCHEDULERS, SchedulerInfo
+from tabs.parts.stage import CHEAP, picture_input, unchecked
+
+__all__ = ["Controls", "control", "create_controls", "create_seed", "wire_scheduler", "restored", "options_from"]
+
+Controls = dict[str, Any]
+
+SEED_END = 2**31
+OWN_SIGMAS = ("the scheduler's own", "")
+# Of a range that is wider than a hand can aim at, what its slider offers: from, to, step.
+SLIDERS: Mapping[str, tuple[float, float, float]] = MappingProxyType({"guidance_scale": (1, 15, 0.5), "clip_guidance_scale": (0, 1000, 10)})
+# Numbers that are written although their range is short: they stand in pairs.
+WRITTEN = ("guidance_start", "guidance_end")
+# The short names by which the page knows its controls.
+IDS = {
+    "class_label": "class", "negative_prompt": "negative", "num_steps": "steps", "num_images": "images", "timesteps": "respacing", "clip_x0": "clip-x0",
+    "init_image": "init", "guidance_scale": "guidance", "guidance_start": "guide-from", "guidance_end": "guide-to", "guidance_rescale": "rescale",
+    "clip_guidance_scale": "clip", "record_attention": "attention",
+}
+# What the written ones say while they are empty, and how large they are.
+TEXTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "prompt": {"placeholder": "What the picture is to show", "lines": 2, "max_lines": 6},
+    "negative_prompt": {"placeholder": "What it is not to show", "max_lines": 3},
+    "timesteps": {"placeholder": "ddim50 or 10,15,20", "max_lines": 1},
+})
+# Which schedulers an option means something to; the others hide it.
+OF_SCHEDULER: Mapping[str, Callable[[SchedulerInfo], bool]] = MappingProxyType({
+    "eta": lambda scheduler: scheduler.takes_eta, "timesteps": lambda scheduler: scheduler.diffusers_class is None,
+    "sigmas": lambda scheduler: bool(scheduler.sigmas),
+})
+
+
+# --- making them ---------------------------------------------------------------------------------------------
+
+def control(prefix: str, name: str, value: Any = None, *, kind: Callable[..., Any] | None = None, **changes: Any) -> Any:
+    """The component for an option, with the label, the explanation and the range that the option itself has.
+
+    Args:
+        prefix: of its elem_id. value: what it says at first; None is the option's own default.
+        kind: another component than the one that goes by the default; changes: of what the component is told.
+    """
+    first = value if value is not None else DEFAULTS[name]
+    make, own = _kind_of(name, first, kind)
+    info = option_info(name)
+    return make(**{"value": first, "label": info.label, "info": info.info or None, "elem_id": f"{prefix}-{IDS.get(name, name)}", **own, **changes})
+
+
+def _kind_of(name: str, first: Any, kind: Callable[..., Any] | None) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes the component of an option, and what it is told beside label and value."""
+    # Where None is the default it says nothing of the kind; the first value does.
+    like = DEFAULTS[name] if DEFAULTS[name] is not None else first
+    if name == "init_image":
+        return _picture, {"sources": ["upload", "webcam", "clipboard"], "height": 190}
+    if name in CHOSEN:
+        return _dropdown, CHOSEN[name](first)
+    if isinstance(like, bool):
+        return gr.Checkbox, {}
+    if isinstance(like, float) and name not in WRITTEN and kind is None:
+        return _slider, _range_of(name)
+    if isinstance(like, int | float):
+        return gr.Number, {"precision": 0} if isinstance(like, int) else {"step": option_info(name).step}
+    return kind or gr.Textbox, dict(TEXTS.get(name, {}))
+
+
+def _range_of(name: str) -> dict[str, Any]:
+    info = option_info(name)
+    low, high, step = SLIDERS.get(name, (info.low, info.high, info.step))
+    return {"minimum": low, "maximum": high, "step": step}
+
+
+def _picture(*, value: Any, info: Any, **told: Any) -> gr.Image:
+    return picture_input(**told)
+
+
+def _dropdown(**told: Any) -> gr.Dropdown:
+    return unchecked(gr.Dropdown(**told))
+
+
+def _slider(**told: Any) -> gr.Slider:
+    return unchecked(gr.Slider(**told))
+
+
+def create_seed(prefix: str) -> gr.Number:
+    """The seed, and a button that takes another."""
+    with gr.Row(elem_classes="ds-seed"):
+        seed = control(prefix, "seed", min_width=120, scale=4)
+        dice = gr.Button("New seed", elem_id=f"{prefix}-dice", size="sm", min_width=72, scale=1)
+    dice.click(lambda: random.randrange(SEED_END), None, seed, **CHEAP)
+    return seed
+
+
+def create_controls(prefix: str, names: Iterable[str], **first: Any) -> Controls:
+    """The controls of several options, one below the other; first: what some of them say at first."""
+    return {name: create_seed(prefix) if name == "seed" else control(prefix, name, first.get(name)) for name in names}
+
+
+# --- how they hang together ----------------------------------------------------------------------------------
+
+def scheduler_updates(controls: Controls, scheduler: str, options: SampleOptions | None = None) -> dict[Any, Any]:
+    """What the controls say of a scheduler: what it is, and what means something to it; values of `options`, or the defaults."""
+    about = SCHEDULERS[scheduler]
+    updates = {controls["scheduler"]: gr.update(value=scheduler, info=about.about)}
+    for name in (name for name in OF_SCHEDULER if name in controls):
+        more: dict[str, Any] = {"choices": _sigmas(scheduler)} if name == "sigmas" else {}
+        value = getattr(options, name) if options else DEFAULTS[name]
+        updates[controls[name]] = gr.update(value="" if value is None else value, visible=OF_SCHEDULER[name](about), **more)
+    return updates
+
+
+def wire_scheduler(controls: Controls) -> None:
+    """Another scheduler explains itself and hides what means nothing to it."""
+    outputs = [controls["scheduler"], *(controls[name] for name in OF_SCHEDULER if name in controls)]
+    controls["scheduler"].input(lambda name: scheduler_updates(controls, name), controls["scheduler"], outputs, **CHEAP)
+
+
+def restored(controls: Controls, options: SampleOptions) -> dict[Any, Any]:
+    """The controls' values for these options; those of the model are the tab's."""
+    values = {control: getattr(options, name) for name, control in controls.items() if name not in ("model", "class_label", "init_image")}
+    return {**values, **scheduler_updates(controls, options.scheduler, options)}
+
+
+def options_from(values: Mapping[str, Any]) -> SampleOptions:
+    """The one SampleOptions that a tab builds from its controls, by name; what is left empty is the model's own.
+
+    Strength counts only where there is a picture to start from; that is the path of its file.
+    """
+    given = dict(values)
+    model, picture, strength = given.pop("model"), given.pop("init_image", None), given.pop("strength", 1.0)
+    if not model:
+        raise InvalidOption("Choose a model first: type a folder, a .safetensors file or a Hub id.")
+    for name in ("class_label", "timesteps", "width", "height"):
+        if name in given:
+            given[name] = (given[name].strip() if isinstance(given[name], str) else given[name]) or None
+    start = {"init_image": open_picture(picture), "strength": strength} if picture else {}
+    return SampleOptions(model=model.strip(), **start, **given)
+
+
+# --- data ----------------------------------------------------------------------------------------------------
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType({field.name: field.default for field in fields(SampleOptions)})
+
+
+def _sigmas(scheduler: str) -> list[tuple[str, str]]:
+    return [OWN_SIGMAS, *((name, name) for name in SCHEDULERS[scheduler].sigmas)]
+
+
+def _schedulers(value: str) -> dict[str, Any]:
+    return {"choices": [(scheduler.label, name) for name, scheduler in SCHEDULERS.items()], "info": SCHEDULERS[value].about}
+
+
+CHOSEN: Mapping[str, Callable[[Any], dict[str, Any]]] = MappingProxyType({
+    "scheduler": _schedulers, "sigmas": lambda value: {"choices": _sigmas(DEFAULTS["scheduler"]), "visible": False},
+})

@@ -1,0 +1,208 @@
+"""The run panel: what starts a run and ends it, how far it is, what it shows, keeps and opens. One for every tab that samples.
+
+    panel = RunPanel(studio, "t2i", "Generate")   then, where the tab wants them to stand:
+    panel.create_press()                          Run, Stop, and the line that says how far it is
+    panel.create_files()                          Keep it, Open
+    panel.create_stage(...)                       where the run is seen
+    panel.wire_run(changes, inputs)               a press asks at once, the run waits for the device, Stop ends it after its step
+    panel.wire_files(controls, of_model)          what was kept comes back, options and all
+
+A run is an iterator of changes of the page, by the names of the panel's places: {"status": words, "stage": JSON text, ...}.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from threading import Event
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from studio.errors import StudioError
+from studio.options import SampleOptions
+from studio.sampling.export import read_options
+from studio.scratch import passing_folder
+from tabs.parts.controls import Controls, restored
+from tabs.parts.filmstrip import film
+from tabs.parts.keeping import DOWNLOAD, FILMS, KEEPERS, STREAMS, told
+from tabs.parts.running import decoded_step
+from tabs.parts.session import Session
+from tabs.parts.stage import CHEAP, PRIVATE, create_stage, said_in_a_sentence, to_stage
+from tabs.parts.words import tokens_of
+
+if TYPE_CHECKING:
+    from studio.models.prompts import Tokens
+
+__all__ = ["RunPanel", "Change", "Values", "DEVICE"]
+
+# What the page shows from now on, by the name of the place; what a run is asked with, by component.
+Change = dict[str, Any]
+Values = Mapping[Any, Any]
+
+# One run at a time, as the device is one; files are read and written beside it.
+DEVICE: Mapping[str, Any] = MappingProxyType({"concurrency_id": "gpu", "concurrency_limit": 1})
+FILES: Mapping[str, Any] = MappingProxyType({"concurrency_id": "files", "concurrency_limit": 2})
+
+
+class RunPanel:
+    """The parts of one kind of run, made where they are to stand and wired once.
+
+    Args:
+        studio: gives kept, load_run, decode and decoded, as studio.Studio does.
+        name: begins the elem_ids of the parts.
+        verb: on the starting button.
+        decodes: the runs are of latents, so the real decoder makes films and single steps of them.
+    """
+
+    def __init__(self, studio: Any, name: str, verb: str, *, decodes: bool = False) -> None:
+        self.studio, self.name, self.verb, self.decodes = studio, name, verb, decodes
+        self.session = gr.State(Session(studio.kept, name), delete_callback=close)
+        # Where the changes of a run go.
+        self.places: dict[str, Any] = {}
+
+    # --- the parts
+
+    def create_press(self) -> None:
+        """The button that starts, the one that stops, and the line that says how far it is."""
+        with gr.Row(elem_classes="ds-press"):
+            self.run = gr.Button(self.verb, variant="primary", elem_id=f"{self.name}-run", min_width=80, scale=2)
+            self.stop = gr.Button("Stop", interactive=False, elem_id=f"{self.name}-stop", min_width=60, scale=1)
+        self.status = gr.HTML(elem_id=f"{self.name}-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+        self.places |= {"stop": self.stop, "status": self.status}
+
+    def create_stage(self, invitation: str = "") -> gr.HTML:
+        """The stage of a film."""
+        self.stage = create_stage(f"{self.name}-stage", drop_to=f"#{self.name}-open", invitation=invitation)
+        self.places["stage"] = self.stage
+        return self.stage
+
+    def create_files(self) -> None:
+        """What keeps a run as a file, and what opens one."""
+        with gr.Accordion("Keep it", open=False, elem_id=f"{self.name}-keep"):
+            self.stream = gr.Radio(STREAMS, value="both", label="Stream", info="What the film and the contact sheet show.")
+            with gr.Row(elem_classes="ds-keep"):
+                self.keepers = {
+                    kind: gr.Button(label, size="sm", min_width=72, elem_id=f"{self.name}-keep-{kind}") for kind, (label, _) in KEEPERS.items()
+                }
+            self.kept = gr.File(label="Kept", interactive=False, visible=False, height=60, elem_id=f"{self.name}-kept")
+        with gr.Column(elem_id=f"{self.name}-open"):
+            self.opened = gr.UploadButton("Open a run or a saved picture", size="sm", file_types=[".safetensors", ".png", ".gif"])
+
+    # --- a run
+
+    def wire_run(
+        self, changes: Callable[[Values, Event], Iterator[Change]], inputs: Collection[Any], *, also: Collection[Any] = (),
+        failed: Callable[[Values], Change] = lambda values: {},
+    ) -> Any:
+        """Tie the press to a run; gives the event of the run, to hang more on.
+
+        Args:
+            changes: of the page while the run goes on, from the values of `inputs` and the switch that Stop sets.
+            also: events that start a run as the button does.
+            failed: what else the page shows of a run that failed.
+        """
+        def on_run(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+            values[self.session].of(request)
+            yield from self._running(changes, failed, values)
+
+        self.stop.click(self.on_stop, self.session, self.status, **CHEAP)
+        asked = gr.on([self.run.click, *also], self.on_ask, self.session, [self.stop, self.status], trigger_mode="multiple", **CHEAP)
+        return asked.then(
+            on_run, {self.session, *inputs}, list(self.places.values()), trigger_mode="multiple", api_visibility="private", show_progress="minimal",
+            show_progress_on=self.status, **DEVICE,
+        )
+
+    def on_ask(self, session: Session) -> dict[Any, Any]:
+        session.ask()
+        return {self.stop: gr.update(interactive=True), self.status: "Waiting for the device."}
+
+    def on_stop(self, session: Session) -> dict[Any, Any]:
+        return {self.status: "Stopping after this step." if session.stop() else "Nothing is running."}
+
+    def _running(self, changes: Callable[[Values, Event], Iterator[Change]], failed: Callable[[Values], Change], values: Values) -> Iterator[dict[Any, Any]]:
+        """The changes in their places; then, or after a failure that is said in a sentence, Stop as it must be."""
+        session = values[self.session]
+        with session.running_one() as switch:
+            try:
+                for change in changes(values, switch):
+                    yield self._placed(change)
+                yield self._placed(at_the_end(session))
+            except Exception as error:
+                # Gradio drops what is chained to a run that raises, so the page is put in order before.
+                yield self._placed({"status": sentence_of(error), **at_the_end(session), **failed(values)})
+                with said_in_a_sentence():
+                    raise
+
+    def _placed(self, change: Change) -> dict[Any, Any]:
+        return {self.places[name]: value for name, value in change.items()}
+
+    # --- files
+
+    def wire_files(self, controls: Controls, of_model: Callable[[SampleOptions], dict[Any, Any] | None]) -> None:
+        """Tie what keeps and what opens.
+
+        Args:
+            controls: by the names of their options; they are set to what was opened.
+            of_model: the updates of those that depend on the model; None where it is not to be had.
+        """
+        self.controls, self.of_model = controls, of_model
+        self.opened.upload(self.on_file, [self.opened, self.session], [self.stage, self.status, *controls.values()], **PRIVATE, **FILES)
+        for kind, button in self.keepers.items():
+            # Films are of decoded pictures, which is the device's work.
+            where = DEVICE if self._is_decoded(kind) else FILES
+            written = button.click(self.on_keep(kind), [self.stream, self.session], [self.kept, self.status], **PRIVATE, **where)
+            written.success(None, self.kept, None, js=DOWNLOAD, **CHEAP)
+        if self.decodes:
+            self.stage.select(self.on_open_step, self.session, self.stage, **PRIVATE, **DEVICE)
+
+    def _is_decoded(self, kind: str) -> bool:
+        return self.decodes and kind in FILMS
+
+    def on_file(self, path: str, session: Session, request: gr.Request) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            if Path(path).suffix.lower() != ".safetensors":
+                return self._restored(read_options(path), f"The options of this picture are set; press {self.verb} to make it again.")
+            trajectory = session.of(request).open(self.studio, path)
+            shown = film(trajectory, run=session.run, title=f"Run file {Path(path).name}", autoplay=True, tokens=self._tokens_of(trajectory.options))
+            return {self.stage: to_stage(shown), **self._restored(trajectory.options, f"Opened a run of {len(trajectory.steps)} steps.")}
+
+    def _tokens_of(self, options: SampleOptions) -> "Tokens | None":
+        """Those of the prompt of an opened run, where its model is at hand and its attention was recorded."""
+        return tokens_of(self.studio, options, even_unloaded=False) if self.decodes else None
+
+    def _restored(self, options: SampleOptions, sentence: str) -> dict[Any, Any]:
+        values, of_model = restored(self.controls, options), self.of_model(options)
+        if of_model is None:
+            return {**values, self.status: f"{sentence} Its model, {options.model}, is none of these, so the chosen one stays."}
+        return {**values, **of_model, self.status: sentence}
+
+    def on_keep(self, kind: str) -> Callable[[str, Session], Iterator[dict[Any, Any]]]:
+        label, write = KEEPERS[kind]
+
+        def keep(stream: str, session: Session) -> Iterator[dict[Any, Any]]:
+            with said_in_a_sentence(), passing_folder() as folder:
+                whole = session.required(f"There is no run of yours to keep yet: press {self.verb} first.")
+                if self._is_decoded(kind):
+                    whole = yield from told(self.studio.decoded(whole, stream), self.status)
+                path = write(whole, stream, folder)
+                # Gradio copies the file before it goes on.
+                yield {self.kept: gr.update(value=str(path), visible=True), self.status: f"{label} is ready: {path.name}."}
+        return keep
+
+    def on_open_step(self, session: Session, asked: gr.EventData) -> Any:
+        return gr.HTML(decoded=decoded_step(self.studio, session, **asked._data))
+
+
+def at_the_end(session: Session) -> Change:
+    """The stop button at the end of a run: pressable while another one waits."""
+    return {"stop": gr.update(interactive=bool(session.waiting))}
+
+
+def close(session: Session) -> None:
+    """The visitor has gone: what runs for them ends."""
+    session.stop()
+
+
+def sentence_of(error: Exception) -> str:
+    """What the page says of a run that failed."""
+    return str(error) if isinstance(error, StudioError) else "The run failed; the log of the studio says why."
