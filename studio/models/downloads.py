@@ -13,9 +13,9 @@ __all__ = ["download", "Fetch", "LoadProgress"]
 
 # What the studio reads of a repository: configs, tokenizer, and the full-precision safetensors; no pickles, no variants.
 PATTERNS = (
-    "model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors", "scheduler/*.json", "tokenizer/*",
-    "unet/config.json", "unet/diffusion_pytorch_model*.safetensors", "vae/config.json", "vae/diffusion_pytorch_model*.safetensors",
-    "text_encoder/config.json", "text_encoder/model*.safetensors",
+    "model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors", "scheduler/*.json", "tokenizer*/*",
+    *(f"{part}/{file}" for part in ("unet", "transformer", "vae") for file in ("config.json", "diffusion_pytorch_model*.safetensors*")),
+    *(f"text_encoder{number}/{file}" for number in ("", "_2", "_3") for file in ("config.json", "model*.safetensors*")),
 )
 IGNORED = ("*.fp16.*", "*.non_ema.*", "*.fp16-*")
 TELL_EVERY_S = 0.2

@@ -155,8 +155,8 @@ def estimate_gib(source: str, known_gib: float | None, half: bool) -> float:
 
 def measured_gib(model: Any) -> float:
     """GiB of a loaded model's weights, and a little for a run."""
-    networks = [model.network] if model.kind == "pixel" else [model.network, model.vae, model.pipeline.text_encoder]
-    return sum(tensor.numel() * tensor.element_size() for network in networks for tensor in (*network.parameters(), *network.buffers())) / GIB + RUN_GIB
+    held = (tensor for network in model.parts.values() for tensor in (*network.parameters(), *network.buffers()))
+    return sum(tensor.numel() * tensor.element_size() for tensor in held) / GIB + RUN_GIB
 
 
 @contextmanager

@@ -8,14 +8,14 @@ The last hidden state of CLIP's text tower is the condition (Rombach et al. 2022
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
 
-__all__ = ["PromptEncoder", "Token", "Tokens"]
+__all__ = ["Encoded", "PromptEncoder", "Token", "Tokens", "penultimate"]
 
 EMBEDDINGS_KEPT = 64
 
@@ -47,12 +47,19 @@ class Tokens:
     limit: int
 
 
+class Encoded(NamedTuple):
+    """A text as a network is told it. states: (1, L, D); pooled: (1, P), None where the family has no such vector."""
+
+    states: "Tensor"
+    pooled: "Tensor | None" = None
+
+
 class PromptEncoder:
     """A tokenizer and a text encoder; the embeddings asked for last are kept, so a new seed encodes nothing again."""
 
     def __init__(self, tokenizer: Any, text_encoder: Any):
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, Encoded] = OrderedDict()
         self._lock = threading.Lock()
         # A call sets padding and truncation on the tokenizer itself, so two calls at once would take each other's.
         self._tokenizing = threading.Lock()
@@ -65,6 +72,10 @@ class PromptEncoder:
 
     def encode(self, text: str, device: "torch.device | None" = None) -> "Tensor":
         """(1, L, D) states of a text, in the encoder's dtype, on `device` (default: where the encoder lies)."""
+        return self.encoded(text, device).states
+
+    def encoded(self, text: str, device: "torch.device | None" = None) -> Encoded:
+        """All that a network is told of a text."""
         device = device or self.text_encoder.device
         with self._lock:
             if text not in self._kept:
@@ -72,10 +83,11 @@ class PromptEncoder:
             self._kept.move_to_end(text)
             while len(self._kept) > EMBEDDINGS_KEPT:
                 self._kept.popitem(last=False)
-            return self._kept[text].to(device)
+            states, pooled = self._kept[text]
+            return Encoded(states.to(device), None if pooled is None else pooled.to(device))
 
-    def encode_afresh(self, text: str, device: "torch.device") -> "Tensor":
-        """As `encode`, by the text encoder itself whatever is kept."""
+    def encode_afresh(self, text: str, device: "torch.device") -> Encoded:
+        """As `encoded`, by the text encoder itself whatever is kept."""
         import torch
 
         with self._tokenizing:
@@ -84,7 +96,12 @@ class PromptEncoder:
         mask = inputs.attention_mask.to(device) if masked else None
         # no_grad, not inference mode: CLIP guidance takes gradients of what is computed from these.
         with torch.no_grad():
-            return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask)[0]
+            return Encoded(self.text_encoder(inputs.input_ids.to(device), attention_mask=mask)[0])
+
+    def ids(self, text: str, tokenizer: Any = None, places: int | None = None) -> "Tensor":
+        """(1, L) ids of a text, padded or cut to `places`: the encoder's limit unless told."""
+        with self._tokenizing:
+            return (tokenizer or self.tokenizer)(text, padding="max_length", max_length=places or self.limit, truncation=True, return_tensors="pt").input_ids
 
     def embedding(self, text: str) -> "np.ndarray":
         """(L, D) float32: the states of a text, to look at."""
@@ -113,3 +130,12 @@ class PromptEncoder:
             tokens.append(Token(id=id_, text=piece.removesuffix("</w>"), word=word))
             word += piece.endswith("</w>")
         return tuple(tokens)
+
+
+def penultimate(encoder: Any, ids: "Tensor", device: "torch.device") -> "tuple[Tensor, Tensor]":
+    """(states of the layer before the last (1, L, D), pooled or projected (1, P)) of a CLIP text encoder."""
+    import torch
+
+    with torch.no_grad():
+        output = encoder(ids.to(device), output_hidden_states=True)
+    return output.hidden_states[-2], output[0] if output[0].ndim == 2 else output.pooler_output

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from studio.errors import InvalidOption, UnknownName
 from studio.process import schedules
+from studio.process.conversions import NoiseLevel, eps_from, output_from, x0_from
 from studio.process.kinds import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 
 __all__ = ["GaussianDiffusion", "Gaussian", "Estimate", "Step", "Model", "MEAN_TYPES", "VAR_TYPES", "LOSS_TYPES"]
@@ -160,25 +161,32 @@ class GaussianDiffusion:
 
     # --- conversions between eps, x0, v, previous and score ---------------------------------------------------
 
+    def _level(self, t: Time, like: Tensor) -> NoiseLevel:
+        """The noise levels at t, shaped to broadcast over `like`."""
+        posterior = None
+        if self.mean_type == "previous":
+            posterior = (self._at("posterior_mean_coef1", t, like), self._at("posterior_mean_coef2", t, like))
+        return NoiseLevel(timestep=0.0, alpha=self._at("sqrt_alpha_bar", t, like), sigma=self._at("sqrt_one_minus_alpha_bar", t, like), posterior=posterior)
+
     def x0_from_eps(self, x_t: Tensor, eps: Tensor, t: Time) -> Tensor:
         """x_0 = (x_t - sqrt(1 - ab) eps) / sqrt(ab). Undefined at zero SNR, where eps says nothing of x_0."""
-        return (x_t - self._at("sqrt_one_minus_alpha_bar", t, x_t) * eps) / self._at("sqrt_alpha_bar", t, x_t)
+        return x0_from("epsilon", eps, x_t, self._level(t, x_t))
 
     def eps_from_x0(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
         """eps = (x_t - sqrt(ab) x_0) / sqrt(1 - ab)."""
-        return (x_t - self._at("sqrt_alpha_bar", t, x_t) * x0) / self._at("sqrt_one_minus_alpha_bar", t, x_t)
+        return eps_from("sample", x0, x_t, x0, self._level(t, x_t))
 
     def x0_from_v(self, x_t: Tensor, v: Tensor, t: Time) -> Tensor:
         """x_0 = sqrt(ab) x_t - sqrt(1 - ab) v."""
-        return self._at("sqrt_alpha_bar", t, x_t) * x_t - self._at("sqrt_one_minus_alpha_bar", t, x_t) * v
+        return x0_from("v_prediction", v, x_t, self._level(t, x_t))
 
     def eps_from_v(self, x_t: Tensor, v: Tensor, t: Time) -> Tensor:
         """eps = sqrt(1 - ab) x_t + sqrt(ab) v."""
-        return self._at("sqrt_one_minus_alpha_bar", t, x_t) * x_t + self._at("sqrt_alpha_bar", t, x_t) * v
+        return eps_from("v_prediction", v, x_t, None, self._level(t, x_t))
 
     def v_from_x0_eps(self, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
         """v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022)."""
-        return self._at("sqrt_alpha_bar", t, x0) * eps - self._at("sqrt_one_minus_alpha_bar", t, x0) * x0
+        return output_from("v_prediction", x0, eps, self._level(t, x0))
 
     def score_from_eps(self, eps: Tensor, t: Time) -> Tensor:
         """The score, grad log q(x_t) = -eps / sqrt(1 - ab)."""
@@ -188,19 +196,9 @@ class GaussianDiffusion:
         """eps = -sqrt(1 - ab) score."""
         return -self._at("sqrt_one_minus_alpha_bar", t, score) * score
 
-    def x0_from_previous(self, x_t: Tensor, x_prev: Tensor, t: Time) -> Tensor:
-        """x_0 whose posterior mean is `x_prev`: (x_prev - coef2 x_t) / coef1."""
-        return (x_prev - self._at("posterior_mean_coef2", t, x_t) * x_t) / self._at("posterior_mean_coef1", t, x_t)
-
     def x0_from_prediction(self, x_t: Tensor, prediction: Tensor, t: Time) -> Tensor:
         """x0_hat (B, C, H, W), not clipped, from the model's output of whatever mean type."""
-        if self.mean_type == "epsilon":
-            return self.x0_from_eps(x_t, prediction, t)
-        if self.mean_type == "v_prediction":
-            return self.x0_from_v(x_t, prediction, t)
-        if self.mean_type == "previous":
-            return self.x0_from_previous(x_t, prediction, t)
-        return prediction
+        return x0_from(self.mean_type, prediction, x_t, self._level(t, x_t))
 
     def target(self, x0: Tensor, x_t: Tensor, noise: Tensor, t: Time) -> Tensor:
         """What a model of this mean type should have said, (B, C, H, W)."""

@@ -1,15 +1,15 @@
 """The menu of schedulers: which rule turns the model's prediction at one timestep into the next state.
 
 "ddpm" and "ddim" are the studio's own (studio.process.diffusion); the others are diffusers' classes, driven by the same loop.
-Left out on purpose: those made for distilled models (LCM, TCD), for flow matching or for EDM's preconditioning, which
-another kind of network needs; those that need torchsde; and the third-order SDE of DPM++, whose pictures of a known
+Left out on purpose: those made for distilled models (LCM, TCD) or for EDM's preconditioning, which another kind of network
+needs; those that need torchsde; and the third-order SDE of DPM++, whose pictures of a known
 Gaussian keep a deviation 10 % too large however many steps it takes (tests/sampling/test_sampling.py asks that of every entry).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["SCHEDULERS", "SchedulerInfo"]
+__all__ = ["FLOW_CLASSES", "SCHEDULERS", "SchedulerInfo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +74,11 @@ SCHEDULERS: dict[str, SchedulerInfo] = {
     "sa": SchedulerInfo(
         label="SA-Solver", about="Stochastic Adams: multistep with fresh noise.", diffusers_class="SASolverScheduler", sigmas=SIGMAS, stochastic=True,
     ),
+}
+
+# diffusers' classes that take the same step on a rectified flow; the studio's own DDIM needs none.
+FLOW_CLASSES: dict[str, str] = {
+    "euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler", "dpm++_2m": "DPMSolverMultistepScheduler",
+    "dpm++_3m": "DPMSolverMultistepScheduler", "dpm++_2m_sde": "DPMSolverMultistepScheduler", "dpm++_2s": "DPMSolverSinglestepScheduler",
+    "unipc": "UniPCMultistepScheduler", "deis": "DEISMultistepScheduler", "sa": "SASolverScheduler",
 }

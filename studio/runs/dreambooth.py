@@ -17,7 +17,9 @@ from studio.errors import BadImage, InvalidOption, RunFailed, StudioError
 from studio.media.images import to_square
 from studio.media.uploads import open_picture
 from studio.models.catalogue import ASSETS
-from studio.models.loading import LATENT_PIPELINES, is_single_file, resolve
+from studio.models.families import FAMILIES
+from studio.models.loading import resolve
+from studio.models.sources import is_single_file
 from studio.models.taught import base_of
 from studio.runs.folder import RunView, write_config
 from studio.runs.processes import ROOT, environment
@@ -138,5 +140,5 @@ def _require_base(name: str) -> None:
     if is_single_file(source):
         raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
     index = Path(source) / "model_index.json"
-    if Path(source).is_dir() and (not index.is_file() or json.loads(index.read_text()).get("_class_name") not in LATENT_PIPELINES):
+    if Path(source).is_dir() and (not index.is_file() or json.loads(index.read_text()).get("_class_name") not in FAMILIES["stable-diffusion"].pipelines):
         raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")

@@ -58,7 +58,7 @@ def _shape(folder: Path, facts: dict[str, Any]) -> ModelInfo | None:
     height, width = (side * factor for side in (size if isinstance(size, list) else (size, size)))
     named = MODELS.get(facts.get("base", ""))
     return ModelInfo(
-        label=folder.name, about="", source=str(folder), width=width, height=height, kind="latent" if vae else "pixel",
+        label=folder.name, about="", source=str(folder), width=width, height=height, family="stable-diffusion" if vae else "pixel",
         channels=3 if vae else unet.get("in_channels", 3), class_names=tuple(facts.get("class_names", ())),
         default_steps=25 if vae else 50, default_guidance=(named.default_guidance if named else 4.0) if vae else 1.0, clip=named.clip if named else "",
         memory_gib=named.memory_gib if named else 0.1,

@@ -1,7 +1,10 @@
 """What comes up from the backend: a stream of frozen events."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from studio.sampling.streams import ALWAYS, STREAMS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,31 +37,29 @@ class StepInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone(StepInfo):
-    """A step was taken. x_t: the state the model saw, in variance-preserving scale, whatever the scheduler's own;
+    """A step was taken. x_t: the state the model saw, in the scale in which it sees it, whatever the scheduler's own;
     x0_hat and eps_hat: what it made of it. (B, C, H, W) float32 on the model's device; do not write into them.
 
-    Where guidance acted: x0_uncond, x0_cond, eps_uncond, eps_cond, what the model made of it without and with its
-    condition; else None. attention: (B, L, h, w), where each token was looked at, 0 to 1, if it was asked for.
-    clip_gradient: (B, C, H, W), of CLIP's distance in x_t, where CLIP guidance acted.
-    rgb_map: of a latent run, how its states look; None in a pixel run.
+    parts: the further streams of this step by their names in studio.sampling.streams.STREAMS; each can also be read as an
+    attribute, None where the step has none. rgb_map: of a latent run, how its states look; None in a pixel run.
     """
 
     x_t: "Tensor"
     x0_hat: "Tensor"
     eps_hat: "Tensor"
-    x0_uncond: "Tensor | None" = None
-    x0_cond: "Tensor | None" = None
-    eps_uncond: "Tensor | None" = None
-    eps_cond: "Tensor | None" = None
-    attention: "Tensor | None" = None
-    clip_gradient: "Tensor | None" = None
+    parts: "Mapping[str, Tensor]" = field(default_factory=dict)
     rgb_map: "RgbMap | None" = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in STREAMS and name not in ALWAYS:
+            return self.parts.get(name)
+        raise AttributeError(name)
 
     def pictures(self, stream: str) -> "Tensor":
         """A stream of this step as pictures to look at: (B, 3, h, w), or (B, C, H, W) of a pixel run, about [-1, 1]."""
         from studio.media.previews import as_pictures
 
-        return as_pictures(getattr(self, stream), stream, self.rgb_map)
+        return as_pictures(getattr(self, stream), STREAMS[stream].kind, self.rgb_map)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,8 @@ def decoded_run(
     shown: dict[str, Any] = {name: torch.stack(pictures) for name, pictures in parts.items()}
     # A run that was stopped ends in the last state that is known, and so does its film.
     final = from_images(trajectory.images) if trajectory.complete else shown[names[0]][-1].float()
-    return dataclasses.replace(trajectory, **shown, x_final=final, final_pixels=None, extras={}, model={**trajectory.model, "kind": "pixel"})
+    model = {key: value for key, value in trajectory.model.items() if key != "rgb_map"}
+    return dataclasses.replace(trajectory, **shown, x_final=final, final_pixels=None, extras={}, history={}, model=model)
 
 
 # --- films ---------------------------------------------------------------------------------------------------

@@ -10,76 +10,95 @@ on the network's raw prediction, before the scheduler's step.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from studio.errors import ModelUnavailable
-from studio.process.schedules import alphas_cumprod
+from studio.errors import InvalidOption, ModelUnavailable
+from studio.models.conditioning import Conditioning, batched
+from studio.process.conversions import NoiseLevel, eps_from, output_from, x0_from
+from studio.sampling.denoisers import Denoiser, Network, Prediction, Reader
 
 if TYPE_CHECKING:
     from studio.models.companions import Clip
     from studio.options import SampleOptions
 
-__all__ = ["ClassifierFree", "ClipGuided", "guided", "acts_between", "great_circle"]
-
-Denoiser = Callable[[Tensor, Tensor | int], Tensor]
+__all__ = ["ClassifierFree", "ClipGuided", "Watched", "guided", "acts_between", "great_circle"]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
     """A denoiser that leads from one condition to another.
 
-    alone: asked with the condition only. both: gives (2B, C, H, W), the unconditional half first, in one pass.
-    low, high: the timesteps in which guidance acts, low < t <= high; outside, and at scale 1, `alone` answers.
-    channels: of a state; a learned variance beside it is not guided.
-    parts: (uncond, cond) of the last answer, raw, or None where there was no guidance.
+    alone: asked with the condition only. both: uncond, then cond, as one batch, so that one pass answers both.
+    low, high: the timesteps in which guidance acts, low < t <= high; outside `alone` answers. A learned variance is the
+    condition's own, not guided.
     """
 
-    alone: Denoiser
-    both: Denoiser
+    alone: Network
+    both: Conditioning
     scale: float
     rescale: float
     low: float
     high: float
-    channels: int
-    parts: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
-    def __call__(self, x_t: Tensor, timestep: Tensor | int) -> Tensor:
-        """The guided prediction at x_t (B, C, H, W)."""
-        if not self.low < float(timestep) <= self.high:
-            self.parts = None
-            return self.alone(x_t, timestep)
-        uncond, cond = self.both(x_t, timestep).chunk(2)
-        self.parts = uncond[:, : self.channels], cond[:, : self.channels]
-        output = torch.lerp(*self.parts, self.scale)
+    def __call__(self, x_t: Tensor, level: NoiseLevel) -> Prediction:
+        """The guided prediction at x_t (B, C, H, W), with the two that it was made of."""
+        if not self.low < level.timestep <= self.high:
+            return self.alone(x_t, level)
+        read, channels = self.alone.read, x_t.shape[1]
+        uncond, cond = self.alone.model.predict(torch.cat([x_t, x_t]), level.timestep, self.both).chunk(2)
+        output = torch.lerp(uncond[:, :channels], cond[:, :channels], self.scale)
         if self.rescale:
-            output = self.rescale * output * (_deviation(self.parts[1]) / _deviation(output)) + (1 - self.rescale) * output
-        return output if cond.shape[1] == self.channels else torch.cat([output, cond[:, self.channels :]], dim=1)
+            output = self.rescale * output * (_deviation(cond[:, :channels]) / _deviation(output)) + (1 - self.rescale) * output
+        if cond.shape[1] != channels:
+            output = torch.cat([output, cond[:, channels:]], dim=1)
+        (x0_uncond, eps_uncond), (x0_cond, eps_cond) = read.both(uncond, x_t, level), read.both(cond, x_t, level)
+        parts = {"x0_uncond": x0_uncond, "eps_uncond": eps_uncond, "x0_cond": x0_cond, "eps_cond": eps_cond}
+        return read(output, x_t, level, parts, guidance_scale=self.scale)
 
 
 def _deviation(x: Tensor) -> Tensor:
     return x.std(dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
-def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float]) -> Denoiser:
-    """The denoiser for the options: the model told its condition, guided where the options ask for it.
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A denoiser that also tells where each word was looked at while it answered."""
+
+    inner: Denoiser
+    recorder: Any
+
+    def __call__(self, x_t: Tensor, level: NoiseLevel) -> Prediction:
+        """The same prediction, with the maps among its parts."""
+        with self.recorder.recording():
+            prediction = self.inner(x_t, level)
+        maps = self.recorder.maps()
+        return prediction if maps is None else replace(prediction, parts={**prediction.parts, "attention": maps})
+
+
+def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], clip_x0: bool) -> Denoiser:
+    """The denoiser for the options: the model told its condition, guided and watched where the options ask for it.
 
     timesteps: of the whole schedule, descending; the interval of guidance is counted in them. Raises InvalidOption.
     """
-    cond, uncond = model.conditions(options)
-    denoiser = model.bind([cond], options.num_images)
+    cond, uncond = model.condition(options)
+    read = Reader(path=model.path, clip_x0=clip_x0)
+    alone = Network(model=model, conditioning=batched([cond], options.num_images), read=read)
+    denoiser: Denoiser = alone
     low, high = acts_between(timesteps, options.guidance_start, options.guidance_end)
     if options.guidance_scale != 1 and low < high:
+        if uncond is None:
+            raise InvalidOption(f"{model.info.label} cannot be guided; set guidance_scale to 1, it is {options.guidance_scale:g}.")
         denoiser = ClassifierFree(
-            alone=denoiser, both=model.bind([uncond, cond], options.num_images), scale=options.guidance_scale, rescale=options.guidance_rescale,
-            low=low, high=high, channels=model.state_shape(options)[0],
+            alone=alone, both=batched([uncond, cond], options.num_images), scale=options.guidance_scale, rescale=options.guidance_rescale, low=low, high=high,
         )
-    return ClipGuided(inner=denoiser, model=model, clip=_clip_for(model, options), options=options) if options.clip_guidance_scale else denoiser
+    if options.record_attention:
+        denoiser = Watched(inner=denoiser, recorder=model.word_attention(options))
+    return ClipGuided(inner=denoiser, model=model, read=read, clip=_clip_for(model, options), options=options) if options.clip_guidance_scale else denoiser
 
 
 def acts_between(timesteps: Sequence[float], start: float, end: float) -> tuple[float, float]:
@@ -103,39 +122,39 @@ GRADIENT_LIFT = 1024.0
 class ClipGuided:
     """A denoiser whose prediction is moved so that CLIP finds the decoded x0_hat nearer to the prompt.
 
-    parts: of the denoiser inside, if it is guided too. gradient: (B, C, h, w) of the distance in x_t at the last call;
-    norms: its length for each picture.
+    Its answer has the gradient of the distance in x_t, (B, C, h, w), and its length for each picture, in units of distance
+    for a unit of x_t.
     """
 
-    def __init__(self, *, inner: Denoiser, model: Any, clip: "Clip", options: "SampleOptions"):
-        self.inner, self.model, self.clip = inner, model, clip
+    def __init__(self, *, inner: Denoiser, model: Any, read: Reader, clip: "Clip", options: "SampleOptions"):
+        self.inner, self.model, self.read, self.clip = inner, model, read, clip
         self.scale, self.seed = options.clip_guidance_scale, options.seed
-        self.mean_type, self.alpha_bar = model.diffusion.mean_type, alphas_cumprod(model.diffusion.betas)
         self.text = clip.embed_text(options.prompt)
-        self.parts: tuple[Tensor, Tensor] | None = None
-        self.gradient: Tensor | None = None
 
-    @property
-    def norms(self) -> tuple[float, ...]:
-        """The length of each picture's gradient, in units of distance for a unit of x_t."""
-        return () if self.gradient is None else tuple(self.gradient.flatten(1).norm(dim=1).tolist())
-
-    def __call__(self, x_t: Tensor, timestep: Tensor | int) -> Tensor:
+    def __call__(self, x_t: Tensor, level: NoiseLevel) -> Prediction:
         """The guided prediction at x_t (B, C, h, w); it must not be an inference tensor."""
-        signal, noise = self._scales(float(timestep))
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
-            output = self.inner(x, timestep)
-            pictures = self.model.decode(_x0_from(self.mean_type, output, x, signal, noise))
-            distance = self.distance(pictures, float(timestep)).sum()
+            inside = self.inner(x, level)
+            x0 = x0_from(self.read.path.prediction_type, inside.output[:, : x.shape[1]], x, level)
+            distance = self.distance(self.model.decode(x0), level.timestep).sum()
             (gradient,) = torch.autograd.grad(distance * GRADIENT_LIFT, x)
-        self.gradient = (gradient / GRADIENT_LIFT).nan_to_num()
-        parts = getattr(self.inner, "parts", None)
-        self.parts = None if parts is None else (parts[0].detach(), parts[1].detach())
-        if parts is not None:
-            # The network's whole graph hangs on them otherwise.
-            self.inner.parts = None  # type: ignore[attr-defined]
-        return _with_eps_moved(self.mean_type, output.detach(), self.scale * signal * noise * self.gradient, signal, noise)
+        gradient = (gradient / GRADIENT_LIFT).nan_to_num()
+        output = self._moved(inside.output.detach(), x_t, gradient, level)
+        # The network's whole graph hangs on the parts otherwise.
+        parts = {name: part.detach() for name, part in inside.parts.items()} | {"clip_gradient": gradient}
+        norms = tuple(gradient.flatten(1).norm(dim=1).tolist())
+        return self.read(output, x_t, level, parts, **inside.figures, clip_gradient_norm=norms)
+
+    def _moved(self, output: Tensor, x_t: Tensor, gradient: Tensor, level: NoiseLevel) -> Tensor:
+        """The answer whose eps is larger by sqrt(ab) sqrt(1 - ab) s gradient, in the network's own prediction type."""
+        kind, channels = self.read.path.prediction_type, x_t.shape[1]
+        x0 = x0_from(kind, output[:, :channels], x_t, level)
+        eps = eps_from(kind, output[:, :channels], x_t, x0, level)
+        move = self.scale * level.alpha * level.sigma / (level.alpha**2 + level.sigma**2) * gradient
+        # x_t stays what it is, so x0 falls as eps rises; in pure noise alpha is 0.
+        moved = output_from(kind, x0 - level.sigma / max(level.alpha, 1e-3) * move, eps + move, level)
+        return moved if output.shape[1] == channels else torch.cat([moved, output[:, channels:]], dim=1)
 
     def distance(self, pictures: Tensor, timestep: float) -> Tensor:
         """(B,) mean distance of each picture's cut-outs to the prompt."""
@@ -153,13 +172,6 @@ class ClipGuided:
             cuts.append(picture[:, top : top + side, left : left + side])
         return torch.cat([_resized(cut, self.clip.side) for cut in cuts])
 
-    def _scales(self, timestep: float) -> tuple[float, float]:
-        """sqrt(ab), sqrt(1 - ab) at a timestep that may lie between two, as solvers' do: log sigma is interpolated."""
-        alpha_bar = np.maximum(self.alpha_bar, 1e-5)
-        log_sigma = float(np.interp(timestep, np.arange(len(alpha_bar)), 0.5 * np.log((1 - alpha_bar) / alpha_bar)))
-        signal = 1 / math.sqrt(1 + math.exp(2 * log_sigma))
-        return signal, math.exp(log_sigma) * signal
-
 
 def great_circle(a: Tensor, b: Tensor) -> Tensor:
     """2 arcsin(|a - b| / 2)^2 of vectors of length 1, over the last dimension."""
@@ -170,19 +182,6 @@ def great_circle(a: Tensor, b: Tensor) -> Tensor:
 def _resized(picture: Tensor, side: int) -> Tensor:
     """(3, H, W) -> (1, 3, side, side), smoothed where it shrinks."""
     return torch.nn.functional.interpolate(picture[None], (side, side), mode="bilinear", align_corners=False, antialias=True)
-
-
-def _x0_from(mean_type: str, output: Tensor, x_t: Tensor, signal: float, noise: float) -> Tensor:
-    if mean_type == "epsilon":
-        return (x_t - noise * output) / signal
-    return signal * x_t - noise * output if mean_type == "v_prediction" else output
-
-
-def _with_eps_moved(mean_type: str, output: Tensor, move: Tensor, signal: float, noise: float) -> Tensor:
-    """The prediction whose eps is larger by `move`: then x0 is smaller by noise/signal move, and v larger by move/signal."""
-    if mean_type == "epsilon":
-        return output + move
-    return output + move / signal if mean_type == "v_prediction" else output - noise / signal * move
 
 
 def _clip_for(model: Any, options: "SampleOptions") -> "Clip":

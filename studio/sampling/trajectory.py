@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +23,38 @@ from torch import Tensor
 from studio.errors import BadRunFile, StudioError
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone, StepInfo
+from studio.sampling.streams import ALWAYS, STREAMS
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from studio.media.previews import RgbMap
 
-__all__ = ["Trajectory", "Recorder", "STREAMS", "EXTRA_STREAMS"]
+__all__ = ["Trajectory", "Lineage", "Recorder"]
 
 FORMAT = "diffusion-studio-run"
-VERSION = 2
-READABLE = ("1", "2")
-STREAMS = ("x_t", "x0_hat", "eps_hat")
+VERSION = 3
+READABLE = ("1", "2", "3")
 # Recorded only where there was guidance, where it was asked for, and where CLIP guided.
-EXTRA_STREAMS = ("x0_uncond", "x0_cond", "attention", "clip_gradient")
+EXTRAS = tuple(name for name, info in STREAMS.items() if info.kept and name not in ALWAYS)
+# What a sampler has to remember of the steps before a fork.
+HISTORY = ("x0_hat", "eps_hat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Where a fork comes from. parent: the id of that run; index: the step that it went on from; changed: by their names,
+    the options that were changed, as they are now."""
+
+    parent: str
+    index: int
+    changed: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, trajectory: "Trajectory", index: int, changes: Mapping[str, Any]) -> "Lineage":
+        """Of a fork of `trajectory`; a picture among the changes is named, not kept."""
+        named = {name: value if isinstance(value, str | int | float | bool | None) else type(value).__name__ for name, value in changes.items()}
+        return cls(parent=trajectory.id, index=index, changed=named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +64,9 @@ class Trajectory:
     options: what was asked. steps: S of StepInfo. model: facts of the model needed to read it later.
     x_t, x0_hat, eps_hat: (S, B, C, H, W) float16 on the CPU. x_final: (B, C, H, W) float32, the state after the
     last step: the picture itself (or its latents), or the noisy state where the run was stopped.
-    extras: further streams of EXTRA_STREAMS, (S, B, ...) float16; those of guidance hold x0_hat at steps without it.
+    extras: further streams, (S, B, ...) float16; those of guidance hold x0_hat at steps without it.
     final_pixels: (B, H, W, 3) uint8, what the decoder made of a latent run; None in a pixel run.
+    history: of a fork, the streams of HISTORY at the steps before it, (P, B, ...) float16; lineage: where it comes from.
     """
 
     options: SampleOptions
@@ -58,6 +78,20 @@ class Trajectory:
     x_final: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     final_pixels: Tensor | None = None
+    history: Mapping[str, Tensor] = field(default_factory=dict)
+    lineage: Lineage | None = None
+
+    @property
+    def id(self) -> str:
+        """A name for what is in it: the same run has the same one, 16 hexadecimal digits."""
+        digest = sha256(json.dumps(self.options.to_dict(), sort_keys=True).encode())
+        for tensor in (self.x_t, self.x_final):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def before(self, index: int) -> dict[str, Tensor]:
+        """What a sampler has to remember to go on from step `index`: the streams of HISTORY at all steps before it."""
+        return {name: torch.cat([self.history[name], self.stream(name)[:index]]) if self.history else self.stream(name)[:index] for name in HISTORY}
 
     @property
     def complete(self) -> bool:
@@ -73,13 +107,13 @@ class Trajectory:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The names of all that was recorded, in the order of STREAMS and EXTRA_STREAMS."""
-        return STREAMS + tuple(name for name in EXTRA_STREAMS if name in self.extras)
+        """The names of all that was recorded, in the order of STREAMS."""
+        return ALWAYS + tuple(name for name in EXTRAS if name in self.extras)
 
     @property
     def latent(self) -> bool:
         """Whether the states are latents, not pictures."""
-        return self.model.get("kind") == "latent"
+        return "rgb_map" in self.model
 
     @property
     def rgb_map(self) -> "RgbMap | None":
@@ -101,7 +135,7 @@ class Trajectory:
         """
         from studio.media.previews import as_pictures
 
-        return as_pictures(self.stream(stream)[index], stream, self.rgb_map)
+        return as_pictures(self.stream(stream)[index], STREAMS[stream].kind, self.rgb_map)
 
     @property
     def images(self) -> "list[Image.Image]":
@@ -118,7 +152,10 @@ class Trajectory:
             "format": FORMAT, "version": str(VERSION), "options": json.dumps(self.options.to_dict()),
             "steps": json.dumps([_step_to_json(step) for step in self.steps]), "model": json.dumps(self.model),
         }
+        if self.lineage is not None:
+            metadata["lineage"] = json.dumps(dataclasses.asdict(self.lineage))
         tensors = {name: self.stream(name).contiguous() for name in self.streams} | {"x_final": self.x_final.contiguous()}
+        tensors |= {f"history.{name}": tensor.contiguous() for name, tensor in self.history.items()}
         if self.final_pixels is not None:
             tensors["final_pixels"] = self.final_pixels.contiguous()
         if self.options.init_image is not None:
@@ -136,6 +173,7 @@ class Trajectory:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             steps = [StepInfo(**{**step, "log_snr": _log_snr(step["sigma"])}) for step in map(_step_from_json, json.loads(metadata["steps"]))]
             options, model = SampleOptions.from_dict(json.loads(metadata["options"])), json.loads(metadata["model"])
+            lineage = Lineage(**json.loads(metadata["lineage"])) if "lineage" in metadata else None
             _check_tensors(tensors, len(steps), model)
         except BadRunFile:
             raise
@@ -147,7 +185,8 @@ class Trajectory:
             options = dataclasses.replace(options, init_image=_image(tensors["init_image"]))
         return cls(
             options=options, steps=steps, model=model, x_final=tensors["x_final"], final_pixels=tensors.get("final_pixels"),
-            extras={name: tensors[name] for name in EXTRA_STREAMS if name in tensors}, **{name: tensors[name] for name in STREAMS},
+            extras={name: tensors[name] for name in EXTRAS if name in tensors}, **{name: tensors[name] for name in ALWAYS}, lineage=lineage,
+            history={name: tensors[f"history.{name}"] for name in HISTORY if f"history.{name}" in tensors},
         )
 
 
@@ -178,8 +217,10 @@ def _check_format(metadata: dict[str, str]) -> None:
 def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, Any]) -> None:
     """That all belong to one run; latents also need the numbers that make pictures of them."""
     x_final = tensors["x_final"]
-    states = [name for name in (*STREAMS, *EXTRA_STREAMS) if name in tensors and name != "attention"]
-    fits = num_steps >= 1 and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in {*states, *STREAMS})
+    states = [name for name in EXTRAS if name in tensors and STREAMS[name].kind != "map"]
+    fits = num_steps >= 1 and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in (*states, *ALWAYS))
+    past = [tensors[f"history.{name}"] for name in HISTORY if f"history.{name}" in tensors]
+    fits = fits and len(past) in (0, len(HISTORY)) and all(tensor.shape == (len(past[0]), *x_final.shape) for tensor in past)
     if fits and "attention" in tensors:
         fits = tensors["attention"].ndim == 5 and tensors["attention"].shape[:2] == (num_steps, len(x_final))
     for name, ndim in (("final_pixels", 4), ("init_image", 3)):
@@ -187,7 +228,7 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
             fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3
     if not fits:
         raise BadRunFile("This run file is damaged: its pictures and its steps do not match. Save it again from the studio.")
-    if model.get("kind") == "latent":
+    if "rgb_map" in model or model.get("kind") == "latent":
         from studio.media.previews import RgbMap
 
         if RgbMap.from_json(model["rgb_map"]).weight.shape[1] != x_final.shape[1]:
@@ -201,12 +242,15 @@ def _image(pixels: Tensor) -> "Image.Image":
 
 
 class Recorder:
-    """Collects steps into a Trajectory, in float16 on the CPU. It never holds more than the run itself."""
+    """Collects steps into a Trajectory, in float16 on the CPU. It never holds more than the run itself.
 
-    def __init__(self, options: SampleOptions, model: dict[str, Any]):
-        self.options, self.model = options, model
+    history, lineage: of a fork, what was before it and where it comes from.
+    """
+
+    def __init__(self, options: SampleOptions, model: dict[str, Any], history: Mapping[str, Tensor] | None = None, lineage: Lineage | None = None):
+        self.options, self.model, self.history, self.lineage = options, model, history or {}, lineage
         self.steps: list[StepInfo] = []
-        self._frames: dict[str, list[Tensor | None]] = {name: [] for name in (*STREAMS, *EXTRA_STREAMS)}
+        self._frames: dict[str, list[Tensor | None]] = {name: [] for name in (*ALWAYS, *EXTRAS)}
 
     def add(self, step: StepDone) -> None:
         """Keep one step."""
@@ -217,23 +261,19 @@ class Recorder:
 
     def trajectory(self, x_final: Tensor, final_pixels: np.ndarray | None = None) -> Trajectory:
         """The run so far, ending in the state `x_final`; final_pixels: (B, H, W, 3) uint8 of a latent run."""
-        stacked = {name: torch.stack(self._filled(frames)) for name, frames in self._frames.items() if any(frame is not None for frame in frames)}
+        stacked = {name: torch.stack(self._filled(name, frames)) for name, frames in self._frames.items() if any(frame is not None for frame in frames)}
         return Trajectory(
-            options=self.options, steps=list(self.steps), model=self.model, x_final=x_final.float().cpu(),
+            options=self.options, steps=list(self.steps), model=self.model, x_final=x_final.float().cpu(), history=self.history, lineage=self.lineage,
             final_pixels=None if final_pixels is None else torch.from_numpy(final_pixels),
-            extras={name: stacked.pop(name) for name in EXTRA_STREAMS if name in stacked}, **stacked,
+            extras={name: stacked.pop(name) for name in EXTRAS if name in stacked}, **stacked,
         )
 
-    def _filled(self, frames: list[Tensor | None]) -> list[Tensor]:
-        """Steps without guidance have no two beliefs: there the one that there is stands for both."""
-        return [self._instead(frames, index) if frame is None else frame for index, frame in enumerate(frames)]
-
-    def _instead(self, frames: list[Tensor | None], index: int) -> Tensor:
-        if frames is self._frames["clip_gradient"] or frames is self._frames["attention"]:
-            return torch.zeros_like(next(frame for frame in frames if frame is not None))
-        x0_hat = self._frames["x0_hat"][index]
-        assert x0_hat is not None
-        return x0_hat
+    def _filled(self, name: str, frames: list[Tensor | None]) -> list[Tensor]:
+        """Every step with something: without guidance the one x0_hat that there is stands for both, maps and gradients are 0."""
+        if STREAMS[name].absent == "x0_hat":
+            return [x0_hat if frame is None else frame for frame, x0_hat in zip(frames, self._frames["x0_hat"])]  # type: ignore[misc]
+        nothing = torch.zeros_like(next(frame for frame in frames if frame is not None))
+        return [nothing if frame is None else frame for frame in frames]
 
 
 _INFO_FIELDS = tuple(info.name for info in dataclasses.fields(StepInfo))

@@ -110,7 +110,7 @@ class FakeTextStudio(FakeStudio):
         return None
 
     def _run(self, options: SampleOptions, stop: Event, step_s: float) -> Iterator[StepDone | Finished]:
-        if self.models[options.model].kind != "latent":
+        if not self.models[options.model].text:
             yield from super()._run(options, stop, step_s)
             return
         x0, eps = _pictures(dataclasses.replace(self.models[options.model], width=SIDE, height=SIDE), options)

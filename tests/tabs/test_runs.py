@@ -193,7 +193,7 @@ def test_a_finished_run_is_in_the_menu_of_models_and_an_unfinished_one_is_not(st
     write_pipeline(done, tiny_sd)
     write_pipeline(going, tiny_sd)
     info = studio.models[str(done / "model")]
-    assert (info.kind, info.width, info.height, info.embedded) == ("latent", 32, 32, True)
+    assert (info.family, info.width, info.height, info.embedded) == ("stable-diffusion", 32, 32, True)
     assert info.label == "done (DreamBooth run)" and "a sks cat" in info.about
     assert str(going / "model") not in studio.models and not set(Studio(public=True, runs_root=studio.runs.root).models) & {str(done / "model")}
 
@@ -203,7 +203,7 @@ def test_a_lora_has_the_shape_of_its_base(studio, tiny_sd):
     path.mkdir()
     (path / "studio.json").write_text(json.dumps({"kind": "lora", "base": tiny_sd, "prompt": "a sks cat"}))
     info = results(studio.runs.root)[str(path)]
-    assert (info.kind, info.width) == ("latent", 32)
+    assert (info.family, info.width) == ("stable-diffusion", 32)
     (path / "studio.json").unlink()
     os.utime(path)
     assert results(studio.runs.root) == {}

@@ -13,23 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["AttentionRecorder"]
+__all__ = ["AttentionRecorder", "JointAttentionRecorder"]
 
 # Layers with more places cost more than they tell: the words are told apart in the small ones.
 MAX_QUERIES = 32 * 32
 MAX_SIDE = 16
 
 
-class AttentionRecorder:
-    """Reads the cross-attention of a UNet2DConditionModel for the last `num_images` of a batch, the conditional half.
+class _Recorder:
+    """What both kinds of recorder share: layers that report while it is open, and the mean of what they reported."""
 
-    height, width: of the latents. The maps are resized to one grid, the latents' own halved until it is at most 16x16.
-    """
-
-    def __init__(self, unet: Any, num_images: int, height: int, width: int):
-        self.num_images, self.size = num_images, (height, width)
-        self.grid = next(grid for grid in _grids(height, width) if max(grid) <= MAX_SIDE)
-        self._layers = [module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "processor")]
+    def __init__(self, layers: list[Any]):
+        self._layers = layers
         self._sum: Tensor | None = None
         self._count = 0
 
@@ -50,6 +45,27 @@ class AttentionRecorder:
         """(B, L, h, w) float32: the share of its attention that each place gave each token, 0 to 1; the tokens add up to 1."""
         return None if self._sum is None else self._sum / self._count
 
+    def add(self, maps: Tensor) -> None:
+        """Take in the maps of one layer."""
+        self._sum = maps if self._sum is None else self._sum + maps
+        self._count += 1
+
+    def see(self, layer: Any, hidden_states: Tensor, states: Tensor) -> None:
+        """Take in what goes into one layer."""
+        raise NotImplementedError
+
+
+class AttentionRecorder(_Recorder):
+    """Reads the cross-attention of a UNet2DConditionModel for the last `num_images` of a batch, the conditional half.
+
+    height, width: of the latents. The maps are resized to one grid, the latents' own halved until it is at most 16x16.
+    """
+
+    def __init__(self, unet: Any, num_images: int, height: int, width: int):
+        super().__init__([module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "processor")])
+        self.num_images, self.size = num_images, (height, width)
+        self.grid = next(grid for grid in _grids(height, width) if max(grid) <= MAX_SIDE)
+
     # Under CLIP guidance the network runs with gradients on: maps that kept them would keep the whole graph alive.
     @torch.no_grad()
     def see(self, layer: Any, hidden_states: Tensor, states: Tensor) -> None:
@@ -65,14 +81,37 @@ class AttentionRecorder:
             smaller = grid[0] > self.grid[0]
             how = {"mode": "area"} if smaller else {"mode": "bilinear", "align_corners": False}
             maps = torch.nn.functional.interpolate(maps, self.grid, **how)
-        self._sum = maps if self._sum is None else self._sum + maps
-        self._count += 1
+        self.add(maps)
+
+
+class JointAttentionRecorder(_Recorder):
+    """Reads the joint attention of an SD3Transformer2DModel for the last `num_images` of a batch, the conditional half.
+
+    height, width: of the patches. tokens: how many of the words' places are reported, the first ones. Of what a place gives
+    to all words and patches only the words' share is looked at, so that the tokens add up to 1.
+    """
+
+    def __init__(self, transformer: Any, num_images: int, height: int, width: int, tokens: int):
+        super().__init__([block.attn for block in transformer.transformer_blocks] if height * width <= MAX_QUERIES else [])
+        self.num_images, self.size, self.tokens = num_images, (height, width), tokens
+
+    @torch.no_grad()
+    def see(self, layer: Any, hidden_states: Tensor, states: Tensor) -> None:
+        """Take in the probabilities of one layer: hidden_states (K B, N, D) of the patches, states (K B, L, D) of the words."""
+        query, key = layer.to_q(hidden_states[-self.num_images :]), layer.add_k_proj(states[-self.num_images :, : self.tokens])
+        query, key = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
+        query = query if layer.norm_q is None else layer.norm_q(query)
+        key = key if layer.norm_added_k is None else layer.norm_added_k(key)
+        probabilities = (query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
+        maps = probabilities.movedim(-1, 1).unflatten(-1, self.size)
+        smaller = next((grid for grid in _grids(*self.size) if max(grid) <= MAX_SIDE), self.size)
+        self.add(maps if smaller == self.size else torch.nn.functional.interpolate(maps, smaller, mode="area"))
 
 
 class _Watched:
     """An attention processor that shows a recorder what goes in, and leaves the work to the layer's own."""
 
-    def __init__(self, inner: Any, recorder: AttentionRecorder):
+    def __init__(self, inner: Any, recorder: _Recorder):
         self.inner, self.recorder = inner, recorder
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,0 +1,42 @@
+"""Everything that a network can be told beside the state and the time. A family uses what it knows of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Conditioning", "batched"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conditioning:
+    """One condition, of one picture or of a batch.
+
+    text: (B, L, D) states of the text encoders. pooled: (B, D) the prompt as one vector. added_ids: (B, N) sizes and crops.
+    label: (B,) class indices. image_embeds: (B, D) of a picture's encoder. concat: (B, C, h, w) channels beside the state
+    (mask, depth, low resolution). control: units of ControlNets.
+    """
+
+    text: Tensor | None = None
+    pooled: Tensor | None = None
+    added_ids: Tensor | None = None
+    label: Tensor | None = None
+    image_embeds: Tensor | None = None
+    concat: Tensor | None = None
+    control: tuple[Any, ...] = ()
+
+
+TENSORS = tuple(field.name for field in dataclasses.fields(Conditioning) if field.name != "control")
+
+
+def batched(conditions: Sequence[Conditioning], num_images: int) -> Conditioning:
+    """The conditions of one picture each as one batch: the first for `num_images` pictures, then the second, ..."""
+    joined = {}
+    for name in TENSORS:
+        tensors = [getattr(condition, name) for condition in conditions]
+        if tensors[0] is not None:
+            joined[name] = torch.cat([tensor.expand(num_images, *tensor.shape[1:]) for tensor in tensors])
+    return Conditioning(**joined, control=conditions[-1].control)

@@ -1,0 +1,107 @@
+"""Stable Diffusion 3: a transformer on latents and words together (MM-DiT), a rectified flow, three text encoders.
+
+    text = [ [CLIP-L | OpenCLIP-G] padded to T5's width ; T5 ]      pooled = [CLIP-L | OpenCLIP-G] projections
+
+Esser et al. 2024 (arXiv:2403.03206). T5 may be left out of the folder: its places are then zeros.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from studio.errors import ModelUnavailable
+from studio.models.attention import JointAttentionRecorder
+from studio.models.classes import refuse_class
+from studio.models.conditioning import Conditioning
+from studio.models.latents import Latent, latent_info, open_pipeline, put_on_device, require_fit
+from studio.models.prompts import Encoded, PromptEncoder, penultimate
+from studio.models.sources import Source, scheduler_config_of
+from studio.options import SampleOptions
+from studio.process.paths import FlowPath
+
+__all__ = ["StableDiffusion3", "load"]
+
+PARTS = "(transformer/, vae/, text_encoder/, text_encoder_2/, tokenizers and scheduler/; text_encoder_3/ may be left out)"
+T5_PLACES = 256
+
+
+class ThreeEncoders(PromptEncoder):
+    """The encoders of SD 3. The tokens to look at are CLIP's."""
+
+    def __init__(self, pipeline: Any):
+        super().__init__(pipeline.tokenizer, pipeline.text_encoder)
+        self.pipeline = pipeline
+
+    def encode_afresh(self, text: str, device: torch.device) -> Encoded:
+        """States (1, L + 256, D) and the pooled prompt (1, P)."""
+        pipeline = self.pipeline
+        first, pooled = penultimate(pipeline.text_encoder, self.ids(text), device)
+        second, pooled_2 = penultimate(pipeline.text_encoder_2, self.ids(text, pipeline.tokenizer_2), device)
+        clip, t5 = torch.cat([first, second], dim=-1), self._t5(text, device).to(first.dtype)
+        return Encoded(torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1), torch.cat([pooled, pooled_2], dim=-1))
+
+    def _t5(self, text: str, device: torch.device) -> Tensor:
+        if self.pipeline.text_encoder_3 is None:
+            return torch.zeros(1, T5_PLACES, self.pipeline.transformer.config.joint_attention_dim, device=device)
+        ids = self.ids(text, self.pipeline.tokenizer_3, T5_PLACES)
+        with torch.no_grad():
+            return self.pipeline.text_encoder_3(ids.to(device))[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StableDiffusion3(Latent):
+    """A loaded StableDiffusion3Pipeline."""
+
+    def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
+        """The prompt, and the negative one. Raises InvalidOption."""
+        refuse_class(self.info, options)
+        told = (self.prompts.encoded(text, self.device) for text in (options.prompt, options.negative_prompt))
+        cond, uncond = (Conditioning(text=encoded.states, pooled=encoded.pooled) for encoded in told)
+        return cond, uncond
+
+    def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+        """The flow's velocity at x_t (B, C, h, w), float32."""
+        network, dtype = self.network, self.network.dtype
+        assert conditioning.text is not None and conditioning.pooled is not None
+        timestep = torch.full((len(x_t),), t, device=x_t.device)
+        return network(
+            hidden_states=x_t.to(dtype), timestep=timestep, encoder_hidden_states=conditioning.text.to(dtype),
+            pooled_projections=conditioning.pooled.to(dtype), return_dict=False,
+        )[0].float()
+
+    def word_attention(self, options: SampleOptions) -> JointAttentionRecorder:
+        """Of the joint attention: how much of what a place gives to words goes to each of CLIP's tokens."""
+        _, height, width = self.state_shape(options)
+        patch = self.network.config.patch_size
+        return JointAttentionRecorder(self.network, options.num_images, height // patch, width // patch, self.prompts.limit)
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+def load(source: Source) -> StableDiffusion3:
+    """From a folder or Hub id. Raises ModelUnavailable."""
+    pipeline = open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None)
+    _check(source.name, pipeline)
+    put_on_device(pipeline, source)
+    config = scheduler_config_of(pipeline)
+    path = FlowPath(shift=float(pipeline.scheduler.config.get("shift", 1.0)), num_timesteps=int(config["num_train_timesteps"]))
+    info = latent_info(source, pipeline, "sd3", pipeline.transformer.config.sample_size, path.num_timesteps)
+    return StableDiffusion3(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=ThreeEncoders(pipeline))
+
+
+def _check(name: str, pipeline: Any) -> None:
+    network, first, second, third = pipeline.transformer.config, pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3
+    if first is None or second is None:
+        raise ModelUnavailable(f"{name!r} has no CLIP text encoders: of the three only T5 (text_encoder_3) may be left out.")
+    if pipeline.scheduler.config.get("use_dynamic_shifting"):
+        raise ModelUnavailable(f"{name!r} shifts its flow by the picture's size, which the studio does not do; choose SD 3 or 3.5 as they were published.")
+    require_fit(
+        name, ("its VAE has latents of", pipeline.vae.config.latent_channels, "its transformer takes", network.in_channels),
+        ("its CLIP encoders project to", first.config.projection_dim + second.config.projection_dim, "its transformer reads", network.pooled_projection_dim),
+        ("its T5 gives", None if third is None else third.config.d_model, "its transformer reads", network.joint_attention_dim),
+    )
+    if first.config.hidden_size + second.config.hidden_size > network.joint_attention_dim:
+        raise ModelUnavailable(f"The parts of {name!r} do not belong together: its CLIP encoders are wider than what its transformer reads.")

@@ -1,0 +1,82 @@
+"""Stable Diffusion 1 and 2: a text encoder, a UNet with cross-attention, and the VAE between latents and pictures.
+
+Rombach et al. 2022 (arXiv:2112.10752); version 2 predicts v and reads with OpenCLIP.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.errors import ModelUnavailable
+from studio.models.attention import AttentionRecorder
+from studio.models.classes import refuse_class
+from studio.models.conditioning import Conditioning
+from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit
+from studio.models.prompts import PromptEncoder
+from studio.models.sources import Source, diffusion_of, scheduler_config_of
+from studio.models.taught import base_of, taught
+from studio.options import SampleOptions
+
+__all__ = ["StableDiffusion", "load"]
+
+PARTS = "(unet/, vae/, text_encoder/, tokenizer/ and scheduler/)"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StableDiffusion(Latent):
+    """A loaded StableDiffusionPipeline."""
+
+    def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
+        """The states of the prompt, and of the negative one: (1, L, D) each. Raises InvalidOption."""
+        refuse_class(self.info, options)
+        return Conditioning(text=self.prompts.encode(options.prompt, self.device)), Conditioning(text=self.prompts.encode(options.negative_prompt, self.device))
+
+    def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+        """What the UNet says at x_t (B, C, h, w), float32."""
+        network, dtype = self.network, self.network.dtype
+        assert conditioning.text is not None
+        return network(x_t.to(dtype), torch.tensor(t), encoder_hidden_states=conditioning.text.to(dtype), return_dict=False)[0].float()
+
+    def word_attention(self, options: SampleOptions) -> AttentionRecorder:
+        """Of the UNet's cross-attention."""
+        _, height, width = self.state_shape(options)
+        return AttentionRecorder(self.network, options.num_images, height, width)
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+def load(source: Source) -> StableDiffusion:
+    """From a folder, Hub id or single file; what was taught to a base is put into it. Raises ModelUnavailable."""
+    pipeline = _pipeline(source, source.place)
+    _check(source.name, pipeline)
+    put_on_device(pipeline, source)
+    path, config = discrete_path(pipeline, diffusion_of(scheduler_config_of(pipeline), {"var_type": "fixed_small"}))
+    info = latent_info(source, pipeline, "stable-diffusion", pipeline.unet.config.sample_size, path.num_timesteps)
+    prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
+    return StableDiffusion(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=prompts)
+
+
+def _pipeline(source: Source, place: str) -> Any:
+    from dataclasses import replace
+
+    from studio.models.loading import resolve
+
+    if base := base_of(place):
+        return taught(_pipeline(source, resolve(base)), place)
+    return open_pipeline(
+        replace(source, place=place), "StableDiffusionPipeline", "Stable Diffusion model", PARTS, safety_checker=None, requires_safety_checker=False,
+        feature_extractor=None, image_encoder=None,
+    )
+
+
+def _check(name: str, pipeline: Any) -> None:
+    unet, latents = pipeline.unet.config, pipeline.vae.config.latent_channels
+    if unet.in_channels != latents:
+        raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels for latents of {latents}: it is made for inpainting or the like, not text alone.")
+    # "text" pools the prompt's own features into the time embedding, so it wants nothing more than the prompt.
+    if unet.addition_embed_type not in (None, "text") or unet.class_embed_type or unet.time_cond_proj_dim:
+        raise ModelUnavailable(f"{name!r} wants more than a prompt (a size, a class or a guidance scale); the studio takes Stable Diffusion 1 and 2.")
+    width = unet.cross_attention_dim
+    require_fit(name, ("its text encoder gives", pipeline.text_encoder.config.hidden_size, "its UNet reads", width if isinstance(width, int) else None))

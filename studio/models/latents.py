@@ -1,0 +1,207 @@
+"""What all latent families share: the VAE between latents and pictures, the pipeline's parts, and loading it.
+
+    x0 = (E(picture) - shift) * scaling        picture = D(x0 / scaling + shift)
+
+Rombach et al. 2022 (arXiv:2112.10752). The scaling makes the latents' deviation about 1; it comes from the VAE's config.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.errors import ModelUnavailable, StudioError
+from studio.media.previews import RgbMap
+from studio.models.catalogue import ModelInfo
+from studio.models.sizes import size_of
+from studio.models.sources import READING_FAILS, Source, is_single_file, known_info, scheduler_config_of, why_not
+from studio.options import SampleOptions
+from studio.process.noise import draw_noise
+from studio.process.paths import DiscretePath
+
+__all__ = ["Latent", "open_pipeline", "latent_info", "discrete_path"]
+
+# Above so many pixels the VAE works in tiles: its activations at full size are what runs out of memory first.
+TILING_PIXELS = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Latent:
+    """A loaded pipeline of a latent family; each family says how its network is told and asked.
+
+    pipeline: diffusers' object with its parts, in eval mode. scheduler_config: as its folder has it.
+    """
+
+    name: str
+    info: ModelInfo
+    pipeline: Any
+    path: Any
+    scheduler_config: Mapping[str, Any]
+    prompts: Any = None
+
+    # The VAE's posterior is drawn from, as diffusers' pipelines do.
+    encode_draws = 1
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The networks that there are, by the names of their folders."""
+        names = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer", "vae")
+        parts = {name: getattr(self.pipeline, name, None) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts."""
+        return self.parts.get("unet") or self.parts["transformer"]
+
+    @property
+    def vae(self) -> Any:
+        """The AutoencoderKL."""
+        return self.pipeline.vae
+
+    @property
+    def device(self) -> torch.device:
+        """Where the work is done, also while the weights are offloaded."""
+        return self.pipeline._execution_device
+
+    @property
+    def factor(self) -> int:
+        """Pixels a latent's side: 8 for Stable Diffusion, 4 for Toybox."""
+        return factor_of(self.vae)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture must be multiples of."""
+        return self.factor * getattr(self.network.config, "patch_size", 1)
+
+    def state_shape(self, options: SampleOptions) -> tuple[int, int, int]:
+        """(C, h, w) of one state for these options. Raises InvalidOption with the nearest size that can be made."""
+        width, height = size_of(self.info, options, self.multiple)
+        return self.network.config.in_channels, height // self.factor, width // self.factor
+
+    def encode(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Clean states (B, C, h, w) of pictures (B, 3, H, W), drawn from the VAE's posterior."""
+        mean, std = self.posterior(pictures)
+        return self.scaled(mean + std * draw_noise(generators, mean.shape[1:], mean.device))
+
+    def posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (B, C, h, w) float32 of the VAE's latents of pictures (B, 3, H, W), not yet scaled."""
+        self._tile(pictures.shape[-1] * pictures.shape[-2])
+        with torch.no_grad():
+            distribution = self.vae.encode(pictures.to(self.device, self.vae.dtype)).latent_dist
+        return distribution.mean.float(), distribution.std.float()
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """The VAE's own latents as the network wants them."""
+        shift, scale = self._shift_and_scale(latents)
+        return (latents - shift) * scale
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """(B, C, h, w) latents -> (B, 3, H, W) pictures float32, about [-1, 1]. Gradients flow where they are wanted."""
+        self._tile(x0.shape[-1] * x0.shape[-2] * self.factor**2)
+        shift, scale = self._shift_and_scale(x0)
+        return self.vae.decode((x0 / scale + shift).to(self.vae.dtype), return_dict=False)[0].float()
+
+    def _shift_and_scale(self, like: Tensor) -> tuple[Any, Any]:
+        """Numbers, or one a channel where the VAE's config names the mean and the deviation of its latents."""
+        config = self.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is not None and std is not None:
+            mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1) for values in (mean, std))
+            return mean, config.scaling_factor / std
+        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+
+    def _tile(self, pixels: int) -> None:
+        self.vae.use_tiling = pixels > TILING_PIXELS
+
+    @cached_property
+    def rgb_map(self) -> RgbMap:
+        """The linear map from latents to small pictures, fitted at first use."""
+        from studio.models.rgb_maps import rgb_map_of
+
+        return rgb_map_of(self)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run file must know of the model to be read without it."""
+        return {"name": self.name, "label": self.info.label, "factor": self.factor, "rgb_map": self.rgb_map.to_json()}
+
+
+def factor_of(vae: Any) -> int:
+    """Pixels a latent's side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+def open_pipeline(source: Source, kind: str, what: str, parts: str, **options: Any) -> Any:
+    """The pipeline of a folder, Hub id or single file, from safetensors, on its device and in eval mode.
+
+    Args:
+        kind: the class of diffusers. what, parts: in words, for the sentence that says why it could not be read.
+    Raises:
+        ModelUnavailable.
+    """
+    import diffusers
+
+    cls = getattr(diffusers, kind)
+    try:
+        pipeline = _read(cls, source, {"dtype": source.dtype, **options})
+    except StudioError:
+        raise
+    except READING_FAILS as error:
+        raise ModelUnavailable(why_not(source.name, error, what, parts)) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _read(cls: Any, source: Source, options: dict[str, Any]) -> Any:
+    if not is_single_file(source.place):
+        return cls.from_pretrained(source.place, use_safetensors=True, **options)
+    beside = Path(source.place).with_suffix("")
+    if beside.is_dir():
+        options["config"] = str(beside)
+    return cls.from_single_file(source.place, **{key: value for key, value in options.items() if key not in ("feature_extractor", "image_encoder")})
+
+
+def put_on_device(pipeline: Any, source: Source) -> None:
+    """Its networks where they work, in eval mode, without gradients of their weights."""
+    if source.offload:
+        pipeline.enable_model_cpu_offload(device=source.device)
+    else:
+        pipeline.to(source.device)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+
+
+def require_fit(name: str, *pairs: tuple[str, int | None, str, int | None]) -> None:
+    """Parts that do not belong together are refused before the first step. Raises ModelUnavailable.
+
+    pairs: (what one part has, its width, what the other wants, that width); a width of None is not known and not compared.
+    """
+    for one, width, other, wanted in pairs:
+        if width is not None and wanted is not None and width != wanted:
+            raise ModelUnavailable(f"The parts of {name!r} do not belong together: {one} {width}, and {other} {wanted}. Take all parts from one checkpoint.")
+
+
+def latent_info(source: Source, pipeline: Any, family: str, sample_size: Any, num_timesteps: int, **more: Any) -> ModelInfo:
+    """The menu entry with the real sizes: of `sample_size` latents a side."""
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    factor = factor_of(pipeline.vae)
+    return dataclasses.replace(known_info(source.name, family), width=width * factor, height=height * factor, num_timesteps=num_timesteps, **more)
+
+
+def discrete_path(pipeline: Any, diffusion: Any) -> tuple[DiscretePath, dict[str, Any]]:
+    """The path and the scheduler's config of a pipeline whose process has betas."""
+    config = scheduler_config_of(pipeline)
+    path = DiscretePath(
+        diffusion=diffusion, timestep_spacing=config.get("timestep_spacing", "leading"), steps_offset=int(config.get("steps_offset", 0)),
+        # Latents have no bounds of their own, so nothing is clipped.
+        final_alpha_bar=1.0 if config.get("set_alpha_to_one", True) else float(1 - diffusion.betas[0]),
+    )
+    return path, config
