@@ -224,7 +224,7 @@ class Studio:
     def _prompts(self, name: str) -> "PromptEncoder":
         model = self.model(name)
         if model.prompts is None:
-            raise InvalidOption(f"{model.info.label} reads no text; choose a text-to-image model.")
+            raise InvalidOption(f"{model.info.label} reads no text (it is a pixel model, or one of classes); choose a text-to-image model.")
         return model.prompts
 
     def load_run(self, path: str | Path) -> "Trajectory":

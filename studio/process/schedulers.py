@@ -60,14 +60,15 @@ SCHEDULERS: dict[str, SchedulerInfo] = {
     ),
     "dpm++_2s": SchedulerInfo(
         label="DPM++ 2S", about="Second-order singlestep on x0_hat.", diffusers_class="DPMSolverSinglestepScheduler", sigmas=SIGMAS, min_steps=2,
+        config={"lower_order_final": True},
     ),
     "dpm++_2s_sde": SchedulerInfo(
         label="DPM++ 2S SDE", about="The same with fresh noise.", diffusers_class="DPMSolverSinglestepScheduler", sigmas=SIGMAS,
-        config={"algorithm_type": "sde-dpmsolver++"}, stochastic=True, min_steps=2,
+        config={"algorithm_type": "sde-dpmsolver++", "lower_order_final": True}, stochastic=True, min_steps=2,
     ),
     "dpm++_3s": SchedulerInfo(
         label="DPM++ 3S", about="Third-order singlestep on x0_hat; for weak guidance or none.", diffusers_class="DPMSolverSinglestepScheduler",
-        sigmas=SIGMAS, config={"solver_order": 3}, min_steps=3,
+        sigmas=SIGMAS, config={"solver_order": 3, "lower_order_final": True}, min_steps=3,
     ),
     "unipc": SchedulerInfo(label="UniPC", about="Predictor and corrector from one model call.", diffusers_class="UniPCMultistepScheduler", sigmas=SIGMAS),
     "deis": SchedulerInfo(label="DEIS", about="Exponential integrator, multistep.", diffusers_class="DEISMultistepScheduler", sigmas=SIGMAS),

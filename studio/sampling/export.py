@@ -165,7 +165,7 @@ def decoded_run(
     # A run that was stopped ends in the last state that is known, and so does its film.
     final = from_images(trajectory.images) if trajectory.complete else shown[names[0]][-1].float()
     model = {key: value for key, value in trajectory.model.items() if key != "rgb_map"}
-    return dataclasses.replace(trajectory, **shown, x_final=final, final_pixels=None, extras={}, history={}, model=model)
+    return dataclasses.replace(trajectory, **shown, x_final=final, final_pixels=None, extras={}, rests={}, history={}, model=model)
 
 
 # --- films ---------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def resume(model: DiffusionModel, trajectory: Trajectory, index: int, stop: Stop
     _check_levels(run, model, trajectory)
     _replay(run, history, model.encode_draws if options.init_image is not None else 0, shape)
     run.first = len(run.sampler.levels) - trajectory.steps[0].num_steps + index
-    x_t = trajectory.x_t[index].to(model.device, torch.float32)
+    x_t = trajectory.exact("x_t", index).to(model.device)
     yield from _loop(run, run.sampler.from_model_scale(x_t, run.first), stop)
 
 

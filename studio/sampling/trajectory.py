@@ -39,6 +39,10 @@ READABLE = ("1", "2", "3")
 EXTRAS = tuple(name for name, info in STREAMS.items() if info.kept and name not in ALWAYS)
 # What a sampler has to remember of the steps before a fork.
 HISTORY = ("x0_hat", "eps_hat")
+# What half precision leaves out of these is kept in a further byte, times REST_SCALE: a fork begins from the one, and
+# multistep solvers weigh several of the other against each other.
+RESTS = ("x_t", "eps_hat")
+REST_SCALE = 4096.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,8 @@ class Trajectory:
     last step: the picture itself (or its latents), or the noisy state where the run was stopped.
     extras: further streams, (S, B, ...) float16; those of guidance hold x0_hat at steps without it.
     final_pixels: (B, H, W, 3) uint8, what the decoder made of a latent run; None in a pixel run.
-    history: of a fork, the streams of HISTORY at the steps before it, (P, B, ...) float16; lineage: where it comes from.
+    rests: what float16 leaves out of the streams of RESTS, (S, B, C, H, W) float8; none in files of versions 1 and 2.
+    history: of a fork, the streams of HISTORY at the steps before it, (P, B, ...) float32; lineage: where it comes from.
     """
 
     options: SampleOptions
@@ -78,8 +83,14 @@ class Trajectory:
     x_final: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     final_pixels: Tensor | None = None
+    rests: Mapping[str, Tensor] = field(default_factory=dict)
     history: Mapping[str, Tensor] = field(default_factory=dict)
     lineage: Lineage | None = None
+
+    def exact(self, name: str, index: int | slice) -> Tensor:
+        """Steps of a stream as float32, with what float16 leaves out where it was kept."""
+        stream = self.stream(name)[index].float()
+        return stream + self.rests[name][index].float() / REST_SCALE if name in self.rests else stream
 
     @property
     def id(self) -> str:
@@ -91,7 +102,8 @@ class Trajectory:
 
     def before(self, index: int) -> dict[str, Tensor]:
         """What a sampler has to remember to go on from step `index`: the streams of HISTORY at all steps before it."""
-        return {name: torch.cat([self.history[name], self.stream(name)[:index]]) if self.history else self.stream(name)[:index] for name in HISTORY}
+        own = {name: self.exact(name, slice(index)) for name in HISTORY}
+        return {name: torch.cat([self.history[name], own[name]]) for name in HISTORY} if self.history else own
 
     @property
     def complete(self) -> bool:
@@ -101,7 +113,7 @@ class Trajectory:
     @property
     def nbytes(self) -> int:
         """Bytes of all that is kept, the picture that the run started from among it."""
-        tensors = [self.x_final, *(self.stream(name) for name in self.streams), *([] if self.final_pixels is None else [self.final_pixels])]
+        tensors = [self.x_final, *(self.stream(name) for name in self.streams), *self.rests.values(), *self.history.values(), *([] if self.final_pixels is None else [self.final_pixels])]
         start = self.options.init_image
         return sum(tensor.nbytes for tensor in tensors) + (3 * start.width * start.height if start else 0)
 
@@ -155,6 +167,7 @@ class Trajectory:
         if self.lineage is not None:
             metadata["lineage"] = json.dumps(dataclasses.asdict(self.lineage))
         tensors = {name: self.stream(name).contiguous() for name in self.streams} | {"x_final": self.x_final.contiguous()}
+        tensors |= {f"rest.{name}": tensor.contiguous() for name, tensor in self.rests.items()}
         tensors |= {f"history.{name}": tensor.contiguous() for name, tensor in self.history.items()}
         if self.final_pixels is not None:
             tensors["final_pixels"] = self.final_pixels.contiguous()
@@ -186,7 +199,7 @@ class Trajectory:
         return cls(
             options=options, steps=steps, model=model, x_final=tensors["x_final"], final_pixels=tensors.get("final_pixels"),
             extras={name: tensors[name] for name in EXTRAS if name in tensors}, **{name: tensors[name] for name in ALWAYS}, lineage=lineage,
-            history={name: tensors[f"history.{name}"] for name in HISTORY if f"history.{name}" in tensors},
+            rests=_group("rest", RESTS, tensors), history=_group("history", HISTORY, tensors),
         )
 
 
@@ -219,7 +232,8 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     x_final = tensors["x_final"]
     states = [name for name in EXTRAS if name in tensors and STREAMS[name].kind != "map"]
     fits = num_steps >= 1 and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in (*states, *ALWAYS))
-    past = [tensors[f"history.{name}"] for name in HISTORY if f"history.{name}" in tensors]
+    fits = fits and all(rest.shape == (num_steps, *x_final.shape) for rest in _group("rest", RESTS, tensors).values())
+    past = list(_group("history", HISTORY, tensors).values())
     fits = fits and len(past) in (0, len(HISTORY)) and all(tensor.shape == (len(past[0]), *x_final.shape) for tensor in past)
     if fits and "attention" in tensors:
         fits = tensors["attention"].ndim == 5 and tensors["attention"].shape[:2] == (num_steps, len(x_final))
@@ -233,6 +247,11 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
 
         if RgbMap.from_json(model["rgb_map"]).weight.shape[1] != x_final.shape[1]:
             raise BadRunFile("The colours of this run's latents are damaged; save it again from the studio.")
+
+
+def _group(prefix: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a file keeps under "prefix.name", by name."""
+    return {name: tensors[f"{prefix}.{name}"] for name in names if f"{prefix}.{name}" in tensors}
 
 
 def _image(pixels: Tensor) -> "Image.Image":
@@ -251,6 +270,7 @@ class Recorder:
         self.options, self.model, self.history, self.lineage = options, model, history or {}, lineage
         self.steps: list[StepInfo] = []
         self._frames: dict[str, list[Tensor | None]] = {name: [] for name in (*ALWAYS, *EXTRAS)}
+        self._rests: dict[str, list[Tensor]] = {name: [] for name in RESTS}
 
     def add(self, step: StepDone) -> None:
         """Keep one step."""
@@ -258,6 +278,8 @@ class Recorder:
         for name, frames in self._frames.items():
             frame = getattr(step, name)
             frames.append(None if frame is None else frame.to("cpu", torch.float16))
+        for name, rests in self._rests.items():
+            rests.append(_rest(getattr(step, name).to("cpu"), self._frames[name][-1]))
 
     def trajectory(self, x_final: Tensor, final_pixels: np.ndarray | None = None) -> Trajectory:
         """The run so far, ending in the state `x_final`; final_pixels: (B, H, W, 3) uint8 of a latent run."""
@@ -265,6 +287,7 @@ class Recorder:
         return Trajectory(
             options=self.options, steps=list(self.steps), model=self.model, x_final=x_final.float().cpu(), history=self.history, lineage=self.lineage,
             final_pixels=None if final_pixels is None else torch.from_numpy(final_pixels),
+            rests={name: torch.stack(rests) for name, rests in self._rests.items() if rests},
             extras={name: stacked.pop(name) for name in EXTRAS if name in stacked}, **stacked,
         )
 
@@ -274,6 +297,12 @@ class Recorder:
             return [x0_hat if frame is None else frame for frame, x0_hat in zip(frames, self._frames["x0_hat"])]  # type: ignore[misc]
         nothing = torch.zeros_like(next(frame for frame in frames if frame is not None))
         return [nothing if frame is None else frame for frame in frames]
+
+
+def _rest(exact: Tensor, half: Tensor | None) -> Tensor:
+    """What float16 left out. Where the numbers are not finite, or too large for it, nothing is."""
+    assert half is not None
+    return ((exact.float() - half.float()) * REST_SCALE).nan_to_num(0.0, 0.0, 0.0).clamp(-448, 448).to(torch.float8_e4m3fn)
 
 
 _INFO_FIELDS = tuple(info.name for info in dataclasses.fields(StepInfo))

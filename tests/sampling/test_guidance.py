@@ -1,6 +1,7 @@
 """Guidance: its interval, its arithmetic, and CLIP's gradient."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,14 @@ import torch
 from studio import SampleOptions
 from studio.errors import ModelUnavailable
 from studio.models import load_model
+from studio.models.conditioning import Conditioning
+from studio.process.conversions import NoiseLevel
+from studio.process.diffusion import GaussianDiffusion
+from studio.process.paths import DiscretePath
+from studio.sampling.denoisers import Network, Reader
 from studio.sampling.guidance import ClassifierFree, ClipGuided, acts_between, great_circle
-from studio.sampling.loop import make_sampler, resume, sample
+from studio.sampling.loop import resume, sample
+from studio.sampling.samplers import make_sampler
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +33,28 @@ def test_the_interval_is_counted_in_steps():
     assert inside(0.5, 0.59) == []  # narrower than a step
 
 
-def test_the_blend_by_hand():
+class TwoAnswers:
+    """A network that says 1 without its condition, and 2 and 4 with it."""
+
     uncond, cond = torch.full((1, 1, 1, 2), 1.0), torch.tensor([[[[2.0, 4.0]]]])
-    guided = ClassifierFree(
-        alone=lambda x, t: cond, both=lambda x, t: torch.cat([uncond, cond]), scale=3.0, rescale=0.0, low=10, high=math.inf, channels=1,
-    )
-    assert guided(uncond, 11).tolist() == [[[[4.0, 10.0]]]] and guided.parts is not None  # 1 + 3 (2 - 1), 1 + 3 (4 - 1)
-    assert guided(uncond, 10).tolist() == cond.tolist() and guided.parts is None
-    guided.rescale = 0.5
+
+    def predict(self, x_t, t, conditioning):
+        return self.cond if len(x_t) == 1 else torch.cat([self.uncond, self.cond])
+
+
+def test_the_blend_by_hand():
+    model = TwoAnswers()
+    read = Reader(path=DiscretePath(diffusion=GaussianDiffusion([0.1, 0.2], mean_type="sample")), clip_x0=False)
+    alone = Network(model=model, conditioning=Conditioning(), read=read)
+    guided = ClassifierFree(alone=alone, both=Conditioning(), scale=3.0, rescale=0.0, low=10, high=math.inf)
+    at = lambda t: guided(model.uncond, NoiseLevel(timestep=t, alpha=0.6, sigma=0.8))  # noqa: E731
+    inside, outside = at(11), at(10)
+    assert inside.x0_hat.tolist() == [[[[4.0, 10.0]]]] and inside.figures == {"guidance_scale": 3.0}  # 1 + 3 (2 - 1), 1 + 3 (4 - 1)
+    assert inside.parts["x0_uncond"].tolist() == [[[[1.0, 1.0]]]] and inside.parts["x0_cond"].tolist() == [[[[2.0, 4.0]]]]
+    assert outside.x0_hat.tolist() == model.cond.tolist() and not outside.parts and not outside.figures
+    guided = replace(guided, rescale=0.5)
     # The deviation of (4, 10) is three times that of (2, 4): half of it and half of (4, 10).
-    torch.testing.assert_close(guided(uncond, 11), torch.tensor([[[[4 * (0.5 + 0.5 / 3), 10 * (0.5 + 0.5 / 3)]]]]))
+    torch.testing.assert_close(at(11).x0_hat, torch.tensor([[[[4 * (0.5 + 0.5 / 3), 10 * (0.5 + 0.5 / 3)]]]]))
 
 
 def test_great_circle_distance_is_half_the_squared_angle():
@@ -75,20 +94,19 @@ def test_the_gradient_is_that_of_the_distance_and_moves_x0_against_it(model, tin
     from studio.models.companions import load_clip
 
     options = clip_options(model, tiny_clip, num_images=1)
-    guided = ClipGuided(inner=lambda x, t: 0.3 * x, model=model, clip=load_clip(tiny_clip, model.device), options=options)
-    guided.mean_type = mean_type
-    x_t = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(0))
-    output = guided(x_t, 400)
-    signal, noise = guided._scales(400.0)
-
-    def x0_of(output, x):
-        return {"epsilon": (x - noise * output) / signal, "v_prediction": signal * x - noise * output, "sample": output}[mean_type]
-
+    level = replace(model.path.level(400), posterior=None)
+    read = Reader(path=DiscretePath(diffusion=GaussianDiffusion(model.path.diffusion.betas, mean_type=mean_type)), clip_x0=False)
+    plain = lambda x, level: read(0.3 * x, x, level)  # noqa: E731
+    guided = ClipGuided(inner=plain, model=model, read=read, clip=load_clip(tiny_clip, model.device), options=options)
+    x_t = torch.randn(1, *model.state_shape(options), generator=torch.Generator().manual_seed(0))
+    prediction = guided(x_t, level)
+    gradient = prediction.parts["clip_gradient"]
     with torch.no_grad():
-        direction = guided.gradient / guided.gradient.norm()
-        ends = [guided.distance(model.decode(x0_of(0.3 * (x_t + h * direction), x_t + h * direction)), 400.0).item() for h in (0.02, -0.02)]
-    assert (ends[0] - ends[1]) / 0.04 == pytest.approx(guided.gradient.norm().item(), rel=0.1)
-    torch.testing.assert_close(x0_of(output, x_t), x0_of(0.3 * x_t, x_t) - 50 * noise**2 * guided.gradient, atol=1e-4, rtol=1e-3)
+        direction = gradient / gradient.norm()
+        ends = [guided.distance(model.decode(plain(x_t + h * direction, level).x0_hat), 400.0).item() for h in (0.02, -0.02)]
+    assert (ends[0] - ends[1]) / 0.04 == pytest.approx(gradient.norm().item(), rel=0.1)
+    assert prediction.figures["clip_gradient_norm"] == pytest.approx((gradient.norm().item(),))
+    torch.testing.assert_close(prediction.x0_hat, plain(x_t, level).x0_hat - 50 * level.sigma**2 * gradient, atol=1e-4, rtol=1e-3)
 
 
 def test_a_clip_guided_run_is_the_same_alone_in_a_batch_and_forked(model, tiny_clip):
@@ -108,8 +126,8 @@ def test_without_a_clip_it_is_refused_in_a_sentence(model, tmp_path):
 def test_samplers_know_nothing_of_guidance(model):
     import inspect
 
-    from studio.sampling.loop import DiffusersSampler, OwnSampler
+    from studio.sampling.samplers import DDIM, DDPM, DiffusersSampler
 
     make_sampler(model, SampleOptions(model=model.name))
-    for sampler in (OwnSampler, DiffusersSampler):
+    for sampler in (DDIM, DDPM, DiffusersSampler):
         assert "guidance" not in inspect.getsource(sampler)

@@ -1,6 +1,5 @@
 """Latent sampling: the same pictures as diffusers' own pipelines, x0_hat of every scheduler, guidance, refusals."""
 
-import math
 import threading
 
 import numpy as np
@@ -12,7 +11,9 @@ from studio import Finished, SampleOptions, StepDone, Studio
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models import load_model
 from studio.process.schedulers import SCHEDULERS
-from studio.sampling.loop import make_sampler, resume, sample
+from studio.sampling.guidance import guided
+from studio.sampling.loop import resume, sample
+from studio.sampling.samplers import make_sampler
 
 PROMPT = "a red star on the blue background"
 
@@ -130,23 +131,23 @@ OFFERED = [(name, sigmas) for name, info in SCHEDULERS.items() if info.diffusers
 def test_x0_hat_is_the_schedulers_own_pred_original_sample(model, scheduler, sigmas):
     chosen = options(model, scheduler=scheduler, sigmas=sigmas)
     sampler = make_sampler(model, chosen)
-    denoiser = model.bind([model.conditions(chosen)[0]], 1)
+    denoiser = guided(model, chosen, [], clip_x0=False)
     generators = [torch.Generator().manual_seed(0)]
-    state = sampler.start(torch.randn(1, *model.shape, generator=generators[0]), None, 0)
+    state = sampler.start(torch.randn(1, *model.state_shape(chosen), generator=generators[0]), None, 0)
     kwargs = {"generator": generators} if "generator" in sampler._step_kwargs else {}
     for index in range(2):
-        belief = sampler.believe(denoiser, state, index)
+        x_t, level = sampler.to_model_scale(state, index), sampler.levels[index]
+        prediction = denoiser(x_t, level)
         if index == 0 and not sampler.two_stage and not sampler.is_pndm:
-            result = sampler.scheduler.step(belief.output, sampler.scheduler.timesteps[0], state, **kwargs)
+            result = sampler.scheduler.step(prediction.output, sampler.scheduler.timesteps[0], state, **kwargs)
             hat = getattr(result, "pred_original_sample", None)
             if hat is not None:
-                torch.testing.assert_close(belief.x0_hat, hat, atol=1e-3, rtol=1e-4)
+                torch.testing.assert_close(prediction.x0_hat, hat, atol=1e-3, rtol=1e-4)
             state = result.prev_sample
         else:
-            state = sampler.step(denoiser, belief, state, index, generators)
+            state = sampler.step(denoiser, prediction, state, index, generators)
         # Of latents nothing is clipped, and x_t is made of its parts.
-        signal = 1 / math.sqrt(1 + sampler.sigmas[index] ** 2)
-        torch.testing.assert_close(signal * (belief.x0_hat + sampler.sigmas[index] * belief.eps_hat), belief.x_t, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(level.alpha * prediction.x0_hat + level.sigma * prediction.eps_hat, x_t, atol=1e-4, rtol=1e-4)
 
 
 def test_events_carry_both_sides_of_guidance_and_their_blend(model):
@@ -285,7 +286,7 @@ def test_attention_is_recorded_without_changing_the_picture(model, guidance_scal
 
 
 def test_attention_of_one_layer_is_what_its_softmax_says(model):
-    from studio.sampling.attention import AttentionRecorder
+    from studio.models.attention import AttentionRecorder
 
     layer = next(module for name, module in model.network.named_modules() if name.endswith("attn2"))
     generator = torch.Generator().manual_seed(0)
@@ -338,10 +339,10 @@ def test_foreign_and_broken_folders_are_refused_in_a_sentence(tiny_sd, tmp_path)
     import json
     import shutil
 
-    other = tmp_path / "xl"
+    other = tmp_path / "other"
     other.mkdir()
-    (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(ModelUnavailable, match="StableDiffusionXLPipeline"):
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(ModelUnavailable, match="KandinskyPipeline"):
         load_model(str(other))
     broken = tmp_path / "broken"
     shutil.copytree(tiny_sd, broken)
@@ -356,7 +357,7 @@ def test_foreign_and_broken_folders_are_refused_in_a_sentence(tiny_sd, tmp_path)
 
 def test_the_studio_takes_the_folder_like_any_model(tiny_sd):
     *_, finished = Studio().sample(SampleOptions(model=tiny_sd, prompt="a star", num_steps=2, guidance_scale=2.0))
-    assert finished.images[0].size == (32, 32) and finished.trajectory.model["kind"] == "latent"
+    assert finished.images[0].size == (32, 32) and finished.trajectory.latent
 
 
 def test_a_single_file_is_read_with_the_configuration_beside_it(tiny_sd, tmp_path, monkeypatch):
@@ -376,7 +377,7 @@ def test_a_single_file_is_read_with_the_configuration_beside_it(tiny_sd, tmp_pat
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", read)
     model = load_model(str(file))
-    assert asked == [(str(file), str(tmp_path / "my-checkpoint"))] and model.kind == "latent" and model.info.label == "my-checkpoint"
+    assert asked == [(str(file), str(tmp_path / "my-checkpoint"))] and model.info.text and model.info.label == "my-checkpoint"
     assert run(model, num_steps=2)[1].trajectory.complete
 
 
@@ -391,7 +392,7 @@ def test_words_read_in_one_thread_leave_the_prompts_of_another_whole(tiny_sd):
     reader.start()
     try:
         for i in range(300):
-            lengths.add(encoder.encode_afresh(f"a cat number {i}", torch.device("cpu")).shape[1])
+            lengths.add(encoder.encode_afresh(f"a cat number {i}", torch.device("cpu")).states.shape[1])
     finally:
         stop.set()
         reader.join()

@@ -14,7 +14,9 @@ from studio import Finished, SampleOptions, StepDone, Studio
 from studio.errors import InvalidOption, ModelUnavailable, StudioError, UnknownName
 from studio.models import load_model
 from studio.process.schedulers import SCHEDULERS
-from studio.sampling.loop import make_sampler, sample
+from studio.sampling.guidance import guided
+from studio.sampling.loop import sample
+from studio.sampling.samplers import make_sampler
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +104,14 @@ def test_x_t_is_made_of_x0_hat_and_eps_hat_at_every_step_of_every_scheduler(mode
 def test_x0_hat_is_the_schedulers_own_pred_original_sample(models, scheduler):
     for model in models.values():
         sampler = make_sampler(model, options(model, scheduler=scheduler, clip_x0=False))
-        denoiser = model.denoiser("b", 2)
+        denoiser = guided(model, options(model, class_label="b", num_images=2), [], clip_x0=False)
         state = sampler.start(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), None, 0)
-        belief = sampler.believe(denoiser, state, 0)
+        prediction = denoiser(sampler.to_model_scale(state, 0), sampler.levels[0])
         kwargs = {"generator": [torch.Generator().manual_seed(i) for i in range(2)]} if "generator" in sampler._step_kwargs else {}
-        result = sampler.scheduler.step(belief.output, sampler.scheduler.timesteps[0], state, **kwargs)
+        result = sampler.scheduler.step(sampler._told(prediction, state, sampler.levels[0]), sampler.scheduler.timesteps[0], state, **kwargs)
         theirs = getattr(result, "pred_original_sample", None)
         if theirs is not None:
-            torch.testing.assert_close(belief.x0_hat, theirs, atol=1e-3, rtol=1e-4)
+            torch.testing.assert_close(prediction.x0_hat, theirs, atol=1e-3, rtol=1e-4)
 
 
 class ExactGaussian(torch.nn.Module):
@@ -135,7 +137,7 @@ class ExactGaussian(torch.nn.Module):
 def gaussian_model(model):
     import dataclasses
 
-    alpha_bar = torch.from_numpy(np.cumprod(1 - model.diffusion.betas))
+    alpha_bar = torch.from_numpy(np.cumprod(1 - model.path.diffusion.betas))
     info = dataclasses.replace(model.info, class_names=())
     network = ExactGaussian(alpha_bar, mu=0.3, s=0.2)
     network.register_parameter("anchor", torch.nn.Parameter(torch.zeros(1), requires_grad=False))

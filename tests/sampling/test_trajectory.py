@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from studio import SampleOptions, Studio
 from studio.errors import BadRunFile
-from studio.sampling.trajectory import STREAMS, Trajectory
+from studio.sampling.streams import ALWAYS
+from studio.sampling.trajectory import Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def trajectory(tiny_model):
 def test_a_run_file_gives_back_the_run(trajectory, tmp_path):
     back = Trajectory.load(trajectory.save(tmp_path / "run.safetensors"))
     assert back.options == trajectory.options and list(back.steps) == list(trajectory.steps) and back.complete
-    for name in (*STREAMS, "x_final"):
+    for name in (*ALWAYS, "x_final"):
         assert torch.equal(getattr(back, name), getattr(trajectory, name))
 
 
@@ -36,7 +37,7 @@ def rewritten(trajectory, tmp_path, **changes):
     """The run file with some metadata changed."""
     path = trajectory.save(tmp_path / "run.safetensors")
     with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in (*STREAMS, "x_final")}
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in (*ALWAYS, "x_final")}
     save_file(tensors, path, metadata={**metadata, **changes})
     return path
 

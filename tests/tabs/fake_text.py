@@ -30,7 +30,7 @@ RGB_MAP = RgbMap(weight=torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class FakeTextModel(FakeModel):
-    kind: str = "latent"
+    text: bool = True
     default_guidance: float = 4.0
     size_mib: int = 0
     memory_gib: float = 0.1
@@ -137,9 +137,12 @@ def _step(options: SampleOptions, x0: torch.Tensor, eps: torch.Tensor, index: in
     return StepDone(
         index=index, num_steps=options.num_steps, timestep=float(t), sigma=sigma, log_snr=log_snr, x_t=signal * x0 + noise * eps, x0_hat=x0 * signal,
         eps_hat=eps, rgb_map=RGB_MAP, guidance_scale=options.guidance_scale if guided else 1.0,
-        x0_uncond=torch.zeros_like(x0) if guided else None, x0_cond=0.5 * x0 if guided else None,
-        attention=_attention(len(x0), index) if options.record_attention else None,
-        clip_gradient=0.01 * eps if pulled else None, clip_gradient_norm=tuple(1 / (1 + index) for _ in range(len(x0))) if pulled else None,
+        parts={
+            **({"x0_uncond": torch.zeros_like(x0), "x0_cond": 0.5 * x0} if guided else {}),
+            **({"attention": _attention(len(x0), index)} if options.record_attention else {}),
+            **({"clip_gradient": 0.01 * eps} if pulled else {}),
+        },
+        clip_gradient_norm=tuple(1 / (1 + index) for _ in range(len(x0))) if pulled else None,
     )
 
 

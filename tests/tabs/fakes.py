@@ -27,7 +27,7 @@ class FakeModel:
     width: int
     height: int
     channels: int
-    kind: str = "pixel"
+    text: bool = False
     class_names: tuple[str, ...] = ()
     num_timesteps: int = T
     default_steps: int = 20
