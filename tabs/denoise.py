@@ -46,12 +46,12 @@ def create_tab(studio: Any) -> None:
 
 def first_of(studio: Any) -> Any:
     """The menu entry that the tab opens with."""
-    return next(iter(models_of(studio, "pixel").values()))
+    return next(iter(models_of(studio, text=False).values()))
 
 
 def create_model(studio: Any) -> Controls:
     """The model, and the class of a model that knows classes."""
-    menu, entry = menu_of(studio, "pixel"), first_of(studio)
+    menu, entry = menu_of(studio, text=False), first_of(studio)
     model = control("denoise", "model", menu[0][1], kind=gr.Dropdown, choices=menu, info=entry.about, allow_custom_value=not studio.public)
     label = control("denoise", "class_label", ANY_CLASS, kind=gr.Dropdown, choices=class_choices(entry), visible=bool(entry.class_names))
     return {"model": unchecked(model), "class_label": unchecked(label)}
@@ -80,7 +80,7 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
         return {model: gr.update(info=chosen.about), controls["num_steps"]: chosen.default_steps, label: class_update(chosen, ANY_CLASS)}
 
     def of_model(options: SampleOptions) -> dict[Any, Any] | None:
-        entry = models_of(studio, "pixel").get(options.model)
+        entry = models_of(studio, text=False).get(options.model)
         return entry and {model: gr.update(value=options.model, info=entry.about), label: class_update(entry, options.class_label)}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
@@ -88,7 +88,7 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
         return run_shown(studio, options, switch, values[panel.session])
 
     gr.on(None, on_open_page, None, panel.stage, **CHEAP)
-    keep_fresh(model, studio, "pixel")
+    keep_fresh(model, studio, text=False)
     model.input(on_model, model, [model, controls["num_steps"], label], **PRIVATE, concurrency_id="files", concurrency_limit=2)
     wire_scheduler(controls)
     panel.wire_run(changes, controls.values(), failed=lambda values: {"stage": FAILED})
@@ -109,7 +109,7 @@ def class_update(model: Any, label: str | int | None) -> dict[str, Any]:
 
 def of_kind(studio: Any, values: dict[str, Any]) -> SampleOptions:
     """The options of the tab's controls. Clipping is for pictures: latents have no bounds of their own."""
-    clips = studio.describe(values["model"]).kind == "pixel"
+    clips = not studio.describe(values["model"]).text
     return options_from({**values, "clip_x0": values["clip_x0"] if clips else None})
 
 

@@ -51,7 +51,7 @@ def create_tab(studio: Any) -> None:
                 controls["prompt"] = control("t2i", "prompt", FIRST_PROMPT)
                 panel.create_press()
                 create_examples(controls["prompt"])
-                controls |= create_main(models_of(studio, "latent").get(model.value))
+                controls |= create_main(models_of(studio, text=True).get(model.value))
                 controls |= create_more()
                 panel.create_files()
             with gr.Column(elem_classes="ds-stage-column"):
@@ -66,10 +66,10 @@ def create_tab(studio: Any) -> None:
 
 def create_model(studio: Any) -> tuple[gr.Dropdown, gr.HTML]:
     """The menu of models, and what is said of the chosen one and of memory."""
-    menu = models_of(studio, "latent")
+    menu = models_of(studio, text=True)
     first = next((name for name, entry in menu.items() if entry.embedded), None)
     model = unchecked(gr.Dropdown(
-        menu_of(studio, "latent"), value=first, label="Model" if studio.public else "Model, or any folder, file or Hub id",
+        menu_of(studio, text=True), value=first, label="Model" if studio.public else "Model, or any folder, file or Hub id",
         allow_custom_value=not studio.public, elem_id="t2i-model", scale=0, min_width=288,
     ))
     resident = gr.HTML(model_line(studio, first), elem_id="t2i-resident", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
@@ -121,14 +121,14 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
         recorded = opening()
         shown = {panel.stage: recorded["stage"], words: recorded["words"]} if recorded else {panel.stage: gr.skip(), words: gr.skip()}
         # Trainings that have ended since the page was made bring models of their own.
-        return {**shown, model: gr.update(choices=menu_of(studio, "latent"))}
+        return {**shown, model: gr.update(choices=menu_of(studio, text=True))}
 
     def on_model(name: str) -> dict[Any, Any]:
-        entry = models_of(studio, "latent").get(name)
+        entry = models_of(studio, text=True).get(name)
         return {resident: model_line(studio, name), controls["num_steps"]: default_steps(entry), controls["guidance_scale"]: default_guidance(entry)}
 
     def of_model(options: SampleOptions) -> dict[Any, Any] | None:
-        foreign = options.model not in models_of(studio, "latent") and (studio.public or options.model in studio.models)
+        foreign = options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models)
         return None if foreign else {model: options.model}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
@@ -136,7 +136,7 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
         return generated(studio, options, switch, values[panel.session])
 
     gr.on(None, on_open_page, None, [panel.stage, words, model], **CHEAP)
-    keep_fresh(model, studio, "latent")
+    keep_fresh(model, studio, text=True)
     model.input(on_model, model, [resident, controls["num_steps"], controls["guidance_scale"]], **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
     gr.on([prompt.focus, prompt.change, model.change], lambda name, text: words_of(studio, name, text), [model, prompt], words, **reading)
@@ -167,7 +167,7 @@ def opening() -> dict[str, str] | None:
 
 def model_line(studio: Any, name: str | None) -> str:
     """What the chosen model is, and what is in memory at what cost."""
-    about = about_of(models_of(studio, "latent").get(name or ""), name)
+    about = about_of(models_of(studio, text=True).get(name or ""), name)
     return f"{escape(about)}<br>{escape(resident_line(studio))}"
 
 

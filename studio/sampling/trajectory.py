@@ -113,7 +113,8 @@ class Trajectory:
     @property
     def nbytes(self) -> int:
         """Bytes of all that is kept, the picture that the run started from among it."""
-        tensors = [self.x_final, *(self.stream(name) for name in self.streams), *self.rests.values(), *self.history.values(), *([] if self.final_pixels is None else [self.final_pixels])]
+        tensors = [self.x_final, *(self.stream(name) for name in self.streams), *self.rests.values(), *self.history.values()]
+        tensors += [] if self.final_pixels is None else [self.final_pixels]
         start = self.options.init_image
         return sum(tensor.nbytes for tensor in tensors) + (3 * start.width * start.height if start else 0)
 

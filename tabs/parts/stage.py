@@ -79,19 +79,19 @@ def unchecked(control: Control) -> Control:
     return control
 
 
-def models_of(studio: Any, kind: str) -> dict[str, Any]:
-    """The studio's models of a kind, "pixel" or "latent", as they are now."""
-    return {name: entry for name, entry in studio.models.items() if entry.kind == kind}
+def models_of(studio: Any, text: bool) -> dict[str, Any]:
+    """The studio's models that read a prompt, or those that read none, as they are now."""
+    return {name: entry for name, entry in studio.models.items() if entry.text == text}
 
 
-def menu_of(studio: Any, kind: str) -> list[tuple[str, str]]:
+def menu_of(studio: Any, text: bool) -> list[tuple[str, str]]:
     """Labels and names of those models, for a dropdown."""
-    return [(entry.label, name) for name, entry in models_of(studio, kind).items()]
+    return [(entry.label, name) for name, entry in models_of(studio, text).items()]
 
 
-def keep_fresh(menu: gr.Dropdown, studio: Any, kind: str) -> None:
+def keep_fresh(menu: gr.Dropdown, studio: Any, text: bool) -> None:
     """Whoever opens this menu of models finds what has come since the page was made, such as a training's result."""
-    menu.focus(lambda: gr.update(choices=menu_of(studio, kind)), None, menu, **CHEAP)
+    menu.focus(lambda: gr.update(choices=menu_of(studio, text)), None, menu, **CHEAP)
 
 
 @contextmanager
