@@ -123,7 +123,10 @@ class Sampling(_Group):
     clip_x0: bool | None = _option(None, "Clip x0_hat", "On: the belief never leaves the range of a picture.")
 
     def _check(self) -> None:
-        if not isinstance(self.scheduler, str) or self.scheduler not in SCHEDULERS:
+        for name in ("scheduler", "sigmas"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidOption(f"{name} must be a name, but it is {getattr(self, name)!r:.60}.")
+        if self.scheduler not in SCHEDULERS:
             raise UnknownName.of("scheduler", self.scheduler, SCHEDULERS)
         if not isinstance(self.clip_x0, bool | None):
             raise InvalidOption(f"clip_x0 must be true, false or None (the model's own habit), but it is {self.clip_x0!r}.")
