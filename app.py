@@ -15,10 +15,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from studio import Studio
+from studio import Studio, StudioError
 from studio.scratch import scratch_folder, sweep
 from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
 from tabs.parts.page import PAGE
+from tabs.parts.sign_in import USERS_FILE, ask_for_user, signed_in
 from tabs.parts.visitors import MAX_VISITORS, keep_little
 from trainers.contrast import train_contrast
 
@@ -52,31 +53,28 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network (default: this machine only)")
     parser.add_argument("--port", type=int, default=None, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's servers")
-    parser.add_argument("--auth-file", type=Path, help="a text file of user:password lines; visitors must then sign in")
+    parser.add_argument("--auth-file", type=Path, help="visitors must sign in; the file names who may (see --add-user)")
+    parser.add_argument("--add-user", metavar="NAME", help=f"ask for NAME's password, write it hashed into the --auth-file (default: {USERS_FILE}), and end")
     parser.add_argument("--public", action="store_true", help="for strangers: embedded models only, no folders or Hub ids (always on in Hugging Face Spaces)")
     return parser.parse_args()
 
 
-def read_users(path: Path | None) -> list[tuple[str, str]] | None:
-    """The (user, password) pairs of an --auth-file, or None without one."""
-    if path is None:
-        return None
-    pairs = [tuple(line.strip().split(":", 1)) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if not pairs or any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise SystemExit(f"{path} must hold lines of the form user:password.")
-    return pairs  # type: ignore[return-value]
-
-
 def main() -> None:
     args = parse_args()
+    if args.add_user is not None:
+        return ask_for_user(args.add_user, args.auth_file)
     on_spaces = "SPACE_ID" in os.environ
+    try:
+        page = signed_in(PAGE, args.auth_file)
+    except StudioError as error:
+        raise SystemExit(str(error)) from None
     sweep()
     os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch_folder() / "gradio"))
     app = create_app(Studio(public=args.public or on_spaces))
     app.queue(default_concurrency_limit=4, max_size=64)
     app.launch(
-        server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, auth=read_users(args.auth_file),
-        max_file_size="30mb", show_error=False, state_session_capacity=MAX_VISITORS, **PAGE,
+        server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, max_file_size="30mb",
+        show_error=False, state_session_capacity=MAX_VISITORS, **page,
     )
 
 

@@ -60,3 +60,17 @@ def tiny_clip(tmp_path_factory) -> str:
     from tests.tiny_sd import save_tiny_clip
 
     return save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
+
+
+@pytest.fixture
+def quick_hashes(monkeypatch):
+    """argon2 at its cheapest, where what it costs is not the matter."""
+    from argon2 import PasswordHasher
+
+    from studio import users
+
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    users._nobodys_hash.cache_clear()
+    monkeypatch.setattr(users, "_hasher", lambda: quick)
+    yield
+    users._nobodys_hash.cache_clear()
