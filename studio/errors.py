@@ -15,6 +15,9 @@ Only these are shown to the user; anything else is a defect and keeps its traceb
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# So many names of a menu fit into a sentence.
+SHOWN = 40
+
 __all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "BadRunFile", "ModelUnavailable", "RunFailed", "StudioBusy"]
 
 
@@ -37,7 +40,8 @@ class UnknownName(StudioError, KeyError):
         """The error for `name`, with the nearest known name or the whole menu in the message."""
         menu = sorted(known)
         close = get_close_matches(str(name), menu, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(menu)}."
+        some = ", ".join(menu[:SHOWN]) + (f", ... ({len(menu)} in all)" if len(menu) > SHOWN else "")
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {some}."
         return cls(f"There is no {kind} named {name!r}; {hint}")
 
 

@@ -4,7 +4,6 @@ Peebles & Xie 2022 (arXiv:2212.09748). Guidance acts on epsilon; the variance is
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,12 +58,17 @@ def load(source: Source) -> DiT:
     put_on_device(pipeline, source)
     learned = {"var_type": "learned_range" if network.out_channels == 2 * network.in_channels else "fixed_large"}
     path, config = discrete_path(pipeline, diffusion_of(scheduler_config_of(pipeline), learned))
-    info = latent_info(source, pipeline, "dit", network.sample_size, path.num_timesteps, class_names=_class_names(pipeline, network.num_embeds_ada_norm))
+    names = _class_names(source.place, network.num_embeds_ada_norm)
+    info = latent_info(source, pipeline, "dit", network.sample_size, path.num_timesteps, class_names=names)
     return DiT(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config)
 
 
-def _class_names(pipeline: Any, count: int) -> tuple[str, ...]:
+def _class_names(place: str, count: int) -> tuple[str, ...]:
     """The first name of each class, and its index where two share it or it has none."""
-    said = {int(key): value.split(",")[0].strip() for key, value in (pipeline.config.get("id2label") or {}).items()}
+    from diffusers import DiffusionPipeline
+
+    # The pipeline itself sorts its names, so which came first is read from its index.
+    named = DiffusionPipeline.load_config(place).get("id2label") or {}
+    said = {int(key): value.split(",")[0].strip() for key, value in named.items()}
     names = [said.get(index, f"class {index}") for index in range(count)]
     return tuple(f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names))

@@ -6,6 +6,7 @@ Esser et al. 2024 (arXiv:2403.03206). T5 may be left out of the folder: its plac
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,7 +84,9 @@ class StableDiffusion3(Latent):
 
 def load(source: Source) -> StableDiffusion3:
     """From a folder or Hub id. Raises ModelUnavailable."""
-    pipeline = open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None)
+    folder = Path(source.place)
+    absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if folder.is_dir() and not (folder / "text_encoder_3").is_dir() else {}
+    pipeline = open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None, **absent)
     _check(source.name, pipeline)
     put_on_device(pipeline, source)
     config = scheduler_config_of(pipeline)
