@@ -4,6 +4,7 @@ StudioError
 |-- InvalidOption      an option has a value that makes no sense (also a ValueError)
 |-- UnknownName        a name that is in no menu (also a KeyError)
 |-- BadImage           an uploaded picture that cannot be used
+|-- NotUploaded        a file that is none of the uploads
 |-- BadRunFile         a run file that is cut short, foreign, or of another version
 |-- ModelUnavailable   a model that cannot be found, loaded, or does not fit the task
 |-- RunFailed          a run, of sampling or training, that ended before it was done
@@ -18,7 +19,7 @@ from difflib import get_close_matches
 # So many names of a menu fit into a sentence.
 SHOWN = 40
 
-__all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "BadRunFile", "ModelUnavailable", "RunFailed", "StudioBusy"]
+__all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "NotUploaded", "BadRunFile", "ModelUnavailable", "RunFailed", "StudioBusy"]
 
 
 class StudioError(Exception):
@@ -47,6 +48,10 @@ class UnknownName(StudioError, KeyError):
 
 class BadImage(StudioError, ValueError):
     """A picture that cannot be used."""
+
+
+class NotUploaded(StudioError, ValueError):
+    """A file that is none of the uploads."""
 
 
 class BadRunFile(StudioError, ValueError):

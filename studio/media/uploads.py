@@ -1,4 +1,4 @@
-"""Any upload made into a safe picture: an sRGB image in memory, without metadata, upright, on white.
+"""Which files are uploads; and any upload made into a safe picture: an sRGB image in memory, without metadata, upright, on white.
 
 The bytes are judged by decoding them, never by the file's name. What decoding will take is foretold from the header
 before a pixel is decoded, and all pictures that are decoded at once share one allowance of memory: a small file cannot
@@ -7,7 +7,7 @@ decoded whole, and brought to RGB and to size strip by strip.
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import SEEK_CUR, BytesIO
 from pathlib import Path
@@ -19,9 +19,10 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, TILELENGTH, TILEWIDTH, TiffImageFile
 
-from studio.errors import BadImage, StudioBusy
+from studio.errors import BadImage, NotUploaded, StudioBusy
+from studio.files import lies_within
 
-__all__ = ["open_picture", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "MAX_DECODING", "DECODING_TOGETHER"]
+__all__ = ["open_picture", "require_upload", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "MAX_DECODING", "DECODING_TOGETHER"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MIB = 2**20
@@ -79,6 +80,17 @@ def _give_back() -> None:
     """Have the C library return what was freed: glibc keeps it for the thread that it was freed in, and the next picture has another."""
     with suppress(OSError, AttributeError, TypeError):  # no such function, nothing of the kind is kept
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def require_upload(path: object, folders: Iterable[str | Path]) -> str:
+    """The path, where it is that of a file in one of the folders that uploads are kept in. Decides it for all kinds of uploads.
+
+    Raises:
+        NotUploaded: for anything else, in one and the same sentence, so that nothing is learned of what else there is.
+    """
+    if isinstance(path, str) and ".." not in Path(path).parts and lies_within(path, folders) and Path(path).is_file():
+        return path
+    raise NotUploaded("This is no file that was uploaded here, or it is no longer kept; upload it, then use what the upload gave.")
 
 
 class Room:

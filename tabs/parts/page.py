@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tabs.parts.theme import CSS, THEME
+from tabs.parts.uploads import OwnFiles
 
 __all__ = ["PAGE"]
 
@@ -84,5 +85,5 @@ def _address(path: Path) -> str:
 
 PAGE: dict[str, Any] = {
     "theme": THEME, "css": CSS, "head": _head(),
-    "app_kwargs": {"routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))], "middleware": [Middleware(WrittenOnce)]},
+    "app_kwargs": {"routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))], "middleware": [Middleware(OwnFiles), Middleware(WrittenOnce)]},
 }

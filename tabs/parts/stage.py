@@ -63,9 +63,10 @@ def to_stage(payload: dict[str, Any]) -> str:
 def picture_input(**options: Any) -> gr.Image:
     """gr.Image whose handlers get the path of the file as it was uploaded, so that the studio judges the bytes itself.
 
-    gr.Image alone decodes uploads, and fails on a broken one before the studio can say what to do.
+    gr.Image alone decodes uploads, whatever memory that takes, and fails on a broken one before the studio can say what to do.
     """
-    image = gr.Image(type="filepath", **options)
+    # Without a mode it does not decode even where Gradio builds it anew, and so without what is set below.
+    image = gr.Image(type="filepath", image_mode=None, **options)
     decoded = image.preprocess
     # On the instance, because a subclass makes Gradio write a stub file beside this module.
     image.preprocess = lambda payload: payload.path if payload and payload.path else decoded(payload)  # type: ignore[method-assign]
