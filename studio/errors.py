@@ -6,6 +6,8 @@ StudioError
 |-- BadImage           an uploaded picture that cannot be used
 |-- NotUploaded        a file that is none of the uploads
 |-- BadRunFile         a run file that is cut short, foreign, or of another version
+|-- DamagedFile        a file or folder that the studio itself wrote, and that cannot be read any more
+|-- NotWritable        a folder of the studio's that nothing can be written to
 |-- ModelUnavailable   a model that cannot be found, loaded, or does not fit the task
 |-- RunFailed          a run, of sampling or training, that ended before it was done
 `-- StudioBusy         too much is asked for at the same time; a moment later it can be had
@@ -19,7 +21,10 @@ from difflib import get_close_matches
 # So many names of a menu fit into a sentence.
 SHOWN = 40
 
-__all__ = ["StudioError", "InvalidOption", "UnknownName", "BadImage", "NotUploaded", "BadRunFile", "ModelUnavailable", "RunFailed", "StudioBusy"]
+__all__ = [
+    "StudioError", "InvalidOption", "UnknownName", "BadImage", "NotUploaded", "BadRunFile", "DamagedFile", "NotWritable", "ModelUnavailable", "RunFailed",
+    "StudioBusy",
+]
 
 
 class StudioError(Exception):
@@ -56,6 +61,14 @@ class NotUploaded(StudioError, ValueError):
 
 class BadRunFile(StudioError, ValueError):
     """A run file that cannot be read."""
+
+
+class DamagedFile(StudioError):
+    """A file or folder that the studio itself wrote, and that cannot be read any more."""
+
+
+class NotWritable(StudioError):
+    """A folder of the studio's that nothing can be written to."""
 
 
 class ModelUnavailable(StudioError):

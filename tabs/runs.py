@@ -10,6 +10,7 @@ import gradio as gr
 
 from studio.errors import InvalidOption
 from studio.runs import TRAINERS, RunView
+from studio.runs.folder import read_toml
 from studio.runs.trainers import options_table
 from tabs.parts.following import (
     INVITATION,
@@ -136,12 +137,13 @@ def create_tab(studio: Any) -> None:
         return follow_value(studio, name, address, others or ())
 
     def on_trainer(name: str) -> Any:
-        return gr.update(value=table_of(name), visible=True)
+        with said_in_a_sentence():
+            return gr.update(value=table_of(name), visible=True)
 
     def on_take(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():
             view = studio.runs.read(required(name))
-        return {trainer: view.trainer, toml: toml_of(view)}
+            return {trainer: view.trainer, toml: toml_of(view)}
 
     def on_start(trainer: str, name: str, text: str) -> dict[Any, Any]:
         with said_in_a_sentence():
@@ -193,9 +195,8 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 def toml_of(view: RunView) -> str:
-    """The options that started the run, but for its folder."""
-    path = view.path / "options.toml"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    """The options that started the run, but for its folder. Raises DamagedFile."""
+    lines = read_toml(view.path).splitlines()
     return "\n".join(line for line in lines if not line.startswith("output ="))
 
 

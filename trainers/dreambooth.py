@@ -28,6 +28,7 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from studio.media.folders import read_picture
 from studio.media.images import to_square
+from studio.models.facts import STUDIO_FACTS
 from studio.runs.trainers.dreambooth import USUAL_TARGETS, DreamBoothOptions, check, load_instances
 from trainers.captions import tokenize
 from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, on_cpu, run_loop, snr_of
@@ -38,7 +39,6 @@ from trainers.run_folder import RunFolder, save_whole
 __all__ = ["DreamBoothOptions", "train"]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-FACTS_FILE = "studio.json"
 PARTS = ("unet", "vae", "text_encoder")
 
 
@@ -324,7 +324,7 @@ class DreamBoothTask(Task):
         else:
             save_pipeline(as_pipeline(self.parts), path)
         facts = {"kind": "lora" if self.options.method == "lora" else "pipeline", "base": self.options.base, "prompt": self.options.instance_prompt}
-        (path / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        (path / STUDIO_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _add_lora(unet: Any, options: DreamBoothOptions) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.errors import InvalidOption
+from studio.files import written_aside
 from studio.runs.trainers.latent import LatentOptions, check
 from trainers.captions import Captioned, load_captioned, tokenize, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
@@ -130,9 +131,8 @@ def prepare(options: LatentOptions, vae: Any, encoder: Any, tokenizer: Any) -> d
     features = encode_texts(encoder, tokenizer, list(place))
     parts = {"latents": encode_pictures(vae, data), "features": features, "which": which}
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    save_file(parts, aside)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        save_file(parts, aside)
     return parts
 
 

@@ -22,10 +22,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
 from studio.errors import InvalidOption, RunFailed
-from studio.runs.folder import write_config
+from studio.files import written_aside
+from studio.runs.checkpoints import Choice, set_damaged_aside
+from studio.runs.folder import write_config, write_state
 from studio.runs.trainers.options import LoopOptions
 from trainers.data import batch_indices
-from trainers.run_folder import RunFolder, pack_optimizer, save_whole, unpack_optimizer
+from trainers.run_folder import RunFolder, pack_optimizer, read_parts, save_whole, unpack_optimizer
 
 __all__ = ["Losses", "StepLog", "StopAsked", "Task", "run_loop", "min_snr_weights", "snr_of"]
 
@@ -222,9 +224,12 @@ def set_up(task: Task, folder: RunFolder, accelerator: Any) -> Training:
     averaged = Averaged(plain, options.ema_decay)
     parameters = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = task.make_optimizer(parameters)
-    first, smooth = _resume(folder, plain, averaged, optimizer, accelerator.scaler)
+    choice = folder.choose_checkpoint()
+    first, smooth = _resume(choice, plain, averaged, optimizer, accelerator.scaler)
     network, prepared = accelerator.prepare(plain, optimizer)
+    accelerator.wait_for_everyone()  # each process looks at the checkpoints before one of them changes any
     if accelerator.is_main_process:
+        _say_damaged(folder, choice)
         write_config(folder.path, options)
         folder.forget_events_after(first - 1)
     return Training(
@@ -257,8 +262,8 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
             _draw_sheet(run, run.first)  # a kill came between the last checkpoint and its sheet
         stopped = yield from _take_steps(run, progress)
     if run.accelerator.is_main_process and not stopped:
-        with run.averaged.applied(task.network) as network:
-            task.save(network, run.folder.path / "model")
+        with run.averaged.applied(task.network) as network, written_aside(run.folder.path / "model") as aside:
+            task.save(network, aside)
 
 
 def _take_steps(run: Training, progress: bool) -> Generator[StepLog, None, bool]:
@@ -362,19 +367,26 @@ def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
 
 
 def _resume(
-    folder: RunFolder, network: torch.nn.Module, averaged: Averaged, optimizer: torch.optim.Optimizer, scaler: Any,
+    choice: Choice, network: torch.nn.Module, averaged: Averaged, optimizer: torch.optim.Optimizer, scaler: Any,
 ) -> tuple[int, float | None]:
-    """Load the newest checkpoint, if any; gives the first step to take, and the smoothed loss so far."""
-    checkpoints = folder.list_checkpoints()
-    if not checkpoints:
+    """Load the chosen checkpoint, if any; gives the first step to take, and the smoothed loss so far."""
+    if choice.good is None or choice.facts is None:
         return 0, None
-    parts, facts = folder.read_checkpoint(checkpoints[-1])
+    parts, facts = read_parts(choice.good), choice.facts
     network.load_state_dict(parts["network"], strict=False)
     averaged.load(parts["ema"])
     unpack_optimizer(optimizer, parts["optimizer"])
-    if scaler is not None and "scaler" in facts:
-        scaler.load_state_dict(facts["scaler"])
-    return facts["step"] + 1, facts.get("loss")
+    if scaler is not None and facts.scaler is not None:
+        scaler.load_state_dict(dict(facts.scaler))
+    return facts.step + 1, facts.loss
+
+
+def _say_damaged(folder: RunFolder, choice: Choice) -> None:
+    """Where checkpoints are damaged: say so, and let nobody take them any more."""
+    if choice.damaged:
+        print(choice.said, flush=True)
+        write_state(folder.path, message=choice.said)
+        set_damaged_aside(choice)
 
 
 def _keep(run: Training, log: StepLog, stopping: bool) -> None:

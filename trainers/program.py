@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from studio.errors import StudioError
-from studio.runs.folder import read_json, write_state
+from studio.errors import DamagedFile, StudioError
+from studio.runs.checkpoints import newest_good, steps_of
+from studio.runs.folder import read_state, write_state
 from studio.runs.processes import process_start
 from trainers.command_line import parse_options
 from trainers.loop import StepLog, StopAsked
@@ -33,8 +34,9 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
         _drain(train(options))
         return
     # The studio says "starting" and clears away an old wish to stop; one that is there by now is meant for this start.
-    if read_json(folder.path / "state.json").get("state") != "starting":
+    if _state_before(folder.path) != "starting":
         (folder.path / "stop").unlink(missing_ok=True)
+    folder.sweep()
     write_state(folder.path, trainer=name, state="running", pid=os.getpid(), process_start=process_start(os.getpid()), started=time.time(), message="")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (folder.path / "stop").touch())
@@ -51,10 +53,19 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     (folder.path / "stop").unlink(missing_ok=True)
 
 
+def _state_before(path: Path) -> str:
+    try:
+        return read_state(path).state
+    except DamagedFile:
+        return ""
+
+
 def _ending(folder: RunFolder, options: Any, last: StepLog | None) -> dict[str, str]:
     done = last.step + 1 if last else _saved(folder)
     if done >= options.steps:
-        return {"state": "finished", "message": f"All {options.steps} steps are done; the result is in {folder.path / 'model'}."}
+        # What was said on the way, of checkpoints that were damaged, stays.
+        said = read_state(folder.path).message
+        return {"state": "finished", "message": f"All {options.steps} steps are done; the result is in {folder.path / 'model'}. {said}".strip()}
     if not done:
         return {"state": "stopped", "message": "Stopped before the first step; what was made ready so far is kept, and resume goes on."}
     return {"state": "stopped", "message": f"Stopped after step {done} of {options.steps}; everything up to there is saved, and resume goes on."}
@@ -82,8 +93,9 @@ def _is_full(error: Exception) -> bool:
 
 
 def _saved(folder: RunFolder) -> int:
-    checkpoints = folder.list_checkpoints()
-    return int(checkpoints[-1].name.removeprefix("step-")) + 1 if checkpoints else 0
+    """The steps of the newest checkpoint that is still what was written, 0 where there is none."""
+    good = newest_good(folder.path).good
+    return steps_of(good) if good else 0
 
 
 def _say(path: Path, **changes: Any) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from studio.errors import RunFailed
 from studio.models.catalogue import ASSETS
 from studio.runs.folder import write_config
 from studio.runs.trainers.clip import ClipOptions
@@ -119,7 +120,9 @@ def _hand_over(before: LoopOptions, options: LoopOptions) -> None:
     """Give a stage that has not begun the last checkpoint of the stage before."""
     checkpoints = RunFolder(options.output).checkpoints
     if not any(checkpoints.iterdir()):
-        last = RunFolder(before.output).list_checkpoints()[-1]
+        last = RunFolder(before.output).choose_checkpoint().good
+        if last is None:
+            raise RunFailed(f"The stage before has left no checkpoint in {before.output}; run it first.")
         shutil.copytree(last, checkpoints / last.name)
 
 

@@ -4,8 +4,8 @@ Its layout is described in studio.runs.folder, which reads it; this module write
 """
 
 import json
-import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,28 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["RunFolder", "pack_optimizer", "save_whole", "unpack_optimizer"]
+from studio.errors import DamagedFile, RunFailed
+from studio.files import ASIDE, remove, write_text, written_aside
+from studio.manifest import write_manifest
+from studio.runs.checkpoints import FACTS, Choice, list_checkpoints, newest_good, read_facts
+
+__all__ = ["RunFolder", "pack_optimizer", "read_parts", "save_whole", "unpack_optimizer"]
 
 
 class RunFolder:
-    """Paths and writers of a run folder. Checkpoints are written aside and renamed, so a kill corrupts none."""
+    """Paths and writers of a run folder. What is written appears whole or not at all, so a kill corrupts nothing."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.samples, self.checkpoints = self.path / "samples", self.path / "checkpoints"
         for folder in (self.samples, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed had only begun to write."""
+        for folder in (self.samples, self.checkpoints):
+            for leftover in folder.glob(f"*{ASIDE}"):
+                remove(leftover)
 
     def event(self, **values: Any) -> None:
         """Append one line to events.jsonl."""
@@ -36,33 +47,22 @@ class RunFolder:
         path = self.path / "events.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-            path.write_text("".join(kept))
-
-    def log(self, text: str) -> None:
-        """Append one line to log.txt."""
-        with open(self.path / "log.txt", "a") as file:
-            file.write(text + "\n")
+            write_text(path, "".join(kept))
 
     def save_checkpoint(self, step: int, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any], keep: int) -> Path:
-        """Write checkpoints/step-NNNNNN with one safetensors file a part; then remove all but the newest `keep` and the best.
+        """Write checkpoints/step-NNNNNN: a safetensors file a part, facts.json, and the manifest that tells later whether they
+        are still what was written; then remove all but the newest `keep` and the best.
 
-        Written aside and renamed: a kill while saving leaves the checkpoints before it as they were. What could not be
-        written whole is removed, so that a full disk has room again for the word that it was full.
+        What could not be written whole is removed, so that a full disk has room again for the word that it was full.
         """
         final = self.checkpoints / f"step-{step:06d}"
-        aside = final.with_suffix(".tmp")
-        for leftover in self.checkpoints.glob("step-*.tmp"):
-            shutil.rmtree(leftover)
-        try:
+        self.sweep()
+        with written_aside(final) as aside:
             aside.mkdir()
             for name, tensors in parts.items():
                 save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / f"{name}.safetensors")
-            (aside / "facts.json").write_text(json.dumps(facts | {"step": step}))
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
+            (aside / FACTS).write_text(json.dumps(facts | {"step": step}))
+            write_manifest(aside)
         best = self.best_checkpoint()
         for old in self.list_checkpoints()[:-keep]:
             if old != best:
@@ -71,8 +71,13 @@ class RunFolder:
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint with the lowest smoothed loss, or None where none has a loss."""
-        losses = {path: json.loads((path / "facts.json").read_text()).get("loss") for path in self.list_checkpoints()}
-        known = {path: loss for path, loss in losses.items() if loss is not None}
+        known: dict[Path, float] = {}
+        for path in self.list_checkpoints():
+            # One whose facts cannot be read is not the best.
+            with suppress(DamagedFile):
+                loss = read_facts(path).loss
+                if loss is not None:
+                    known[path] = loss
         return min(known, key=lambda path: known[path]) if known else None
 
     def stop_requested(self) -> bool:
@@ -81,29 +86,31 @@ class RunFolder:
 
     def list_checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if path.suffix != ".tmp")
+        return list_checkpoints(self.path)
 
-    @staticmethod
-    def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """The parts and facts of a checkpoint."""
-        return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, json.loads((path / "facts.json").read_text())
+    def choose_checkpoint(self) -> Choice:
+        """The newest good checkpoint, and the damaged ones. Raises RunFailed where all are damaged."""
+        choice = newest_good(self.path)
+        if choice.damaged and choice.good is None:
+            raise RunFailed(choice.said)
+        return choice
+
+
+def read_parts(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    """The parts of a checkpoint: {"network": {name: tensor}, "ema": ..., "optimizer": ...}."""
+    return {file.stem: load_file(file) for file in checkpoint.glob("*.safetensors")}
 
 
 def save_whole(picture: Image.Image, path: Path) -> None:
     """Write a PNG aside and rename it: neither a kill nor a full disk leaves half a picture."""
-    aside = path.with_suffix(".tmp")
-    try:
+    with written_aside(path) as aside:
         picture.save(aside, "PNG")
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    aside.replace(path)
 
 
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

@@ -5,7 +5,6 @@ pixels, on z: a dozen numbers a VAE.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from studio.files import cache_folder
+from studio.files import cache_folder, write_text
 from studio.media.images import fit, from_images
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.previews import RgbMap
@@ -78,10 +77,7 @@ def _fingerprint(model: "Latent") -> str:
 def _keep(path: Path, fitted: RgbMap) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and moved, so that nobody ever reads half a file.
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(fitted.to_json()))
-        draft.replace(path)
+        write_text(path, json.dumps(fitted.to_json()))
     except OSError:
         # A read-only home costs a second at the next start, no more.
         return

@@ -1,6 +1,5 @@
 """Where a model comes from, and what all families share in reading it: configs, parts, processes, and why it failed."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import ModelUnavailable
 from studio.models.catalogue import MODELS, ModelInfo
+from studio.models.facts import model_facts
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "is_single_file", "known_info", "load_part", "diffusion_of", "why_not", "scheduler_config_of"]
 
-# The prediction types that both diffusers and studio.process.diffusion know; "previous" comes from studio.json alone.
-STUDIO_FACTS = "studio.json"
 # What transformers and diffusers raise for missing, foreign and broken files is of every kind.
 READING_FAILS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 
@@ -35,9 +33,8 @@ class Source:
     offload: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """What the studio's own trainers say beside diffusers' configs; empty for other models."""
-        path = Path(self.place) / STUDIO_FACTS
-        return json.loads(path.read_text()) if path.is_file() else {}
+        """What the studio's own trainers say beside diffusers' configs; empty for other models. Raises DamagedFile."""
+        return model_facts(Path(self.place))
 
 
 def is_single_file(name: str) -> bool:
@@ -58,10 +55,10 @@ def load_part(source: Source, part: str, load: Callable[..., Any], what: str, pa
     """A part of a pipeline from its sub-folder, or from the root where old checkpoints keep it. Raises ModelUnavailable."""
     try:
         return load(source.place, subfolder=part)
-    except (OSError, ValueError) as in_subfolder:
+    except READING_FAILS as in_subfolder:
         try:
             return load(source.place)
-        except (OSError, ValueError):
+        except READING_FAILS:
             raise ModelUnavailable(why_not(source.name, in_subfolder, what, parts)) from in_subfolder
 
 

@@ -4,11 +4,12 @@
     <run>/checkpoints/step-000099/ facts.json, network.safetensors, ema.safetensors; <run>/config.json says the base and how
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from studio.errors import ModelUnavailable
+from studio.errors import DamagedFile, ModelUnavailable
+from studio.manifest import MANIFEST, verify_manifest
+from studio.models.facts import TaughtOptions, model_facts, taught_options
 
 __all__ = ["base_of", "taught"]
 
@@ -16,11 +17,19 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def base_of(source: str) -> str | None:
-    """The name of the model that this one adds to; None for a model of its own."""
-    facts = _read(Path(source) / "studio.json")
+    """The name of the model that this one adds to; None for a model of its own. Raises DamagedFile, ModelUnavailable."""
+    base = _named_base(source)
+    if base and _named_base(base):
+        raise ModelUnavailable(f"{source!r} was taught to {base!r}, which was itself taught to another model; the studio adds to whole models only.")
+    return base
+
+
+def _named_base(source: str) -> str | None:
+    facts = model_facts(Path(source))
     if facts.get("kind") == "lora":
-        return facts.get("base")
-    return _run_options(source).get("base")
+        return facts["base"]
+    options = _taught_here(source)
+    return options.base if options else None
 
 
 def taught(pipeline: Any, source: str) -> Any:
@@ -28,8 +37,9 @@ def taught(pipeline: Any, source: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        _learn_checkpoint(pipeline, Path(source)) if _run_options(source) else _learn_lora(pipeline, source)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        options = _taught_here(source)
+        _learn_checkpoint(pipeline, Path(source), options) if options else _learn_lora(pipeline, source)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, DamagedFile) as error:
         raise ModelUnavailable(f"What was taught in {source!r} does not fit its base model, or is damaged: {error}") from error
     return pipeline
 
@@ -40,35 +50,30 @@ def _learn_lora(pipeline: Any, source: str) -> None:
     pipeline.unload_lora_weights()
 
 
-def _learn_checkpoint(pipeline: Any, folder: Path) -> None:
+def _learn_checkpoint(pipeline: Any, folder: Path, options: TaughtOptions) -> None:
     from safetensors.torch import load_file
 
-    options = _run_options(str(folder))
-    if options["method"] == "lora":
+    if (folder / MANIFEST).exists():
+        verify_manifest(folder)
+    if options.method == "lora":
         from peft import LoraConfig
 
-        pipeline.unet.add_adapter(LoraConfig(r=options["rank"], lora_alpha=options["alpha"], target_modules=options["targets"].split(",")))
+        targets = [end.strip() for end in options.targets.split(",") if end.strip()]
+        config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets)  # type: ignore[arg-type]
+        pipeline.unet.add_adapter(config)
     # The averages are what a run keeps, where it has them.
     weights = {**load_file(folder / "network.safetensors"), **load_file(folder / "ema.safetensors")}
     for name in ("unet", "text_encoder"):
         own = {key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")}
         getattr(pipeline, name).load_state_dict(own, strict=False)
-    if options["method"] == "lora":
+    if options.method == "lora":
         pipeline.unet.fuse_lora()
         pipeline.unet.unload_lora()
 
 
-def _run_options(source: str) -> dict[str, Any]:
-    """The options of the DreamBooth run that a checkpoint is of; empty for any other folder."""
+def _taught_here(source: str) -> TaughtOptions | None:
+    """How the checkpoint in the folder was made; None for any other folder. Raises DamagedFile."""
     folder = Path(source)
     if folder.parent.name != "checkpoints" or not (folder / "network.safetensors").is_file():
-        return {}
-    options = _read(folder.parent.parent / "config.json")
-    return options if {"base", "method"} <= set(options) else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
+        return None
+    return taught_options(folder.parent.parent)

@@ -6,8 +6,9 @@
     runs.stop("my-digits"); runs.resume("my-digits"); runs.delete("my-digits")
 """
 
-from studio.runs.folder import RunState, RunView, read_events, read_run
+from studio.runs.folder import RunView, read_events, read_run
 from studio.runs.queue import Runs
+from studio.runs.records import RunState
 from studio.runs.trainers import TRAINERS, TrainerInfo
 
 __all__ = ["Runs", "RunView", "RunState", "TRAINERS", "TrainerInfo", "read_run", "read_events"]

@@ -3,17 +3,16 @@
 import dataclasses
 import json
 import logging
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from studio.errors import BadImage, InvalidOption, RunFailed, StudioError
+from studio.errors import BadImage, InvalidOption, RunFailed
+from studio.files import read_object
 from studio.media.images import to_square
 from studio.media.uploads import open_picture
 from studio.models.catalogue import ASSETS
@@ -25,6 +24,7 @@ from studio.runs.folder import RunView, write_config
 from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
 from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, Estimate, Preset
+from studio.scratch import passing_folder
 
 __all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate"]
 
@@ -84,21 +84,17 @@ def options_from(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mapping[str, Any]) -> RunView:
-    """Check everything, keep the pictures under the runs' folder, queue the run. Raises a StudioError before anything is made."""
+    """Check everything, keep the pictures in the run's folder, queue the run. Raises a StudioError, and nothing of it is left."""
     runs.require_free(name)
     taken = open_pictures(pictures)
     checked = options_from(options)
     _require_base(checked["base"])
-    folder = runs.uploads(name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
+
+    def save(folder: Path) -> None:
         for i, picture in enumerate(taken):
             picture.save(folder / f"{i:02d}.png")
-        return runs.start("dreambooth", {**checked, "instances": str(folder)}, name=name)
-    except StudioError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+
+    return runs.start("dreambooth", checked, name=name, uploads={"instances": save})
 
 
 def estimate(options: Mapping[str, Any]) -> Estimate:
@@ -108,9 +104,9 @@ def estimate(options: Mapping[str, Any]) -> Estimate:
     """
     checked = options_from(options)
     _require_base(checked["base"])
-    with tempfile.TemporaryDirectory(prefix="studio-estimate-") as folder:
-        write_config(Path(folder), DreamBoothOptions(**checked))
-        command = [sys.executable, "-m", "trainers.estimate", "--config", str(Path(folder) / "options.toml")]
+    with passing_folder() as folder:
+        write_config(folder, DreamBoothOptions(**checked))
+        command = [sys.executable, "-m", "trainers.estimate", "--config", str(folder / "options.toml")]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, env=environment())
     answer = _last_object(done.stdout)
     if "error" in answer:
@@ -139,6 +135,5 @@ def _require_base(name: str) -> None:
         raise InvalidOption(f"{name!r} is a LoRA or a checkpoint; teach a whole text-to-image model, such as its base {base_of(source)!r}.")
     if is_single_file(source):
         raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
-    index = Path(source) / "model_index.json"
-    if Path(source).is_dir() and (not index.is_file() or json.loads(index.read_text()).get("_class_name") not in FAMILIES["stable-diffusion"].pipelines):
+    if Path(source).is_dir() and (read_object(Path(source) / "model_index.json") or {}).get("_class_name") not in FAMILIES["stable-diffusion"].pipelines:
         raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")

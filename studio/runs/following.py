@@ -36,7 +36,7 @@ class Follower:
         self._lock = Lock()
 
     def curves(self, path: Path, max_points: int = MAX_POINTS) -> Curves:
-        """The curves of the run in the folder `path`, at most about max_points of each, the last kept."""
+        """The curves of the run in the folder `path`, at most about max_points of each, the last kept. Raises DamagedFile."""
         with self._lock:
             reading = self._read.get(path)
             if reading is None or not reading.goes_on(path):
@@ -64,7 +64,7 @@ class _Reading:
             return False
 
     def take(self, path: Path) -> None:
-        """Read the whole lines that are new."""
+        """Read the whole lines that are new. Raises DamagedFile."""
         try:
             with open(path / "events.jsonl", "rb") as file:
                 file.seek(self.offset)
@@ -72,10 +72,9 @@ class _Reading:
         except OSError:
             return
         lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-        for line in lines:
-            event = parse_event(line)
-            if "step" in event:
-                self._add(event)
+        # All of them are looked at first: where one makes no sense, none is taken.
+        for event in [event for event in map(parse_event, lines) if "step" in event]:
+            self._add(event)
         if lines:
             self.offset += sum(map(len, lines))
             self.tail = lines[-1]

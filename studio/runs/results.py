@@ -5,37 +5,47 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from studio.errors import StudioError
 from studio.models.catalogue import MODELS, ModelInfo
-from studio.runs.folder import read_json
+from studio.models.facts import model_facts, network_shape
+from studio.models.taught import base_of
+from studio.runs.folder import read_state, run_folders
 from studio.runs.trainers import TRAINERS
 
 __all__ = ["results"]
 
 
-
 def results(root: Path) -> dict[str, ModelInfo]:
-    """Menu entries of the runs under `root` that have finished, the newest first, under the paths of their models."""
+    """Menu entries of the runs under `root` that have finished, the newest first, under the paths of their models.
+
+    A run or a result that cannot be read is in no menu; the list of runs says what is wrong with it.
+    """
     found: list[tuple[float, str, ModelInfo]] = []
-    for path in root.glob("*/state.json"):
-        state, model = read_json(path), path.parent / "model"
-        if state.get("state") == "finished" and _result_of(state.get("trainer")) and model.is_dir():
-            info = _entry(str(model), state["trainer"], model.stat().st_mtime_ns)
-            if info is not None:
-                found.append((float(state.get("created", 0)), str(model), info))
+    for path in run_folders(root):
+        model = path / "model"
+        try:
+            state = read_state(path)
+            if state.state == "finished" and _result_of(state.trainer) and model.is_dir():
+                info = _entry(str(model), state.trainer, model.stat().st_mtime_ns)
+                if info is not None:
+                    found.append((state.created, str(model), info))
+        except (StudioError, OSError):
+            continue
     return {name: info for _, name, info in sorted(found, key=lambda entry: (-entry[0], entry[1]))}
 
 
-def _result_of(trainer: Any) -> str:
+def _result_of(trainer: str) -> str:
     """What the result of a trainer is called in a menu of models; "" where it belongs in none."""
     return TRAINERS[trainer].result if trainer in TRAINERS else ""
 
 
 @lru_cache(maxsize=256)
 def _entry(model: str, trainer: str, changed: int) -> ModelInfo | None:
-    """changed: when the folder was written, so that another one of the same name is read anew."""
+    """changed: when the folder was written, so that another one of the same name is read anew. Raises DamagedFile, ModelUnavailable."""
     folder = Path(model)
-    facts = read_json(folder / "studio.json")
-    base = _base_entry(facts["base"]) if facts.get("kind") == "lora" and "base" in facts else _shape(folder, facts)
+    facts = model_facts(folder)
+    taught_to = base_of(model)
+    base = _base_entry(taught_to) if taught_to else _shape(folder, facts)
     if base is None:
         return None
     said = f", taught {facts['prompt']!r}" if facts.get("prompt") else ""
@@ -49,17 +59,15 @@ def _base_entry(base: str) -> ModelInfo | None:
 
 
 def _shape(folder: Path, facts: dict[str, Any]) -> ModelInfo | None:
-    """An entry with what the network's own configuration says; None where there is none."""
-    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
-    if not unet.get("sample_size"):
+    """An entry with what the networks' own configurations say; None where there is none. Raises DamagedFile."""
+    unet, vae = network_shape(folder / "unet"), network_shape(folder / "vae")
+    if unet is None or not all(unet.sides):
         return None
-    factor = 2 ** (len(vae["block_out_channels"]) - 1) if vae else 1
-    size = unet["sample_size"]
-    height, width = (side * factor for side in (size if isinstance(size, list) else (size, size)))
+    factor = 2 ** (len(vae.block_out_channels) - 1) if vae else 1
     named = MODELS.get(facts.get("base", ""))
     return ModelInfo(
-        label=folder.name, about="", source=str(folder), width=width, height=height, family="stable-diffusion" if vae else "pixel",
-        channels=3 if vae else unet.get("in_channels", 3), class_names=tuple(facts.get("class_names", ())),
+        label=folder.name, about="", source=str(folder), width=unet.sides[-1] * factor, height=unet.sides[0] * factor, family="stable-diffusion" if vae else "pixel",
+        channels=3 if vae else unet.in_channels, class_names=tuple(facts.get("class_names", ())),
         default_steps=25 if vae else 50, default_guidance=(named.default_guidance if named else 4.0) if vae else 1.0, clip=named.clip if named else "",
         memory_gib=named.memory_gib if named else 0.1,
     )

@@ -1,14 +1,16 @@
 """A training run as it is followed: in words and numbers, on a stage, and with the buttons that act on it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from studio.errors import InvalidOption, UnknownName
+from studio.errors import DamagedFile, InvalidOption, UnknownName
 from studio.runs import RunView
+from studio.runs.following import Curves
 from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
@@ -36,6 +38,8 @@ def title_of(view: RunView, place: tuple[int, float | None] = (0, None)) -> str:
         return "Starting: the libraries are loaded"
     if view.state == "running":
         return running(view)
+    if view.state == "damaged":
+        return "Damaged: its folder cannot be read"
     if view.state == "finished":
         return f"Finished: all {view.steps} steps"
     return f"{view.state.capitalize()} at {at}"
@@ -80,19 +84,36 @@ def follow_value(studio: Any, name: str, address: Callable[[Path], str], compare
     view = found(studio, name)
     if view is None:
         return to_stage({"invitation": invitation})
-    curves = studio.follower.curves(view.path)
+    view, curves = with_curves(studio, view)
     return to_stage({
         "name": view.name, "state": view.state, "title": title_of(view, studio.runs.position(name)), "message": view.message, "share": share_of(view),
         "figures": figures_of(curves.latest), "prompts": prompts_of(view), "curves": {"step": curves.step, "values": rounded(curves.values)},
-        "samples": [{"step": int(path.stem.removeprefix("step-")), "src": address(path)} for path in view.samples],
+        "samples": addressed(view, address),
         "compared": [compared(studio, other) for other in compare if other != name and found(studio, other)],
         "command": view.command, "log": view.log_tail, "options": [[key, str(value)] for key, value in sorted(view.options.items())],
     })
 
 
 def compared(studio: Any, name: str) -> dict[str, Any]:
-    curves = studio.follower.curves(studio.runs.read(name).path)
+    _, curves = with_curves(studio, studio.runs.read(name))
     return {"name": name, "step": curves.step, "smooth": rounded(curves.values)["smooth"]}
+
+
+def with_curves(studio: Any, view: RunView) -> tuple[RunView, Curves]:
+    """The run and its curves; a run whose events cannot be read is damaged, and has none."""
+    try:
+        return view, studio.follower.curves(view.path)
+    except DamagedFile as error:
+        return replace(view, state="damaged", message=view.message or f"This run cannot be read: {error}"), Curves()
+
+
+def addressed(view: RunView, address: Callable[[Path], str]) -> list[dict[str, Any]]:
+    """The run's pictures with addresses that the page may fetch; one that is gone by now, or cannot be read, is left out."""
+    found = []
+    for step, path in view.numbered_samples:
+        with suppress(OSError):
+            found.append({"step": step, "src": address(path)})
+    return found
 
 
 def rounded(values: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
@@ -159,7 +180,7 @@ def buttons_shown(studio: Any, name: str | None, buttons: Buttons) -> dict[Any, 
     return {
         buttons.stop: gr.update(interactive=view is not None and view.live and not view.stopping),
         buttons.resume: gr.update(interactive=view is not None and view.state in STATES_THAT_GO_ON),
-        buttons.delete: gr.update(interactive=view is not None and not view.live),
+        buttons.delete: gr.update(interactive=view is not None and not (view.live or view.busy)),
     }
 
 

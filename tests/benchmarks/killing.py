@@ -14,7 +14,7 @@ from pathlib import Path
 
 from studio.runs import Runs, RunView
 from studio.runs.dreambooth import EXAMPLE
-from studio.runs.folder import read_json
+from studio.runs.folder import read_state
 
 KILLS = 20
 OPTIONS = {
@@ -62,7 +62,7 @@ def _wait_for_a_step(runs: Runs, since: float) -> None:
     folder = runs.read("run").path
     events = folder / "events.jsonl"
     while runs.read("run").state != "finished":
-        started = read_json(folder / "state.json").get("started", 0)
+        started = read_state(folder).started
         if started > since and events.exists() and events.stat().st_mtime > started:
             return
         time.sleep(0.05)

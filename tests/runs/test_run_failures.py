@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from studio.runs.folder import read_json, read_run, write_state
+from studio.files import read_object
+from studio.runs.folder import read_run, write_state
 from trainers import ddpm
 from trainers.ddpm import DDPMOptions
 from trainers.program import run_program
@@ -136,12 +137,12 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path, monk
 def test_the_word_that_the_disk_is_full_takes_the_place_of_the_last_word(tmp_path, monkeypatch):
     write_state(tmp_path, state="running", message="a longer message than the next, of which nothing stays", pid=1)
 
-    def full(self, text):
+    def full(self, *_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
     write_state(tmp_path, state="failed", message="full")
-    assert read_json(tmp_path / "state.json") == {"state": "failed", "message": "full", "pid": 1}
+    assert read_object(tmp_path / "state.json") == {"state": "failed", "message": "full", "pid": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
     with pytest.raises(OSError, match="No space left"):
         write_state(tmp_path / "new", state="failed")

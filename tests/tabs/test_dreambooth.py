@@ -188,8 +188,8 @@ def test_a_run_is_started_followed_stopped_and_resumed_over_the_wire(client, stu
     said, *_ = client.predict(pictures=given(PICTURES[:3]), name="wired", base=tiny_sd, resolution=32, steps=7, api_name="/train")
     assert said == "The run wired was started; it goes on when this page is closed."
     view = studio.runs.read("wired")
-    assert view.options["steps"] == 7 and view.options["instances"] == str(studio.runs.uploads("wired"))
-    assert len(list(studio.runs.uploads("wired").iterdir())) == 3
+    assert view.options["steps"] == 7 and view.options["instances"] == str(studio.runs.uploads("wired") / "instances")
+    assert len(list((studio.runs.uploads("wired") / "instances").iterdir())) == 3
     status = client.predict(name="wired", api_name="/run_status")
     assert status["state"] == "waiting" and status["title"] == "Waiting, next in the queue" and status["model"] is None
     assert client.predict(name="wired", api_name="/run_stop")["state"] == "stopped"

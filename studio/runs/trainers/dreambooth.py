@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,9 +151,9 @@ def load_instances(options: DreamBoothOptions) -> "list[Image.Image]":
 def _require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        # A name of its own: several may look at once.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
     except OSError as error:
         raise InvalidOption(f"The folder for class pictures, {str(folder)!r}, cannot be written to; choose another one.") from error
 

@@ -5,8 +5,10 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from studio.checks import quoted
 from studio.errors import InvalidOption, UnknownName
 from studio.runs.trainers import dreambooth, latent
 from studio.runs.trainers.clip import ClipOptions
@@ -14,7 +16,7 @@ from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.options import LoopOptions
 from studio.runs.trainers.vae import VaeOptions
 
-__all__ = ["TRAINERS", "OptionRow", "TrainerInfo", "options_table", "resolve_options", "trainer_info"]
+__all__ = ["TRAINERS", "OptionRow", "TrainerInfo", "options_table", "require_kinds", "resolve_options", "trainer_info"]
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
 
@@ -56,17 +58,31 @@ def resolve_options(trainer: str, options: Mapping[str, Any]) -> Any:
         UnknownName: no such trainer, option or choice. InvalidOption: a value that makes no sense.
     """
     info = trainer_info(trainer)
-    fields = {field.name: field for field in dataclasses.fields(info.options)}
+    known = {field.name for field in dataclasses.fields(info.options)}
     for key in options:
-        if key not in fields:
-            raise UnknownName.of(f"option of {trainer}", key, sorted(fields))
-    hints = typing.get_type_hints(info.options)
-    for key, value in options.items():
-        _require_kind(fields[key], hints[key], value)
+        if key not in known:
+            raise UnknownName.of(f"option of {trainer}", key, sorted(known))
+    require_kinds(trainer, options)
+    for field in dataclasses.fields(info.options):
+        if field.name in options:
+            _require_allowed(field, options[field.name])
     resolved = info.options(**options)
     if info.check is not None:
         info.check(resolved)
     return resolved
+
+
+@cache
+def _hints(trainer: str) -> dict[str, Any]:
+    return typing.get_type_hints(TRAINERS[trainer].options)
+
+
+def require_kinds(trainer: str, options: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than the trainer's options have; names that it does not know are passed over. Raises InvalidOption."""
+    kind, hints = trainer_info(trainer).options, _hints(trainer)
+    for field in dataclasses.fields(kind):
+        if field.name in options:
+            _require_kind(field, hints[field.name], options[field.name])
 
 
 def _require_kind(field: dataclasses.Field, hint: Any, value: Any) -> None:
@@ -74,7 +90,11 @@ def _require_kind(field: dataclasses.Field, hint: Any, value: Any) -> None:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if not isinstance(value, (*kinds, int) if float in kinds else kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
-        raise InvalidOption(f"{field.name} must be {wanted}, but it is {value!r}.")
+        raise InvalidOption(f"{field.name} must be {wanted}, but it is {quoted(value)}.")
+
+
+def _require_allowed(field: dataclasses.Field, value: Any) -> None:
+    """Refuse a value that is none of the option's choices, in a sentence."""
     if field.metadata.get("choices") and value not in field.metadata["choices"]:
         raise UnknownName.of(field.name, value, field.metadata["choices"])
 
