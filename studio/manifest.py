@@ -1,7 +1,7 @@
 """Whether a folder still holds what was written to it: a manifest of the lengths and checksums of its files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,17 @@ def write_manifest(folder: Path) -> None:
     write_text(folder / MANIFEST, json.dumps({"files": files}, indent=2) + "\n")
 
 
-def verify_manifest(folder: Path) -> None:
-    """Raises DamagedFile that names the first file which is missing or is not what was written; lengths are looked at first."""
+def verify_manifest(folder: Path, needed: Sequence[str] = ()) -> None:
+    """Raises DamagedFile that names the first file which is missing or is not what was written; lengths are looked at first.
+
+    needed: files that the manifest has to name.
+    """
     manifest = read_record(Manifest, folder / MANIFEST)
     if manifest is None:
         raise DamagedFile(f"{MANIFEST} is missing.")
+    for name in needed:
+        if name not in manifest.files:
+            raise DamagedFile(f"{MANIFEST} does not name {name}.")
     for name, entry in manifest.files.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry["bytes"]:
             raise DamagedFile(f"{name} is missing, or not as long as it was.")

@@ -52,7 +52,7 @@ def verify(checkpoint: Path) -> CheckpointFacts:
     One of an earlier version has no manifest: then its parts must be there, each as long as its own header says.
     """
     if (checkpoint / MANIFEST).exists():
-        verify_manifest(checkpoint)
+        verify_manifest(checkpoint, [f"{part}.safetensors" for part in PARTS])
     else:
         for part in PARTS:
             _require_whole(checkpoint / f"{part}.safetensors")
@@ -93,7 +93,7 @@ class Choice:
         are = f"The checkpoint of {named} is" if len(self.damaged) == 1 else f"The checkpoints of {named} are"
         if self.good is None:
             return f"{are} damaged, and there is no other to go on from. Start a new run."
-        return f"{are} damaged; the run goes on from that of step {steps_of(self.good)}, the newest good one."
+        return f"{are} damaged; that of step {steps_of(self.good)}, the newest good one, was taken instead."
 
 
 def newest_good(run: Path) -> Choice:

@@ -45,8 +45,14 @@ def test_the_last_checkpoint_is_the_result_and_the_one_before_lies_between(tiny_
     assert far(base, result) > 1e-3 and far(base, halfway) > 1e-3 and far(halfway, last) > 1e-3
     # A whole pipeline is saved in half precision.
     assert far(last, result) < rounding
-    assert base_of(str(run / "checkpoints" / "step-000003")) == tiny_sd
-    assert estimated_gib(str(run / "checkpoints" / "step-000003")) == estimated_gib(tiny_sd)
+    checkpoint = run / "checkpoints" / "step-000003"
+    assert base_of(str(checkpoint)) == tiny_sd
+    assert estimated_gib(str(checkpoint)) == estimated_gib(tiny_sd)
+    text = bytearray((checkpoint / "ema.safetensors").read_bytes() or (checkpoint / "network.safetensors").read_bytes())
+    text[-3] ^= 1
+    (checkpoint / "ema.safetensors").write_bytes(bytes(text))
+    with pytest.raises(ModelUnavailable, match="ema.safetensors is not what was written"):
+        load_model(str(checkpoint), torch.device("cpu"))
 
 
 def test_a_lora_draws_through_the_studio_as_its_base_does(tiny_sd, tmp_path):
