@@ -215,14 +215,14 @@ class GaussianDiffusion:
     def estimate(self, output: Tensor, x_t: Tensor, t: Time, *, clip_x0: bool = True) -> Estimate:
         """p(x_{t-1} | x_t) from the model's raw output, (B, C, H, W), or (B, 2C, H, W) where it learns the variance.
 
-        x0_hat is clipped to [-1, 1] before the mean is computed, if asked, and eps_hat is re-derived from it.
+        x0_hat is clipped to [-1, 1] before the mean is computed, if asked, and eps_hat is re-derived from it. The output of a
+        "previous" model is the mean itself: clipping changes what is reported as x0_hat and eps_hat, not the mean.
         """
         prediction, log_variance = self._split(output, x_t, t)
         x0_hat = self.x0_from_prediction(x_t, prediction, t)
         if clip_x0:
             x0_hat = x0_hat.clamp(-1, 1)
-        # An unclipped "previous" model says the mean itself; going through x0_hat and back gives the same.
-        mean = self._posterior_mean(x0_hat, x_t, t)
+        mean = prediction if self.mean_type == "previous" else self._posterior_mean(x0_hat, x_t, t)
         variance = log_variance.exp() if self.learns_variance else self._full(_VARIANCE[self.var_type], t, x_t)
         return Estimate(mean, variance, log_variance, x0_hat, self._eps_hat(prediction, x0_hat, x_t, t, clip_x0))
 

@@ -13,6 +13,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from numbers import Real
 
 import numpy as np
@@ -231,7 +232,10 @@ def curves(betas: Array) -> dict[str, Array]:
 # --- respacing -----------------------------------------------------------------------------------------------
 
 def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> list[int]:
-    """Which of T timesteps a shorter process keeps.
+    """Which of T timesteps a shorter process keeps, as improved-diffusion chooses them (Nichol & Dhariwal 2021, arXiv:2102.09672).
+
+    Checkpoints are published with these timesteps, so a stride that is no whole number is added up in floating point and
+    each sum rounded, halves to the even neighbour.
 
     Args:
         num_timesteps: T.
@@ -292,8 +296,8 @@ def _strided(length: int, count: int, section: int) -> list[int]:
     if count < 1 or count > length:
         raise InvalidOption(f"Section {section + 1} has {length} timesteps, so it can keep 1 to {length} of them, not {count}.")
     stride = (length - 1) / (count - 1) if count > 1 else 1.0
-    # floor(x + 0.5), not round(): halves must all go the same way, or two steps could fall on one.
-    return [int(step * stride + 0.5) for step in range(count)]
+    # Added up, not multiplied: the last bits of the sums decide to which side a half goes.
+    return [round(position) for position in accumulate(repeat(stride, count - 1), initial=0.0)]
 
 
 def respace_betas(betas: Array, timesteps: Sequence[int]) -> Array:

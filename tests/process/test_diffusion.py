@@ -202,9 +202,22 @@ def test_the_targets_are_what_their_names_say(mean_type):
 def test_the_mean_is_the_posteriors_with_x0_hat_in_place_of_x0(mean_type, var_type, clip_x0):
     p, x_t = process(mean_type=mean_type, var_type=var_type), normal()
     for t in some_timesteps(1000):
-        estimate = p.p_mean_variance(says(output_like(x_t, var_type)), x_t, t, clip_x0)
-        expected = p.q_posterior_mean_variance(estimate.x0_hat, x_t, t).mean
+        output = output_like(x_t, var_type)
+        estimate = p.p_mean_variance(says(output), x_t, t, clip_x0)
+        # A "previous" model says the mean itself, whatever becomes of x0_hat.
+        expected = output[:, : x_t.shape[1]] if mean_type == "previous" else p.q_posterior_mean_variance(estimate.x0_hat, x_t, t).mean
         assert_close(estimate.mean, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0, 10, 999])
+def test_the_mean_of_a_previous_model_is_its_output_to_the_bit_and_clipping_changes_x0_hat_alone(t):
+    p, x_t = process(mean_type="previous"), 3 * normal()
+    output = output_like(x_t, "fixed_small")
+    free, clipped = (p.p_mean_variance(says(output), x_t, t, clip_x0) for clip_x0 in (False, True))
+    assert torch.equal(free.mean, output) and torch.equal(clipped.mean, output)
+    assert torch.equal(clipped.x0_hat, free.x0_hat.clamp(-1, 1)) and not torch.equal(clipped.x0_hat, free.x0_hat)
+    step = p.p_sample(says(output), x_t, t, noise=torch.zeros_like(x_t))
+    assert torch.equal(step.x_prev, output) and torch.equal(step.x0_hat, clipped.x0_hat)
 
 
 @EVERY_VARIANCE
@@ -227,7 +240,7 @@ def test_clipping_holds_x0_hat_in_range_and_re_derives_eps_from_it(mean_type):
     expected = (x_t - math.sqrt(alpha_bar) * clipped.x0_hat) / math.sqrt(1 - alpha_bar)
     assert_close(clipped.eps_hat, expected, rtol=0, atol=1e-12)
     assert (clipped.eps_hat - free.eps_hat).abs().max() > 0.1
-    assert not torch.allclose(clipped.mean, free.mean)
+    assert torch.equal(clipped.mean, free.mean) == (mean_type == "previous")
 
 
 def test_clipping_is_the_default_of_every_sampler():
@@ -303,9 +316,14 @@ def test_ddim_with_eta_1_is_ddpm_with_the_posterior_variance(schedule, mean_type
     x_t, noise = normal(), normal(seed=2)
     model = says(output_like(x_t, "fixed_small"))
     for t in range(p.num_timesteps - (schedule == "flow" and mean_type == "epsilon" and not clip_x0)):
-        ddpm, ddim = p.p_sample(model, x_t, t, clip_x0=clip_x0, noise=noise), p.ddim_sample(model, x_t, t, eta=1.0, clip_x0=clip_x0, noise=noise)
-        scale = max(1.0, ddpm.x_prev.abs().max().item())
-        assert_close(ddim.x_prev / scale, ddpm.x_prev / scale, rtol=0, atol=1e-10)
+        ddim = p.ddim_sample(model, x_t, t, eta=1.0, clip_x0=clip_x0, noise=noise)
+        if mean_type == "previous" and clip_x0:  # its mean is what it says; DDIM goes by the clipped x0_hat
+            posterior = p.q_posterior_mean_variance(ddim.x0_hat, x_t, t)
+            x_prev = posterior.mean + posterior.variance.sqrt() * noise
+        else:
+            x_prev = p.p_sample(model, x_t, t, clip_x0=clip_x0, noise=noise).x_prev
+        scale = max(1.0, x_prev.abs().max().item())
+        assert_close(ddim.x_prev / scale, x_prev / scale, rtol=0, atol=1e-10)
 
 
 @EVERY_SCHEDULE

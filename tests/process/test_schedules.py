@@ -248,9 +248,35 @@ def test_ten_fifteen_twenty_of_300_starts_with_the_strides_of_hand_arithmetic():
     assert kept[10] == 100 and kept[24] == 199 and kept[25] == 200 and kept[44] == 299
 
 
-def test_fractional_strides_are_rounded_with_halves_going_up():
-    # 11 timesteps, 5 kept: stride 10/4 = 2.5, so 0, 2.5, 5, 7.5, 10.
-    assert space_timesteps(11, [5]) == [0, 3, 5, 8, 10]
+def published_timesteps(num_timesteps: int, counts: list[int]) -> list[int]:
+    """The timesteps as Nichol & Dhariwal published them: the stride is added up, and each sum rounded."""
+    kept, start = [], 0
+    for section, count in enumerate(counts):
+        end = start + num_timesteps // len(counts) + (1 if section < num_timesteps % len(counts) else 0)
+        position = float(0)
+        for _ in range(count):
+            kept.append(start + round(position))
+            position = position + (end - 1 - start) / max(count - 1, 1)
+        start = end
+    return kept
+
+
+def test_the_timesteps_are_those_that_checkpoints_are_published_with():
+    assert 149 in space_timesteps(300, [10, 15, 20]) and 150 not in space_timesteps(300, [10, 15, 20])
+    assert {166, 832} <= set(space_timesteps(1000, "25")) and not {167, 833} & set(space_timesteps(1000, "25"))
+    # 11 timesteps, 5 kept: stride 10/4 = 2.5, so 0, 2.5, 5, 7.5, 10; halves go to the even neighbour.
+    assert space_timesteps(11, [5]) == [0, 2, 5, 8, 10]
+
+
+def test_the_timesteps_are_the_published_ones_over_a_wide_sweep():
+    rng = np.random.default_rng(0)
+    single = [(1000, [count]) for count in range(1, 1001)]
+    single += [(total, [count]) for total in (7, 64, 100, 300, 4000) for count in range(1, total + 1, max(1, total // 60))]
+    several = []
+    for _ in range(2000):
+        total, sections = int(rng.integers(20, 2001)), int(rng.integers(2, 9))
+        several.append((total, [int(count) for count in rng.integers(1, total // sections + 1, sections)]))
+    assert not [(total, counts) for total, counts in single + several if space_timesteps(total, counts) != published_timesteps(total, counts)]
 
 
 def test_text_and_lists_say_the_same():
