@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from studio.process.diffusion import GaussianDiffusion
 from studio.process.schedules import SCHEDULES, SPACINGS, alphas_cumprod, make_betas, spaced_timesteps
+from tests.process.three import THREE_SCHEDULES
 
 torch.set_num_threads(1)
 
@@ -31,6 +32,7 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 SEQUENCES = (None, *SPACINGS)
 
+THREE = pytest.mark.parametrize("schedule", THREE_SCHEDULES)
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
 EVERY_PREDICTION = pytest.mark.parametrize("prediction_type", PREDICTIONS)
 EVERY_VARIANCE = pytest.mark.parametrize("variance_type", VARIANCES)
@@ -174,7 +176,7 @@ def test_61_trailing_steps_are_theirs_but_for_the_step_at_minus_1_that_their_rou
 
 # --- one step, tables in float64 -----------------------------------------------------------------------------
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_PREDICTION
 @EVERY_VARIANCE
 @EVERY_SEQUENCE
@@ -189,7 +191,7 @@ def test_a_ddpm_step_is_theirs(schedule, prediction_type, variance_type, spacing
                 assert difference(ours, theirs) < 1e-8, f"{t=} {zero_snr=} {clip_x0=}"
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_PREDICTION
 @EVERY_SEQUENCE
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -204,7 +206,7 @@ def test_a_ddim_step_is_theirs(schedule, prediction_type, spacing, eta):
                 assert difference(ours, theirs) < 1e-7, f"{t=} {zero_snr=} {clip_x0=}"
 
 
-@EVERY_SCHEDULE
+@THREE
 @pytest.mark.parametrize("zero_snr", OFF_AND_ON, ids=["plain", "zero_snr"])
 @BOTH_CLASSES
 def test_noising_and_velocity_are_theirs(schedule, zero_snr, scheduler_class):
@@ -249,7 +251,7 @@ def assert_agrees_as_shipped(scheduler_class, schedule, spacing, zero_snr, optio
     assert compared >= 2
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_PREDICTION
 @EVERY_SEQUENCE
 def test_a_ddpm_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
@@ -259,7 +261,7 @@ def test_a_ddpm_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
         assert_agrees_as_shipped(DDPMScheduler, schedule, spacing, zero_snr, options, pair_of, mean_type=prediction_type, var_type=variance_type)
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_PREDICTION
 @EVERY_SEQUENCE
 def test_a_ddim_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
@@ -268,7 +270,7 @@ def test_a_ddim_step_is_theirs_as_shipped(schedule, prediction_type, spacing):
         assert_agrees_as_shipped(DDIMScheduler, schedule, spacing, zero_snr, options, partial(ddim_pair, eta=eta), mean_type=prediction_type)
 
 
-@EVERY_SCHEDULE
+@THREE
 @BOTH_CLASSES
 def test_noising_and_velocity_are_theirs_as_shipped(schedule, scheduler_class):
     scheduler, process = their_scheduler(scheduler_class, float32_table(scheduler_class, schedule, False), None), our_process(schedule, False)
@@ -288,7 +290,7 @@ def toy_model(x, timesteps):
     return torch.sin(2 * x) * (0.2 + timesteps.reshape(-1, 1, 1, 1) / T)
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_PREDICTION
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_a_whole_ddpm_run_ends_where_theirs_does(schedule, prediction_type, spacing):
@@ -306,7 +308,7 @@ def test_a_whole_ddpm_run_ends_where_theirs_does(schedule, prediction_type, spac
     assert difference(x, theirs) < 1e-7
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_PREDICTION
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])  # for linspace, see `steps`

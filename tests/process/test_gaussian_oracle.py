@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from studio.process.diffusion import MEAN_TYPES, GaussianDiffusion
-from studio.process.schedules import SCHEDULES, make_betas, space_timesteps
+from studio.process.schedules import make_betas, space_timesteps
+from tests.process.three import THREE_SCHEDULES
 
 torch.set_num_threads(1)
 
-EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
+THREE = pytest.mark.parametrize("schedule", THREE_SCHEDULES)
 EVERY_MEAN = pytest.mark.parametrize("mean_type", MEAN_TYPES)
 BOTH_SPACINGS = pytest.mark.parametrize("spacing", [None, "5,10,20"], ids=["all_steps", "respaced"])
 
@@ -173,7 +174,7 @@ def reverse_variance(now, before, deviation=DEVIATION):
     return 1 / (1 / level(before, deviation)[1] + (now / before) / (1 - now / before))
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_MEAN
 @pytest.mark.parametrize("var_type", ["learned", "learned_range"])
 @BOTH_SPACINGS
@@ -249,7 +250,7 @@ def ddim_error(schedule, kept, *, mean_type="epsilon", to_clean=False, zero_term
     return slope - exact, offset - (end - exact * start)
 
 
-@EVERY_SCHEDULE
+@THREE
 @EVERY_MEAN
 def test_ddims_error_halves_when_its_steps_double(schedule, mean_type):
     # From T-1 down to T/8, where every schedule is smooth in t: 896 timesteps in strides of 16, 8 and 4.
@@ -261,7 +262,7 @@ def test_ddims_error_halves_when_its_steps_double(schedule, mean_type):
 
 
 @pytest.mark.parametrize("mean_type", [name for name in MEAN_TYPES if name != "epsilon"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "karras", "flow"])
+@THREE
 def test_ddims_error_halves_all_the_way_from_pure_noise_to_the_clean_picture(schedule, mean_type):
     errors = []
     for stride in (16, 8, 4):
