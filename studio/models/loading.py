@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from studio.errors import ModelUnavailable, UnknownName
 from studio.models.catalogue import ASSETS, MODELS
 from studio.models.families import FAMILIES, Family, family_of_pipeline
-from studio.models.sources import Source, is_single_file
+from studio.models.sources import READING_FAILS, Source, is_single_file
 from studio.models.taught import base_of
 
 if TYPE_CHECKING:
@@ -91,5 +91,5 @@ def pipeline_class(source: str) -> str | None:
 
     try:
         return DiffusionPipeline.load_config(source).get("_class_name")
-    except (OSError, ValueError):
+    except READING_FAILS:
         return None

@@ -26,6 +26,8 @@ STEP_COUNTS = (5, 10, 25, 50)
 FORGETTING_SEEDS = 16
 # Looking on while training costs the training time, so it takes fewer steps; here there is time for enough of them.
 FEWEST_STEPS = 20
+# The options that say how a run looks on, and at what.
+NEEDED = {"base", "class_prompt", "validation_steps", "validation_guidance", "resolution"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def before_and_after(
 def forgotten(studio: Any, view: RunView, *, others: Sequence[RunView] = (), stop: "Event | None" = None) -> Iterator[Sheet]:
     """before_and_after of the class prompt, without the token. Where the examiner can read the pictures, the last sheet's note
     says how many of FORGETTING_SEEDS are still of the class. Raises InvalidOption for runs that have not finished."""
-    prompt = view.options.get("class_prompt", "")
+    prompt = required_options(view)["class_prompt"]
     asked = parse_caption(prompt).get("object") if view.options.get("resolution") == 64 else None
     for sheet in before_and_after(studio, view, prompt, num_seeds=FORGETTING_SEEDS if asked else 4, others=others, stop=stop):
         yield replace(sheet, note=f"{counted(sheet, asked)} {sheet.note}") if asked and sheet.done == sheet.total else sheet
@@ -106,15 +108,20 @@ def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, in
 
 def options_of(view: RunView, prompt: str, num_images: int) -> SampleOptions:
     """As the run's own validation pictures are drawn, in FEWEST_STEPS or more, with the base model."""
-    said = view.options
-    if "base" not in said or "instance_prompt" not in said:
-        raise InvalidOption(f"{view.name!r} is no DreamBooth run; choose one of those.")
+    said = required_options(view)
     if not prompt.strip():
         raise InvalidOption("The prompt is empty; say what is to be drawn.")
     return SampleOptions(
         model=said["base"], prompt=prompt.strip(), num_steps=max(said["validation_steps"], FEWEST_STEPS),
         guidance_scale=said["validation_guidance"], scheduler="ddim", width=said["resolution"], height=said["resolution"], num_images=num_images, seed=1000,
     )
+
+
+def required_options(view: RunView) -> dict[str, Any]:
+    """The options of a DreamBooth run that its probes need. Raises InvalidOption for any other run."""
+    if view.trainer != "dreambooth" or not set(view.options) >= NEEDED:
+        raise InvalidOption(f"{view.name!r} is no DreamBooth run that can be read; choose one of those.")
+    return view.options
 
 
 def result_of(view: RunView) -> str:
@@ -125,7 +132,7 @@ def result_of(view: RunView) -> str:
 
 
 def name_of(view: RunView) -> str:
-    weight = view.options.get("prior_weight", 0)
+    weight = view.options.get("prior_weight", 0.0) if view.trainer == "dreambooth" else 0.0
     return f"{view.name}, {f'prior weight {weight:g}' if weight else 'no prior preservation'}"
 
 

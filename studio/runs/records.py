@@ -126,7 +126,7 @@ def read_options(path: Path, trainer: str) -> dict[str, Any]:
         for name in ("steps", "batch_size", "accumulation"):
             require_int(name, options.get(name, 1), 0, MOST)
         if trainer in TRAINERS:
-            require_kinds(trainer, {name: value for name, value in options.items() if value is not None})
+            require_kinds(trainer, options)
     except StudioError as error:
         raise DamagedFile(f"{path.name}: {error}") from error
     return options
@@ -136,5 +136,7 @@ def _require_plain(name: str, value: object) -> None:
     """An option is a text, a number, true, false or null."""
     if isinstance(value, str):
         require_text(name, value)
+    elif is_number(value):
+        require_float(name, value, -LARGEST, LARGEST)
     elif isinstance(value, (list, dict)):
         raise InvalidOption(f"{name} must be a text, a number, true or false, but it is {quoted(value)}.")

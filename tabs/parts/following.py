@@ -104,7 +104,7 @@ def with_curves(studio: Any, view: RunView) -> tuple[RunView, Curves]:
     try:
         return view, studio.follower.curves(view.path)
     except DamagedFile as error:
-        return replace(view, state="damaged", message=view.message or f"This run cannot be read: {error}"), Curves()
+        return replace(view, state="damaged", message=view.message if view.state == "damaged" else f"This run cannot be read: {error}"), Curves()
 
 
 def addressed(view: RunView, address: Callable[[Path], str]) -> list[dict[str, Any]]:

@@ -115,7 +115,10 @@ def _network(path: str, **where: str) -> Any:
 def _scheduler_config(path: str, **where: str) -> dict[str, Any]:
     from diffusers import DDPMScheduler
 
-    return dict(DDPMScheduler.load_config(path, **where))
+    config = dict(DDPMScheduler.load_config(path, **where))
+    if "num_train_timesteps" not in config:
+        raise ValueError("This is no scheduler's configuration: it does not say how many timesteps there are.")
+    return config
 
 
 def _info(name: str, network: Any, config: dict[str, Any], facts: dict[str, Any]) -> ModelInfo:
