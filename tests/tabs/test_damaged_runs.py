@@ -275,7 +275,9 @@ def test_sampling_from_a_result_that_cannot_be_read_is_refused_in_a_sentence(stu
         list(studio.sample(options))
 
 
-@pytest.mark.parametrize("entry", [("schedule", "[]"), ("schedule", '"wavy"'), ("num_timesteps", '"many"'), ("mean_type", "7"), ("class_names", '"abc"'), ("class_names", "[1]")])
+@pytest.mark.parametrize("entry", [
+    ("schedule", "[]"), ("schedule", '"wavy"'), ("num_timesteps", '"many"'), ("mean_type", "7"), ("class_names", '"abc"'), ("class_names", "[1]"),
+])
 def test_facts_of_a_result_that_make_no_sense_are_named(studio, tiny_model_folder, entry):
     path, (name, junk) = studio.runs.root / "odd", entry
     shutil.copytree(tiny_model_folder(), path / "model")
