@@ -137,3 +137,15 @@ def test_every_embedded_model_is_there_with_its_card():
         if info.embedded:
             card = (ASSETS / info.source / "README.md").read_text("utf-8")
             assert "Measured" in card and "recipe" in card, name
+
+
+def test_each_requirement_stands_once_and_allows_the_version_that_was_tested():
+    from packaging.requirements import Requirement
+
+    lines = [line for name in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / name).read_text("utf-8").splitlines()]
+    wanted = [Requirement(line) for line in lines if line and line[0] not in "#-"]
+    tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "==" in line)
+    names = [requirement.name for requirement in wanted]
+    assert len(set(names)) == len(names)
+    assert not [str(one) for one in wanted if not one.specifier.contains(tested[one.name.replace("_", "-").lower()])]
+    assert f"sdk_version: {tested['gradio']}" in (ROOT / "README.md").read_text("utf-8")
