@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from studio.models.examiner import ACCURACY, RESOLUTION, WEIGHTS, Examiner, examine, load_examiner, split_logits
 from studio.models.loading import resolve
 from studio.models.taught import base_of
-from studio.runs.trainers.options import LoopOptions, option
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 from studio.toybox import ATTRIBUTES, Scene, caption
 from trainers.captions import draw, load_captioned, toybox_scenes
 from trainers.command_line import parse_options
@@ -37,13 +37,13 @@ class AttributeOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.attributes --help` prints them."""
 
     output: str = option("runs/attributes", "the run folder; an unfinished run in it is resumed")
-    data_limit: int = option(40_000, "how many scenes are drawn, of all combinations")
-    steps: int = option(2000, "optimiser steps in all")
-    batch_size: int = option(64, "pictures a step")
-    lr: float = option(2e-3, "peak learning rate of AdamW, between 0 and 1")
-    blur: float = option(0.5, "share of pictures softened by halving and enlarging them, so that softness alone misleads nobody, 0 to 1")
+    data_limit: int = option(40_000, "how many scenes are drawn, of all combinations", low=1, high=10_000_000)
+    steps: int = option(2000, "optimiser steps in all", low=1, high=MOST_STEPS)
+    batch_size: int = option(64, "pictures a step", low=1, high=4096)
+    lr: float = option(2e-3, "peak learning rate of AdamW, between 0 and 1", low=0, high=1)
+    blur: float = option(0.5, "share of pictures softened by halving and enlarging them, so that softness alone misleads nobody, 0 to 1", low=0, high=1)
     judge: str = option("", "a StableDiffusionPipeline folder to judge instead of training")
-    prompts: int = option(200, "how many prompts of each kind are judged")
+    prompts: int = option(200, "how many prompts of each kind are judged", low=1, high=100_000)
 
 
 def labels_of(scenes: list[Scene]) -> dict[str, Tensor]:

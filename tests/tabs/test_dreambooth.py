@@ -200,7 +200,7 @@ def test_a_run_is_started_followed_stopped_and_resumed_over_the_wire(client, stu
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"pictures": []}, "no pictures"), ({"name": "a/b"}, "letters, digits"), ({"instance_prompt": "a cat"}, "token"), ({"lr": 1e3}, "lr must lie"),
+    ({"pictures": []}, "no pictures"), ({"name": "a/b"}, "letters, digits"), ({"instance_prompt": "a cat"}, "token"), ({"lr": 1e3}, "lr must be"),
     ({"method": "lora", "rank": 0}, "rank must be"), ({"base": "toybox-sdd"}, "toybox-sdd"),
 ])
 def test_the_endpoint_refuses_in_a_sentence(client, tiny_sd, changes, words):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from studio.errors import InvalidOption
-from studio.runs.trainers.options import LoopOptions, option
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room
 
 __all__ = ["ClipOptions"]
 
@@ -14,30 +14,29 @@ class ClipOptions(LoopOptions):
 
     data: str = option("toybox", "toybox, or a folder of captioned pictures")
     output: str = option("runs/toybox-clip", "the run folder; an unfinished run in it is resumed")
-    resolution: int = option(64, "pixels a side of the pictures, a multiple of the patch")
-    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
-    steps: int = option(2000, "optimiser steps in all")
-    batch_size: int = option(128, "pictures a step: each caption has this many to choose from")
+    resolution: int = option(64, "pixels a side of the pictures, a multiple of the patch", low=1, high=1024)
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
+    steps: int = option(2000, "optimiser steps in all", low=1, high=MOST_STEPS)
+    batch_size: int = option(128, "pictures a step: each caption has this many to choose from", low=2, high=4096)
     lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
-    weight_decay: float = option(0.05, "AdamW's weight decay")
-    near_captions: int = option(2, "captions a picture that differ from its own in one attribute, as further wrong answers; toybox only, 0 = none")
+    weight_decay: float = option(0.05, "AdamW's weight decay", low=0, high=100)
+    near_captions: int = option(
+        2, "captions a picture that differ from its own in one attribute, as further wrong answers; toybox only, 0 = none", low=0, high=64,
+    )
     # the towers
-    patch: int = option(8, "pixels a side of a patch of the picture tower")
-    width: int = option(128, "features of both towers, a multiple of 32")
-    text_layers: int = option(3, "blocks of the text tower")
-    vision_layers: int = option(4, "blocks of the picture tower")
-    max_tokens: int = option(32, "longest text in tokens, with start and end")
+    patch: int = option(8, "pixels a side of a patch of the picture tower", low=1, high=256)
+    width: int = option(128, "features of both towers, a multiple of 32", low=32, high=2048)
+    text_layers: int = option(3, "blocks of the text tower", low=1, high=48)
+    vision_layers: int = option(4, "blocks of the picture tower", low=1, high=48)
+    max_tokens: int = option(32, "longest text in tokens, with start and end", low=4, high=1024)
     start: str = option("", "a CLIP folder to go on from, or nothing")
     towers: str = option("both", "what learns: both towers; text alone, from two wordings of each scene (as arXiv:2104.08821 does; toybox only); "
                          "picture alone, to a text tower that is fixed (arXiv:2111.07991)", ("both", "text", "picture"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least(1, "patch", "text_layers", "vision_layers", "data_limit")
-        self.require_at_least(4, "max_tokens")
-        self.require_at_least(0, "near_captions")
-        self.require_at_least(2, "batch_size")
-        if self.width < 32 or self.width % 32:
+        require_room(self.data_limit, self.resolution)
+        if self.width % 32:
             raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
         if self.towers not in ("both", "text", "picture"):
             raise InvalidOption(f"towers must be both, text or picture, but it is {self.towers!r}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption
 from studio.media.folders import pictures_in, read_picture
-from studio.runs.trainers.options import LoopOptions, option
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 from studio.toybox import COLOURS, with_article
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Estimate", "Preset", "USUAL_TARGETS", "check", "instance_paths", "load_instances"]
 
+MOST_PROMPTS = 64
 METHODS = ("full", "full_text", "lora")
 USUAL_TARGETS = "the usual targets are to_q,to_k,to_v,to_out.0."
 
@@ -32,7 +33,7 @@ class DreamBoothOptions(LoopOptions):
     instances: str = option("assets/examples/domino", "the folder with the subject's pictures, 2 or more; 3 to 5 are usual")
     instance_prompt: str = option("a sks cat", "names the subject: the token and its class")
     token: str = option("sks", "the rare word that comes to mean the subject; it stands in the instance prompt")
-    resolution: int = option(64, "pixels a side that training sees, a multiple of 8")
+    resolution: int = option(64, "pixels a side that training sees, a multiple of 8", low=16, high=2048)
     crop: str = option("center", "how pictures are brought to a square: from the centre, or at random", ("center", "random"))
     flip: bool = option(False, "mirror half of the pictures; not for subjects whose sides differ")
     # its class
@@ -41,26 +42,26 @@ class DreamBoothOptions(LoopOptions):
         "", "what follows the class prompt in turn when class pictures are drawn, separated by |, such as 'on a red background'; "
         "they keep what such words mean. Empty = none",
     )
-    prior_weight: float = option(1.0, "weight of the class half, 0 = no prior preservation (arXiv:2208.12242, equation 2)")
+    prior_weight: float = option(1.0, "weight of the class half, 0 = no prior preservation (arXiv:2208.12242, equation 2)", low=0, high=100)
     class_images: str = option("", "folder of class pictures, kept and reused; empty = one for this base and prompt under runs/class-images")
-    num_class_images: int = option(64, "class pictures; the missing ones are drawn by the base model first")
-    class_guidance: float = option(4.0, "guidance scale at which class pictures are drawn")
-    class_steps: int = option(25, "sampling steps at which class pictures are drawn")
+    num_class_images: int = option(64, "class pictures; the missing ones are drawn by the base model first", low=1, high=10_000)
+    class_guidance: float = option(4.0, "guidance scale at which class pictures are drawn", low=0, high=100)
+    class_steps: int = option(25, "sampling steps at which class pictures are drawn", low=1, high=1000)
     # what is trained
     method: str = option("full", "all of the UNet, the text encoder with it, or LoRA", METHODS)
-    rank: int = option(8, "rank of LoRA's additions")
-    alpha: float = option(8.0, "LoRA's scale: additions are multiplied by alpha / rank")
+    rank: int = option(8, "rank of LoRA's additions", low=1, high=1024)
+    alpha: float = option(8.0, "LoRA's scale: additions are multiplied by alpha / rank", low=0, high=10_000)
     targets: str = option("to_q,to_k,to_v,to_out.0", "layers that LoRA adds to, comma-separated ends of module names")
     # the loss
-    min_snr_gamma: float = option(0.0, "weigh both halves by min(SNR, gamma), 0 = off; 5 in arXiv:2303.09556")
-    offset_noise: float = option(0.0, "strength of noise that is the same all over a picture, for very dark or light subjects; 0.1 is usual")
+    min_snr_gamma: float = option(0.0, "weigh both halves by min(SNR, gamma), 0 = off; 5 in arXiv:2303.09556", low=0, high=1000)
+    offset_noise: float = option(0.0, "strength of noise that is the same all over a picture, for very dark or light subjects; 0.1 is usual", low=0, high=10)
     # the optimiser
-    steps: int = option(400, "optimiser steps in all")
-    batch_size: int = option(2, "pictures of the subject a batch; as many of its class join them")
-    lr: float = option(1e-4, "peak learning rate, between 0 and 1; about 1e-4 for LoRA, 1e-6..5e-6 for a full Stable Diffusion")
+    steps: int = option(400, "optimiser steps in all", low=1, high=MOST_STEPS)
+    batch_size: int = option(2, "pictures of the subject a batch; as many of its class join them", low=1, high=4096)
+    lr: float = option(1e-4, "peak learning rate, between 0 and 1; about 1e-4 for LoRA, 1e-6..5e-6 for a full Stable Diffusion", low=0, high=1)
     lr_plan: str = option("constant", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
-    warmup: int = option(0, "steps over which the learning rate rises")
-    ema_decay: float = option(0.0, "decay of the averaged weights, which are the ones kept; 0 keeps the last, 0 to 1")
+    warmup: int = option(0, "steps over which the learning rate rises", low=0, high=MOST_STEPS)
+    ema_decay: float = option(0.0, "decay of the averaged weights, which are the ones kept; 0 keeps the last, 0 to 1", low=0, high=1)
     adam_8bit: bool = option(False, "8-bit Adam of bitsandbytes: a quarter of the optimiser's memory")
     gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, a third more time")
     cache: bool = option(True, "encode pictures and prompts once, before training (not with random crops, nor prompts under a trained text encoder)")
@@ -68,24 +69,24 @@ class DreamBoothOptions(LoopOptions):
     validation_prompts: str = option(
         "a sks cat|a sks cat on a yellow background|a cat", "prompts drawn from fixed seeds during training, separated by |",
     )
-    validation_samples: int = option(4, "pictures a prompt, each from its own seed")
-    validation_steps: int = option(20, "sampling steps of those")
-    validation_guidance: float = option(4.0, "guidance scale of those")
-    sample_every: int = option(100, "steps between them, 0 = none")
-    checkpoint_every: int = option(100, "steps between checkpoints")
+    validation_samples: int = option(4, "pictures a prompt, each from its own seed", low=1, high=64)
+    validation_steps: int = option(20, "sampling steps of those", low=1, high=1000)
+    validation_guidance: float = option(4.0, "guidance scale of those", low=0, high=100)
+    sample_every: int = option(100, "steps between them, 0 = none", low=0, high=MOST_STEPS)
+    checkpoint_every: int = option(100, "steps between checkpoints", low=1, high=MOST_STEPS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least(1, "rank", "num_class_images", "class_steps", "validation_samples", "validation_steps")
-        self.require_at_least(0, "prior_weight", "min_snr_gamma", "offset_noise")
         if self.alpha <= 0:
             raise InvalidOption(f"alpha must be above 0, but it is {self.alpha}.")
         if self.method == "lora" and not self.target_layers:
             raise InvalidOption(f"LoRA needs layers to add to; {USUAL_TARGETS}")
-        if self.resolution < 16 or self.resolution % 8:
+        if self.resolution % 8:
             raise InvalidOption(f"resolution must be a multiple of 8, 16 or more, but it is {self.resolution}.")
         if not self.token.strip() or self.token not in self.instance_prompt.split():
             raise InvalidOption(f"The instance prompt must hold the token {self.token!r} as a word of its own; it is {self.instance_prompt!r}.")
+        if len(self.prompts_to_look_at) > MOST_PROMPTS or len(self.class_prompts) > MOST_PROMPTS:
+            raise InvalidOption(f"At most {MOST_PROMPTS} prompts are looked at, and as many variations drawn; leave some out.")
         if self.prior_weight and (not self.class_prompt.strip() or self.token in self.class_prompt.split()):
             raise InvalidOption(f"The class prompt must name the class without the token {self.token!r}; it is {self.class_prompt!r}.")
 

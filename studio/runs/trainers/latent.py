@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import InvalidOption
-from studio.runs.trainers.options import LoopOptions, option, parse_widths
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, parse_widths, require_room
 
 __all__ = ["LatentOptions", "check"]
 
@@ -18,29 +18,30 @@ class LatentOptions(LoopOptions):
     vae: str = option("runs/toybox-vae/model", "an AutoencoderKL folder, frozen")
     clip: str = option("runs/toybox-clip/model", "a CLIP folder with its tokenizer, frozen")
     decoder: str = option("", "an AutoencoderKL folder with the same encoder whose decoder the result takes, or nothing")
-    resolution: int = option(64, "pixels a side")
-    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn")
-    wordings: int = option(2, "captions kept for each picture")
+    resolution: int = option(64, "pixels a side", low=1, high=1024)
+    data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
+    wordings: int = option(2, "captions kept for each picture", low=1, high=100)
     only: str = option("", "train on those pictures alone whose caption holds this word, e.g. large: kinds of objects are learned sooner; empty = all")
-    steps: int = option(10_000, "optimiser steps in all")
-    batch_size: int = option(48, "pictures a step")
-    lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1")
+    steps: int = option(10_000, "optimiser steps in all", low=1, high=MOST_STEPS)
+    batch_size: int = option(48, "pictures a step", low=1, high=4096)
+    lr: float = option(1e-3, "peak learning rate of AdamW, between 0 and 1", low=0, high=1)
     lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
     prediction_type: str = option("v_prediction", "what the network predicts", ("epsilon", "v_prediction"))
-    min_snr_gamma: float = option(5.0, "weigh the error of x0 by min(SNR, gamma) + the offset, 0 = off")
-    min_snr_offset: float = option(1.0, "0 as in arXiv:2303.09556; 1 keeps the noisiest steps, which decide what stands where, at their full weight")
-    caption_drop: float = option(0.1, "share of captions replaced by the empty one, 0 to 1")
+    min_snr_gamma: float = option(5.0, "weigh the error of x0 by min(SNR, gamma) + the offset, 0 = off", low=0, high=1000)
+    min_snr_offset: float = option(
+        1.0, "0 as in arXiv:2303.09556; 1 keeps the noisiest steps, which decide what stands where, at their full weight", low=0, high=1000,
+    )
+    caption_drop: float = option(0.1, "share of captions replaced by the empty one, 0 to 1", low=0, high=1)
     widths: str = option("64,96,112", "channels of each level, comma-separated multiples of 16")
-    layers: int = option(1, "residual blocks a level")
-    attention_from: int = option(1, "cross-attention from this level down (0 = the full latent)")
+    layers: int = option(1, "residual blocks a level", low=1, high=8)
+    attention_from: int = option(1, "cross-attention from this level down (0 = the full latent)", low=0, high=8)
     text_in_time: bool = option(True, "add the pooled caption to the time embedding, so that every residual block hears it (as DeepFloyd IF does)")
     start: str = option("", "a StableDiffusionPipeline folder whose UNet to go on from, or nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least(1, "data_limit", "wordings", "layers", "resolution")
-        self.require_at_least(0, "min_snr_gamma", "min_snr_offset", "attention_from")
-        self.require_share("caption_drop")
+        require_room(self.data_limit, self.resolution)
+        parse_widths(self.widths, 16)
 
     @property
     def level_widths(self) -> tuple[int, ...]:

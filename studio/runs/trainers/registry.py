@@ -114,7 +114,15 @@ def options_table(trainer: str) -> list[OptionRow]:
     return [
         OptionRow(
             name=field.name, default=str(field.default), help=field.metadata["help"].replace("%%", "%"),
-            choices=f". One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else "",
+            choices=_allowed(field),
         )
         for field in dataclasses.fields(trainer_info(trainer).options) if field.name != "output"
     ]
+
+
+def _allowed(field: dataclasses.Field) -> str:
+    """What an option may be, in words; "" where that is left open."""
+    if field.metadata["choices"]:
+        return f". One of: {', '.join(field.metadata['choices'])}."
+    low, high = field.metadata["low"], field.metadata["high"]
+    return "" if low is None else f". From {low:,} to {high:,}."
