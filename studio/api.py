@@ -112,6 +112,10 @@ class Studio:
             yield from download(resolve(name), self.fetch)
         self.model(name)
 
+    def make_ready(self, options: SampleOptions) -> None:
+        """Load the model of the options and do what makes runs of such options quick. Raises UnknownName, ModelUnavailable, InvalidOption."""
+        self.model(options.model).make_ready(options)
+
     def residents(self) -> "list[Resident]":
         """What is loaded: name, GiB on the device, when it was last used; used last first."""
         return self._residents.list() if self._residents else []

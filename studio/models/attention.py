@@ -23,16 +23,18 @@ MAX_SIDE = 16
 class _Recorder:
     """What both kinds of recorder share: layers that report while it is open, and the mean of what they reported."""
 
-    def __init__(self, layers: list[Any]):
-        self._layers = layers
+    def __init__(self, layers: list[Any], traced: Any = None):
+        self._layers, self._traced = layers, traced
         self._sum: Tensor | None = None
         self._count = 0
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Layers report while this is open; what was there before is forgotten."""
-        self._sum, self._count = None, 0
+        self.clear()
         kept = [layer.processor for layer in self._layers]
+        if self._traced is not None:
+            self._traced.recorder = self
         try:
             for layer, processor in zip(self._layers, kept):
                 layer.processor = _Watched(processor, self)
@@ -40,6 +42,16 @@ class _Recorder:
         finally:
             for layer, processor in zip(self._layers, kept):
                 layer.processor = processor
+            if self._traced is not None:
+                self._traced.recorder = None
+
+    def clear(self) -> None:
+        """Forget what was reported."""
+        self._sum, self._count = None, 0
+
+    def take(self, maps: Tensor) -> None:
+        """The maps of all layers at once, where a graph has made them."""
+        self._sum, self._count = maps, 1
 
     def maps(self) -> Tensor | None:
         """(B, L, h, w) float32: the share of its attention that each place gave each token, 0 to 1; the tokens add up to 1."""
@@ -58,13 +70,15 @@ class _Recorder:
 class AttentionRecorder(_Recorder):
     """Reads the cross-attention of a UNet2DConditionModel for the last `num_images` of a batch, the conditional half.
 
-    height, width: of the latents. The maps are resized to one grid, the latents' own halved until it is at most 16x16.
+    height, width: of the latents. traced: of the network, where it has graphs. Maps are resized to one grid, the latents' own halved until it is at most 16x16.
     """
 
-    def __init__(self, unet: Any, num_images: int, height: int, width: int):
-        super().__init__([module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "processor")])
+    def __init__(self, unet: Any, num_images: int, height: int, width: int, traced: Any = None):
+        super().__init__([module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "processor")], traced)
         self.num_images, self.size = num_images, (height, width)
         self.grid = next(grid for grid in _grids(height, width) if max(grid) <= MAX_SIDE)
+        # Recorders of one key see the same in the same network.
+        self.key = (num_images, height, width)
 
     # Under CLIP guidance the network runs with gradients on: maps that kept them would keep the whole graph alive.
     @torch.no_grad()

@@ -68,6 +68,9 @@ class DiffusionModel(Protocol):
     def predict(self, x_t: "Tensor", t: float, conditioning: "Conditioning") -> "Tensor":
         """What the network says at x_t (B, C, h, w) of the conditioning of B pictures: (B, C or 2C, h, w) float32."""
 
+    def make_ready(self, options: "SampleOptions") -> None:
+        """Do what makes runs of these options quicker from now on. Raises what `condition` raises."""
+
     def encode(self, pictures: "Tensor", generators: "Sequence[torch.Generator]") -> "Tensor":
         """Clean states (B, C, h, w) of pictures (B, 3 or C, H, W) in [-1, 1]; chance comes from each picture's generator."""
 

@@ -84,6 +84,9 @@ class Latent:
         width, height = size_of(self.info, options, self.multiple)
         return self.network.config.in_channels, height // self.factor, width // self.factor
 
+    def make_ready(self, options: SampleOptions) -> None:
+        """Nothing to be made: a family with small networks has graphs."""
+
     def encode(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Clean states (B, C, h, w) of pictures (B, 3, H, W), drawn from the VAE's posterior."""
         mean, std = self.posterior(pictures)

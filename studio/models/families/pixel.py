@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from studio.models.attention import AttentionRecorder
 from studio.models.catalogue import ModelInfo
 from studio.models.classes import check_class_guidance, class_index, refuse_words
-from studio.models.conditioning import Conditioning
+from studio.models.conditioning import Conditioning, batched
 from studio.models.sizes import size_of
 from studio.models.sources import Source, diffusion_of, known_info, load_part
+from studio.models.tracing import Traced
 from studio.options import SampleOptions
 from studio.process.paths import DiscretePath
 
@@ -69,8 +71,19 @@ class PixelModel:
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the network says at x_t (B, C, H, W): (B, C or 2C, H, W)."""
-        classes = {} if conditioning.label is None else {"class_labels": conditioning.label}
-        return self.network(x_t, torch.tensor(t), **classes, return_dict=False)[0]
+        return self.traced(x_t, torch.tensor(t), *([] if conditioning.label is None else [conditioning.label]))
+
+    @cached_property
+    def traced(self) -> Traced:
+        """The network, as graphs where they were made ready."""
+        return Traced(self.network, _Ask(self.network))
+
+    def make_ready(self, options: SampleOptions) -> None:
+        """Graphs for runs of these options."""
+        state, (cond, _) = torch.zeros(options.num_images, *self.state_shape(options), device=self.device), self.condition(options)
+        told = batched([cond] * (2 if options.guidance_scale != 1 else 1), options.num_images).label
+        state = state if told is None or len(told) == len(state) else torch.cat([state, state])
+        self.traced.prepare(state, torch.tensor(1.0), *([] if told is None else [told]))
 
     def encode(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """States are pictures: as they are."""
@@ -88,6 +101,18 @@ class PixelModel:
     def facts(self) -> dict[str, Any]:
         """What a run file must know of the model to be read without it."""
         return {"name": self.name, "label": self.info.label}
+
+
+class _Ask(torch.nn.Module):
+    """The network as a function of tensors."""
+
+    def __init__(self, unet: torch.nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        classes = {} if label is None else {"class_labels": label}
+        return self.unet(x_t, t, **classes, return_dict=False)[0]
 
 
 # --- loading -------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 Rombach et al. 2022 (arXiv:2112.10752); version 2 predicts v and reads with OpenCLIP.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from studio.models.latents import Latent, discrete_path, latent_info, open_pipel
 from studio.models.prompts import PromptEncoder
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
 from studio.models.taught import base_of, taught
+from studio.models.tracing import Traced
 from studio.options import SampleOptions
 
 __all__ = ["StableDiffusion", "load"]
@@ -28,6 +31,11 @@ PARTS = "(unet/, vae/, text_encoder/, tokenizer/ and scheduler/)"
 class StableDiffusion(Latent):
     """A loaded StableDiffusionPipeline."""
 
+    @cached_property
+    def traced(self) -> Traced:
+        """The UNet, as graphs where they were made ready."""
+        return Traced(self.network, _Ask(self.network))
+
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The states of the prompt, and of the negative one: (1, L, D) each. Raises InvalidOption."""
         refuse_class(self.info, options)
@@ -35,14 +43,34 @@ class StableDiffusion(Latent):
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the UNet says at x_t (B, C, h, w), float32."""
-        network, dtype = self.network, self.network.dtype
+        dtype = self.network.dtype
         assert conditioning.text is not None
-        return network(x_t.to(dtype), torch.tensor(t), encoder_hidden_states=conditioning.text.to(dtype), return_dict=False)[0].float()
+        return self.traced(x_t.to(dtype), torch.tensor(t), conditioning.text.to(dtype)).float()
+
+    def make_ready(self, options: SampleOptions) -> None:
+        """Graphs for runs of these options: alone and guided, watched where they ask for it."""
+        state = torch.zeros(options.num_images, *self.state_shape(options), device=self.device, dtype=self.network.dtype)
+        text = self.prompts.encode(options.prompt, self.device).to(self.network.dtype)
+        for copies in (1,) if options.guidance_scale == 1 else (1, 2) if options.guidance_end - options.guidance_start < 1 else (2,):
+            inputs = state.repeat(copies, 1, 1, 1), torch.tensor(1.0), text.expand(len(state) * copies, -1, -1).contiguous()
+            with self.word_attention(options).recording() if options.record_attention else nullcontext():
+                self.traced.prepare(*inputs)
 
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
         """Of the UNet's cross-attention."""
         _, height, width = self.state_shape(options)
-        return AttentionRecorder(self.network, options.num_images, height, width)
+        return AttentionRecorder(self.network, options.num_images, height, width, self.traced)
+
+
+class _Ask(torch.nn.Module):
+    """The UNet as a function of tensors."""
+
+    def __init__(self, unet: torch.nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        return self.unet(x_t, t, encoder_hidden_states=text, return_dict=False)[0]
 
 
 # --- loading -------------------------------------------------------------------------------------------------
