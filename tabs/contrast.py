@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -16,7 +16,8 @@ import gradio as gr
 from studio.media.data_uris import data_uri
 from studio.media.images import grid, to_pixels
 from studio.runs.trainers.contrast import ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
-from tabs.parts.stage import drawn_by, said_in_a_sentence
+from tabs.parts.panel import Change, RunPanel, Values
+from tabs.parts.stage import CHEAP, drawn_by, unchecked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,8 @@ OPENING = Path(__file__).parents[1] / "assets" / "runs" / "contrast.json"
 
 UPDATE_EVERY_S = 0.25
 MAX_POINTS = 400
+INFOS = {option.name: option.metadata["option"] for option in fields(ContrastOptions)}
+SLIDERS = {"seconds": (2, 180), "sample_steps": (2, 250), "width": (8, 32), "batch_size": (8, 256)}
 SMOOTHING = 20  # updates that the running mean of the losses looks back on
 
 INTRO = """## One step or many?
@@ -35,30 +38,6 @@ If a network can clean a noisy picture, why not ask it **once** to clean pure no
 same weights to start from, same digits, same number of updates, and see what each makes of the same noise."""
 
 NAMES = {"one_step": "One step, asked once", "ddpm": "DDPM", "repeated": "One step, asked often", "real": "Real digits"}
-
-
-# --- what one browser session holds --------------------------------------------------------------------------
-
-class Session:
-    """The stop switch of the session's training. Gradio copies the first value for each session."""
-
-    def __init__(self) -> None:
-        self.switch: Event | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
-        return Session()
-
-    def ask(self) -> None:
-        """A new training replaces what runs or waits."""
-        self.stop()
-        self.switch = Event()
-
-    def stop(self) -> bool:
-        """Whether there was something to stop."""
-        if self.switch is None:
-            return False
-        self.switch.set()
-        return True
 
 
 # --- what the stage is shown ---------------------------------------------------------------------------------
@@ -178,72 +157,42 @@ def create_tab(studio: Any, train_contrast: Train) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: of which this tab asks nothing.
+        studio: gives kept, as studio.Studio does.
         train_contrast: trains both networks, telling its ContrastEvents; ends when the Event is set, is freed when closed.
     """
-    defaults = ContrastOptions()
-
-    session = gr.State(Session())
+    panel = RunPanel(studio, "contrast", "Train")
     gr.Markdown(INTRO, elem_id="contrast-intro", elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            with gr.Row(elem_classes="ds-press"):
-                train = gr.Button("Train", variant="primary", elem_id="contrast-train", min_width=80, scale=2)
-                stop = gr.Button("Stop", interactive=False, elem_id="contrast-stop", min_width=60, scale=1)
-            status = gr.HTML(value="", padding=False, elem_id="contrast-status", elem_classes="ds-status")
-            budget = gr.Slider(
-                2, 180, defaults.seconds, step=1, label="Seconds of training", elem_id="contrast-seconds",
-                info="More: DDPM's digits get better, and the one step stays a blur.",
-            )
+            panel.create_press()
+            controls = {"seconds": slider("seconds")}
             with gr.Accordion("More", open=False):
-                sample_steps = gr.Slider(
-                    2, 250, defaults.sample_steps, step=1, label="Times DDPM is asked",
-                    info="More: smaller steps, better pictures, and slower previews.",
-                )
-                width = gr.Slider(
-                    8, 32, defaults.width, step=8, label="Width of the networks",
-                    info="More channels: learns more from an update, and makes fewer in the time.",
-                )
-                batch_size = gr.Slider(
-                    8, 256, defaults.batch_size, step=8, label="Digits an update",
-                    info="More: smoother losses, and fewer updates in the time.",
-                )
-                seed = gr.Number(defaults.seed, label="Seed", precision=0, info="Of the weights, the order of the digits and the noise.")
+                controls |= {name: slider(name) for name in ("sample_steps", "width", "batch_size")}
+                controls["seed"] = gr.Number(ContrastOptions().seed, precision=0, **told("seed"))
         with gr.Column(elem_classes="ds-stage-column"):
             stage = drawn_by("contrast", '<div class="ds-stage ds-contrast"></div>', elem_id="contrast-stage")
             why = gr.Markdown(visible=False, elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
+    panel.places |= {"stage": stage, "why": why}
 
     def on_open_page() -> dict[Any, Any]:
         recorded = opening()
         return {stage: recorded["stage"], why: gr.update(value=recorded["why"], visible=True)} if recorded else {stage: gr.skip(), why: gr.skip()}
 
-    def on_ask(held: Session) -> dict[Any, Any]:
-        held.ask()
-        return {train: gr.update(interactive=False), stop: gr.update(interactive=True), status: "Waiting for the device."}
+    def changes(values: Values, switch: Event) -> Iterator[Change]:
+        return shown(train_contrast, ContrastOptions(**{name: values[control] for name, control in controls.items()}), switch)
 
-    def on_train(budget: float, sample_steps: int, width: int, batch_size: int, seed: int, held: Session) -> Iterator[dict[Any, Any]]:
-        switch = held.switch or Event()
-        with said_in_a_sentence():
-            options = ContrastOptions(seconds=budget, sample_steps=sample_steps, width=width, batch_size=batch_size, seed=seed)
-            for change in shown(train_contrast, options, switch):
-                yield {components[name]: value for name, value in change.items()}
+    gr.on(None, on_open_page, None, [stage, why], **CHEAP)
+    panel.wire_run(changes, controls.values())
 
-    def on_stop(held: Session) -> dict[Any, Any]:
-        return {status: "Stopping after this update." if held.stop() else "Nothing is training."}
 
-    def on_end() -> dict[Any, Any]:
-        return {train: gr.update(interactive=True), stop: gr.update(interactive=False), status: ""}
+def slider(name: str) -> gr.Slider:
+    """The control of a number, over what a hand wants of its range."""
+    low, high = SLIDERS[name]
+    return unchecked(gr.Slider(low, high, getattr(ContrastOptions(), name), step=INFOS[name].step, **told(name)))
 
-    components = {"stage": stage, "status": status, "why": why}
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    cheap: dict[str, Any] = {**private, "queue": False}
 
-    gr.on(None, on_open_page, None, [stage, why], **cheap)
-    train.click(on_ask, session, [train, stop, status], **cheap).then(
-        on_train, [budget, sample_steps, width, batch_size, seed, session], list(components.values()),
-        concurrency_id="gpu", concurrency_limit=1, api_visibility="private", show_progress="minimal", show_progress_on=[status],
-    ).then(on_end, None, [train, stop, status], **cheap)
-    stop.click(on_stop, session, status, **cheap)
+def told(name: str) -> dict[str, Any]:
+    return {"label": INFOS[name].label, "info": INFOS[name].info, "elem_id": f"contrast-{name.replace('_', '-')}"}
 
 
 def shown(train_contrast: Train, options: ContrastOptions, switch: Event) -> Iterator[dict[str, Any]]:
@@ -258,7 +207,7 @@ def shown(train_contrast: Train, options: ContrastOptions, switch: Event) -> Ite
                 due = monotonic() + UPDATE_EVERY_S
                 yield {"stage": progress.stage()}
     if progress.finished:
-        yield {"why": gr.update(value=explanation(progress.finished, options.sample_steps), visible=True)}
+        yield {"status": "", "why": gr.update(value=explanation(progress.finished, options.sample_steps), visible=True)}
     else:
         progress.stop()
-        yield {"stage": progress.stage()}
+        yield {"status": "", "stage": progress.stage()}

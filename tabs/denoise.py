@@ -1,5 +1,6 @@
 """The Denoising tab: a model turns noise into a picture, x_t and x0_hat at every step."""
 
+import dataclasses
 from collections.abc import Iterator
 from threading import Event
 from typing import Any
@@ -84,8 +85,7 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
         return entry and {model: gr.update(value=options.model, info=entry.about), label: class_update(entry, options.class_label)}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        options = of_kind(studio, {name: values[control] for name, control in controls.items()})
-        return run_shown(studio, options, switch, values[panel.session])
+        return shown(studio, options_from({name: values[control] for name, control in controls.items()}), switch, values[panel.session])
 
     gr.on(None, on_open_page, None, panel.stage, **CHEAP)
     keep_fresh(model, studio, text=False)
@@ -107,10 +107,14 @@ def class_update(model: Any, label: str | int | None) -> dict[str, Any]:
     return gr.update(choices=class_choices(model), value=value, visible=bool(names))
 
 
-def of_kind(studio: Any, values: dict[str, Any]) -> SampleOptions:
-    """The options of the tab's controls. Clipping is for pictures: latents have no bounds of their own."""
-    clips = not studio.describe(values["model"]).text
-    return options_from({**values, "clip_x0": values["clip_x0"] if clips else None})
+def shown(studio: Any, options: SampleOptions, switch: Event, session: Session) -> Iterator[Change]:
+    """The run as the page shows it."""
+    yield from run_shown(studio, of_kind(studio, options), switch, session)
+
+
+def of_kind(studio: Any, options: SampleOptions) -> SampleOptions:
+    """The options as they go with their model. Clipping is for pictures: latents have no bounds of their own."""
+    return dataclasses.replace(options, clip_x0=None) if studio.describe(options.model).text else options
 
 
 # --- the public endpoint -------------------------------------------------------------------------------------
@@ -134,8 +138,8 @@ def create_endpoint(studio: Any, session: gr.State, controls: Controls) -> None:
             "guidance_rescale": guidance_rescale, "clip_guidance_scale": clip_guidance_scale, "sigmas": sigmas, "width": width, "height": height,
             "record_attention": record_attention,
         }
-        with said_in_a_sentence(), held.of(request).running_one() as switch:
-            for change in run_for_programs(studio, of_kind(studio, values), switch, held):
+        with said_in_a_sentence():
+            for change in run_for_programs(studio, of_kind(studio, options_from(values)), Event(), held.of(request)):
                 yield {outputs[name]: value for name, value in change.items()}
 
     first = [controls[name] for name in (*ENDPOINT, "strength")]

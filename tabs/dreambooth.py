@@ -3,9 +3,8 @@
 import inspect
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import Field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import Field, dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -21,9 +20,22 @@ from studio.media.uploads import open_picture
 from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
-from tabs.contrast import Session
-from tabs.parts.following import POLL_S, buttons_shown, create_buttons, create_follow, duration, follow_value, found, newest, required, wire_buttons
-from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.controls import Controls
+from tabs.parts.following import (
+    POLL_S,
+    Buttons,
+    buttons_shown,
+    create_buttons,
+    create_follow,
+    duration,
+    follow_value,
+    found,
+    newest,
+    required,
+    wire_buttons,
+)
+from tabs.parts.panel import DEVICE, FILES, Change, Changes, RunPanel, Values
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = ["create_tab"]
 
@@ -49,6 +61,7 @@ LABELS = {
     "min_snr_gamma": "Min-SNR gamma", "ema_decay": "EMA decay", "adam_8bit": "8-bit Adam", "lr_plan": "Learning rate plan", "class_images": "Class folder",
 }
 CHOICES = {"method": [("All of the UNet", "full"), ("UNet and text encoder", "full_text"), ("LoRA", "lora")]}
+PROBES = {"after": "Before and after", "matrix": "Checkpoints x steps", "forgetting": "What was forgotten"}
 OF_LORA = ("rank", "alpha")
 OF_PRIOR = ("prior_weight", "num_class_images", "class_variations")
 PRIOR_ABOUT = "On: pictures of the class, drawn by the base model first, are learned beside the subject's, so that the class keeps its meaning."
@@ -93,7 +106,7 @@ def control_of(name: str, values: dict[str, Any]) -> Any:
     if isinstance(field.default, bool):
         return gr.Checkbox(value, **shared)
     if field.metadata["choices"]:
-        return gr.Dropdown(CHOICES.get(name) or field.metadata["choices"], value=value, **shared)
+        return unchecked(gr.Dropdown(CHOICES.get(name) or field.metadata["choices"], value=value, **shared))
     if isinstance(field.default, (int, float)):
         return gr.Number(value, precision=0 if isinstance(field.default, int) else None, min_width=110, **shared)
     return gr.Textbox(value, max_lines=3, placeholder="made up from the prompts" if name == "validation_prompts" else None, **shared)
@@ -166,92 +179,125 @@ def sheet_value(sheet: Sheet) -> str:
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a training is started with."""
+
+    pictures: gr.File
+    example: gr.Button
+    preset: gr.Dropdown
+    name: gr.Textbox
+    train: gr.Button
+    estimate: gr.Button
+    status: gr.HTML
+    # By the names of the trainer's options.
+    controls: Controls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """The run that is looked at: its menu, its buttons and its stage."""
+
+    run: gr.Dropdown
+    buttons: Buttons
+    stage: gr.HTML
+    address: Callable[[Path], str]
+    # The menu of runs to set beside it.
+    others: gr.Dropdown
+
+    @property
+    def shown(self) -> list[Any]:
+        return [self.run, self.others, self.stage, self.buttons.stop, self.buttons.resume, self.buttons.delete]
+
+
 def create_tab(studio: Any) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives public, models, runs, follower, train_subject, estimate_subject, delete_run and sample, as studio.Studio does.
+        studio: gives public, models, runs, follower, kept, train_subject, estimate_subject, delete_run and sample, as studio.Studio does.
     """
     if studio.public:
         gr.Markdown(PUBLIC, elem_classes="ds-about")
         return
-    first = defaults()
-    preset_menu = presets()
-
-    session, before = gr.State(Session()), gr.State(0)
     gr.Markdown(INTRO, elem_id="dreambooth-intro", elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            pictures = gr.File(file_count="multiple", type="filepath", label="Pictures of the subject", height=150, elem_id="dreambooth-pictures")
-            example = gr.Button("Example: Domino", size="sm", elem_id="dreambooth-example")
-            preset = gr.Dropdown(
-                [(entry.label, name) for name, entry in preset_menu.items()], value=FIRST_PRESET, label="Preset", info=preset_menu[FIRST_PRESET].about,
-                elem_id="dreambooth-preset",
-            )
-            controls: dict[str, Any] = {name: control_of(name, first) for name in WORDS}
-            name = gr.Textbox("subject", label="Name of the run", max_lines=1, info="Letters, digits, - and _.", elem_id="dreambooth-name")
-            with gr.Row(elem_classes="ds-press"):
-                train = gr.Button("Train", variant="primary", elem_id="dreambooth-train", min_width=80, scale=2)
-                estimate = gr.Button("Estimate", elem_id="dreambooth-estimate", min_width=70, scale=1)
-            status = gr.HTML(elem_id="dreambooth-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
-            base_model = gr.Dropdown(
-                teachable(studio), value=first["base"], label="Model to teach", allow_custom_value=True, info="From the menu, or a folder or a Hub id.",
-                elem_id="dreambooth-base",
-            )
-            controls.update({"base": base_model, **{name: control_of(name, first) for name in MAIN}})
-            with gr.Accordion("More", open=False, elem_id="dreambooth-more"):
-                controls.update({name: control_of(name, first) for name in MORE})
+            form = create_form(studio)
         with gr.Column(elem_classes="ds-stage-column"):
             gallery = gr.Gallery(
                 label="What training will see", visible=False, columns=8, height="auto", object_fit="contain", format="png", interactive=False,
                 elem_id="dreambooth-seen",
             )
             with gr.Row(elem_classes="ds-run-row"):
-                run = gr.Dropdown([], label="Run", elem_id="dreambooth-run", scale=0, min_width=220)
+                run = unchecked(gr.Dropdown([], label="Run", elem_id="dreambooth-run", scale=0, min_width=220))
                 with gr.Column(scale=0, min_width=240):
                     buttons = create_buttons("dreambooth")
             stage, address = create_follow("dreambooth-stage")
-            with gr.Accordion("What it has learned", open=True, elem_id="dreambooth-results"):
-                with gr.Row():
-                    prompt = gr.Textbox("", label="Prompt", placeholder="the instance prompt of the run", max_lines=2, elem_id="dreambooth-prompt", scale=2)
-                    others = gr.Dropdown(
-                        [], multiselect=True, label="Beside it", info="Further finished runs, such as one without prior preservation.",
-                        elem_id="dreambooth-others", scale=1,
-                    )
-                with gr.Row(elem_classes="ds-press"):
-                    after = gr.Button("Before and after", size="sm", elem_id="dreambooth-after")
-                    matrix = gr.Button("Checkpoints x steps", size="sm", elem_id="dreambooth-matrix")
-                    forgetting = gr.Button("What was forgotten", size="sm", elem_id="dreambooth-forgetting")
-                    halt = gr.Button("Stop drawing", size="sm", elem_id="dreambooth-halt")
-                sheet = drawn_by("sheet", '<div class="ds-stage ds-sheet"></div>', elem_id="dreambooth-sheet")
+            others = create_results(studio, run)
+    followed = Followed(run=run, buttons=buttons, stage=stage, address=address, others=others)
+    wire_form(studio, form, gallery)
+    wire_training(studio, form, followed)
 
-    for control in (base_model, controls["method"], controls["crop"], controls["mixed_precision"], controls["lr_plan"], run, others):
-        unchecked(control)
-    shown = [run, others, stage, buttons.stop, buttons.resume, buttons.delete]
 
-    def show(chosen: str) -> dict[Any, Any]:
-        chosen = chosen if found(studio, chosen) else newest(studio, "dreambooth")
-        names = subject_runs(studio)
-        return {
-            run: gr.update(choices=names, value=chosen or None), others: gr.update(choices=[name for name in names if name != chosen]),
-            stage: follow_value(studio, chosen, address, invitation=INVITATION), **buttons_shown(studio, chosen, buttons),
-        }
+def create_form(studio: Any) -> Form:
+    """The subject's pictures, its words, and the options of the trainer."""
+    first, preset_menu = defaults(), presets()
+    pictures = gr.File(file_count="multiple", type="filepath", label="Pictures of the subject", height=150, elem_id="dreambooth-pictures")
+    example = gr.Button("Example: Domino", size="sm", elem_id="dreambooth-example")
+    preset = gr.Dropdown(
+        [(entry.label, name) for name, entry in preset_menu.items()], value=FIRST_PRESET, label="Preset", info=preset_menu[FIRST_PRESET].about,
+        elem_id="dreambooth-preset",
+    )
+    controls: Controls = {name: control_of(name, first) for name in WORDS}
+    name = gr.Textbox("subject", label="Name of the run", max_lines=1, info="Letters, digits, - and _.", elem_id="dreambooth-name")
+    with gr.Row(elem_classes="ds-press"):
+        train = gr.Button("Train", variant="primary", elem_id="dreambooth-train", min_width=80, scale=2)
+        estimate = gr.Button("Estimate", elem_id="dreambooth-estimate", min_width=70, scale=1)
+    status = gr.HTML(elem_id="dreambooth-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+    controls["base"] = unchecked(gr.Dropdown(
+        teachable(studio), value=first["base"], label="Model to teach", allow_custom_value=True, info="From the menu, or a folder or a Hub id.",
+        elem_id="dreambooth-base",
+    ))
+    controls |= {option: control_of(option, first) for option in MAIN}
+    with gr.Accordion("More", open=False, elem_id="dreambooth-more"):
+        controls |= {option: control_of(option, first) for option in MORE}
+    return Form(pictures=pictures, example=example, preset=preset, name=name, train=train, estimate=estimate, status=status, controls=controls)
 
-    def on_open_page() -> dict[Any, Any]:
-        return {**show(""), name: free_name(studio, "subject"), base_model: gr.update(choices=teachable(studio))}
 
-    def on_tick(chosen: str, last: int) -> dict[Any, Any]:
-        # Most often nothing has changed; then nothing is sent.
-        changes = {stage: follow_value(studio, chosen, address, invitation=INVITATION), **buttons_shown(studio, chosen, buttons)}
-        now = hash(repr(changes.values()))
-        return full([*shown, before], {} if now == last else {**changes, before: now})
+def create_results(studio: Any, run: gr.Dropdown) -> gr.Dropdown:
+    """What the chosen run has learned, drawn when asked; gives the menu of runs to set beside it."""
+    panel = RunPanel(studio, "probe", "Draw")
+    with gr.Accordion("What it has learned", open=True, elem_id="dreambooth-results"):
+        with gr.Row():
+            prompt = gr.Textbox("", label="Prompt", placeholder="the instance prompt of the run", max_lines=2, elem_id="dreambooth-prompt", scale=2)
+            others = unchecked(gr.Dropdown(
+                [], multiselect=True, label="Beside it", info="Further finished runs, such as one without prior preservation.",
+                elem_id="dreambooth-others", scale=1,
+            ))
+        starts = panel.create_presses(PROBES)
+        panel.places["sheet"] = drawn_by("sheet", '<div class="ds-stage ds-sheet"></div>', elem_id="dreambooth-sheet")
+
+    def changes_of(kind: str) -> Changes:
+        def changes(values: Values, switch: Event) -> Iterator[Change]:
+            return drawn(sheets(studio, kind, required(values[run]), values[prompt], values[others] or [], switch))
+        return changes
+
+    for kind, start in starts.items():
+        panel.wire_run(changes_of(kind), [run, prompt, others], [start.click])
+    return others
+
+
+def wire_form(studio: Any, form: Form, gallery: gr.Gallery) -> None:
+    """What the form shows of itself: squares of the pictures, the example, presets, and which options mean something."""
+    controls, preset_menu = form.controls, presets()
+    shape = [controls[key] for key in (*OF_LORA, *OF_PRIOR)]
 
     def on_pictures(paths: list[str] | None, resolution: int, crop: str) -> dict[Any, Any]:
         squares, said = crops(paths, resolution, crop)
-        return {gallery: gr.update(value=squares, visible=bool(squares)), status: escape(said)}
+        return {gallery: gr.update(value=squares, visible=bool(squares)), form.status: escape(said)}
 
     def on_example() -> dict[Any, Any]:
-        return {pictures: example_files(), name: free_name(studio, "domino"), **{controls[key]: value for key, value in EXAMPLE_WORDS.items()}}
+        return {form.pictures: example_files(), form.name: free_name(studio, "domino"), **{controls[key]: value for key, value in EXAMPLE_WORDS.items()}}
 
     def on_preset(chosen: str) -> dict[Any, Any]:
         entry = preset_menu[chosen]
@@ -260,11 +306,44 @@ def create_tab(studio: Any) -> None:
         updates: dict[Any, Any] = {controls[key]: value for key, value in values.items()}
         for key in (*OF_LORA, *OF_PRIOR):
             updates[controls[key]] = gr.update(value=values[key], visible=needed(key, values))
-        return full([preset, *controls.values()], {**updates, preset: gr.update(info=entry.about)})
+        return full([form.preset, *controls.values()], {**updates, form.preset: gr.update(info=entry.about)})
 
     def on_shape(method: str, prior: bool) -> dict[Any, Any]:
         values = {"method": method, "prior": prior}
         return {controls[key]: gr.update(visible=needed(key, values)) for key in (*OF_LORA, *OF_PRIOR)}
+
+    form.example.click(on_example, None, [form.pictures, form.name, *(controls[key] for key in EXAMPLE_WORDS)], **CHEAP)
+    looked_at = [controls["resolution"], controls["crop"]]
+    gr.on(
+        [form.pictures.change, *(control.change for control in looked_at)], on_pictures, [form.pictures, *looked_at], [gallery, form.status],
+        trigger_mode="always_last", **PRIVATE, **FILES,
+    )
+    form.preset.input(on_preset, form.preset, [form.preset, *controls.values()], **CHEAP)
+    gr.on([controls["method"].input, controls["prior"].input], on_shape, [controls["method"], controls["prior"]], shape, **CHEAP)
+
+
+def wire_training(studio: Any, form: Form, followed: Followed) -> None:
+    """What starts a training, and what shows it."""
+    controls, stage, before = form.controls, followed.stage, gr.State(0)
+
+    def standing(chosen: str) -> dict[Any, Any]:
+        followed_now = follow_value(studio, chosen, followed.address, invitation=INVITATION)
+        return {stage: followed_now, **buttons_shown(studio, chosen, followed.buttons)}
+
+    def show(chosen: str) -> dict[Any, Any]:
+        chosen = chosen if found(studio, chosen) else newest(studio, "dreambooth")
+        names = subject_runs(studio)
+        others = gr.update(choices=[name for name in names if name != chosen])
+        return {followed.run: gr.update(choices=names, value=chosen or None), followed.others: others, **standing(chosen)}
+
+    def on_open_page() -> dict[Any, Any]:
+        return {**show(""), form.name: free_name(studio, "subject"), controls["base"]: gr.update(choices=teachable(studio))}
+
+    def on_tick(chosen: str, last: int) -> dict[Any, Any]:
+        # Most often nothing has changed; then nothing is sent.
+        changes = standing(chosen)
+        now = hash(repr(changes.values()))
+        return full([*followed.shown, before], {} if now == last else {**changes, before: now})
 
     def on_estimate(*values: Any) -> Iterator[str]:
         yield "The base model is loaded and one step of it is timed."
@@ -280,49 +359,18 @@ def create_tab(studio: Any) -> None:
         with said_in_a_sentence():
             view = studio.train_subject((asked or "").strip(), given or [], options_of(dict(zip(controls, rest))))
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
-        return {**show(view.name), status: said, name: free_name(studio, view.name)}
+        return {**show(view.name), form.status: said, form.name: free_name(studio, view.name)}
 
-    def on_probe(kind: str) -> Any:
-        def probe(chosen: str, text: str, beside: list[str], held: Session) -> Iterator[str]:
-            held.ask()
-            with said_in_a_sentence(), closing(sheets(studio, kind, required(chosen), text, beside or [], held.switch or Event())) as drawn:
-                for one in drawn:
-                    yield sheet_value(one)
-        return probe
-
-    def on_halt(held: Session) -> None:
-        held.stop()
-
-    given = {"pictures": None, "name": "subject", **first}
-    on_train.__signature__ = named(given)  # type: ignore[attr-defined]
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    # Gradio shows an error only of what went through its queue, so what may refuse is queued.
-    cheap: dict[str, Any] = {**private, "queue": False}
-    files: dict[str, Any] = {**private, "concurrency_id": "files", "concurrency_limit": 2}
-    device: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "hidden"}
-
-    gr.on(None, on_open_page, None, [*shown, name, base_model], **cheap)
-    gr.Timer(POLL_S).tick(on_tick, [run, before], [*shown, before], **cheap)
-    run.input(show, run, shown, **cheap)
-    example.click(on_example, None, [pictures, name, *(controls[key] for key in EXAMPLE_WORDS)], **cheap)
-    gr.on(
-        [pictures.change, controls["resolution"].change, controls["crop"].change], on_pictures, [pictures, controls["resolution"], controls["crop"]],
-        [gallery, status], trigger_mode="always_last", **files,
+    on_train.__signature__ = named({"pictures": None, "name": "subject", **defaults()})  # type: ignore[attr-defined]
+    gr.on(None, on_open_page, None, [*followed.shown, form.name, controls["base"]], **CHEAP)
+    gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
+    followed.run.input(show, followed.run, followed.shown, **CHEAP)
+    form.estimate.click(on_estimate, list(controls.values()), form.status, **PRIVATE, **DEVICE)
+    form.train.click(
+        on_train, [form.pictures, form.name, *controls.values()], [form.status, *followed.shown, form.name], api_name="train", concurrency_id="runs",
+        show_progress="minimal", show_progress_on=form.status,
     )
-    preset.input(on_preset, preset, [preset, *controls.values()], **cheap)
-    gr.on(
-        [controls["method"].input, controls["prior"].input], on_shape, [controls["method"], controls["prior"]],
-        [controls[key] for key in (*OF_LORA, *OF_PRIOR)], **cheap,
-    )
-    estimate.click(on_estimate, list(controls.values()), status, **device)
-    train.click(
-        on_train, [pictures, name, *controls.values()], [status, *shown, name], api_name="train", concurrency_id="runs", show_progress="minimal",
-        show_progress_on=status,
-    )
-    for kind, button in (("after", after), ("matrix", matrix), ("forgetting", forgetting)):
-        button.click(on_probe(kind), [run, prompt, others, session], sheet, **device)
-    halt.click(on_halt, session, None, **cheap)
-    wire_buttons(studio, buttons, run, shown, show)
+    wire_buttons(studio, followed.buttons, followed.run, followed.shown, show)
 
 
 def named(values: dict[str, Any]) -> inspect.Signature:
@@ -331,7 +379,7 @@ def named(values: dict[str, Any]) -> inspect.Signature:
 
 
 def sheets(studio: Any, kind: str, name: str, prompt: str, beside: list[str], stop: Event) -> Iterator[Sheet]:
-    """The sheets of a probe: "after", "matrix" or "forgetting"."""
+    """The sheets of a probe: a key of PROBES. Raises at once what keeps them from being drawn."""
     view = studio.runs.read(name)
     others = [studio.runs.read(other) for other in beside]
     if kind == "forgetting":
@@ -340,3 +388,9 @@ def sheets(studio: Any, kind: str, name: str, prompt: str, beside: list[str], st
     if kind == "matrix":
         return checkpoint_matrix(studio, view, text, stop=stop)
     return before_and_after(studio, view, text, others=others, stop=stop)
+
+
+def drawn(drawing: Iterator[Sheet]) -> Iterator[Change]:
+    """The sheets as the page shows them."""
+    for sheet in drawing:
+        yield {"sheet": sheet_value(sheet), "status": "" if sheet.done == sheet.total or sheet.note else f"Drawing: {sheet.done} of {sheet.total}."}

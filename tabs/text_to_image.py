@@ -141,7 +141,10 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
     gr.on([prompt.focus, prompt.change, model.change], lambda name, text: words_of(studio, name, text), [model, prompt], words, **reading)
     wire_scheduler(controls)
-    panel.wire_run(changes, controls.values(), also=[prompt.submit], failed=lambda values: {"stage": FAILED, "resident": model_line(studio, values[model])})
+    panel.wire_run(
+        changes, controls.values(), [panel.run.click, prompt.submit],
+        failed=lambda values: {"stage": FAILED, "resident": model_line(studio, values[model])},
+    )
     panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model)
 
 

@@ -3,7 +3,7 @@
 Every cell of a sheet begins with the noise of its seed, so that what differs is what was learned.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,13 @@ def before_and_after(
     studio: Any, view: RunView, prompt: str, *, num_seeds: int = 4, others: Sequence[RunView] = (), stop: "Event | None" = None,
 ) -> Iterator[Sheet]:
     """The base model, the run's result and those of other runs, one row each, from the same seeds. The last sheet's note says
-    how far each has moved from the base. Raises InvalidOption for runs that have not finished."""
+    how far each has moved from the base. Raises InvalidOption, before anything is drawn, for runs that have not finished."""
     asked = options_of(view, prompt, num_images=num_seeds)
     models = [("before", asked.model), *((name_of(run), result_of(run)) for run in (view, *others))]
     jobs = [(row, 0, replace(asked, model=model)) for row, (_, model) in enumerate(models)]
     empty = Sheet(title=f"“{prompt}”, before and after", columns=[f"seed {asked.seed + i}" for i in range(num_seeds)])
-    for sheet in drawn(studio, empty, [label for label, _ in models], jobs, stop):
-        yield replace(sheet, note=moved(sheet)) if sheet.done == sheet.total else sheet
+    drawing = drawn(studio, empty, [label for label, _ in models], jobs, stop)
+    return noted(drawing, moved)
 
 
 def forgotten(studio: Any, view: RunView, *, others: Sequence[RunView] = (), stop: "Event | None" = None) -> Iterator[Sheet]:
@@ -60,8 +60,14 @@ def forgotten(studio: Any, view: RunView, *, others: Sequence[RunView] = (), sto
     says how many of FORGETTING_SEEDS are still of the class. Raises InvalidOption for runs that have not finished."""
     prompt = required_options(view)["class_prompt"]
     asked = parse_caption(prompt).get("object") if view.options.get("resolution") == 64 else None
-    for sheet in before_and_after(studio, view, prompt, num_seeds=FORGETTING_SEEDS if asked else 4, others=others, stop=stop):
-        yield replace(sheet, note=f"{counted(sheet, asked)} {sheet.note}") if asked and sheet.done == sheet.total else sheet
+    drawing = before_and_after(studio, view, prompt, num_seeds=FORGETTING_SEEDS if asked else 4, others=others, stop=stop)
+    return noted(drawing, lambda sheet: f"{counted(sheet, asked)} {sheet.note}") if asked else drawing
+
+
+def noted(drawing: Iterator[Sheet], note: Callable[[Sheet], str]) -> Iterator[Sheet]:
+    """The sheets, the last one with a note on what it shows."""
+    for sheet in drawing:
+        yield replace(sheet, note=note(sheet)) if sheet.done == sheet.total else sheet
 
 
 def counted(sheet: Sheet, asked: str) -> str:
@@ -86,7 +92,7 @@ def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event |
     rows = [("before", asked.model), *((f"step {int(path.name.removeprefix('step-')) + 1}", str(path)) for path in paths)]
     jobs = [(row, column, replace(asked, model=model, num_steps=count)) for row, (_, model) in enumerate(rows) for column, count in enumerate(STEP_COUNTS)]
     sheet = Sheet(title=f"“{prompt}”, checkpoints by denoising steps", columns=[f"{count} steps" for count in STEP_COUNTS])
-    yield from drawn(studio, sheet, [label for label, _ in rows], jobs, stop)
+    return drawn(studio, sheet, [label for label, _ in rows], jobs, stop)
 
 
 def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, int, SampleOptions]], stop: "Event | None") -> Iterator[Sheet]:

@@ -33,11 +33,12 @@ from tabs.parts.words import tokens_of
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
 
-__all__ = ["RunPanel", "Change", "Values", "DEVICE"]
+__all__ = ["RunPanel", "Change", "Changes", "Values", "DEVICE", "FILES"]
 
 # What the page shows from now on, by the name of the place; what a run is asked with, by component.
 Change = dict[str, Any]
 Values = Mapping[Any, Any]
+Changes = Callable[[Values, Event], Iterator[Change]]
 
 # One run at a time, as the device is one; files are read and written beside it.
 DEVICE: Mapping[str, Any] = MappingProxyType({"concurrency_id": "gpu", "concurrency_limit": 1})
@@ -67,8 +68,21 @@ class RunPanel:
         with gr.Row(elem_classes="ds-press"):
             self.run = gr.Button(self.verb, variant="primary", elem_id=f"{self.name}-run", min_width=80, scale=2)
             self.stop = gr.Button("Stop", interactive=False, elem_id=f"{self.name}-stop", min_width=60, scale=1)
+        self.create_status()
+
+    def create_presses(self, verbs: Mapping[str, str]) -> dict[str, gr.Button]:
+        """Several buttons that start, each another kind of run, and the same beside them; gives the buttons by kind."""
+        with gr.Row(elem_classes="ds-press"):
+            starts = {kind: gr.Button(label, size="sm", elem_id=f"{self.name}-{kind}") for kind, label in verbs.items()}
+            self.stop = gr.Button("Stop", size="sm", interactive=False, elem_id=f"{self.name}-stop")
+        self.create_status()
+        return starts
+
+    def create_status(self) -> None:
+        """The line that says how far it is."""
         self.status = gr.HTML(elem_id=f"{self.name}-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
         self.places |= {"stop": self.stop, "status": self.status}
+        self.stop.click(self.on_stop, self.session, self.status, **CHEAP)
 
     def create_stage(self, invitation: str = "") -> gr.HTML:
         """The stage of a film."""
@@ -90,46 +104,51 @@ class RunPanel:
 
     # --- a run
 
-    def wire_run(
-        self, changes: Callable[[Values, Event], Iterator[Change]], inputs: Collection[Any], *, also: Collection[Any] = (),
-        failed: Callable[[Values], Change] = lambda values: {},
-    ) -> Any:
+    def wire_run(self, changes: Changes, inputs: Collection[Any], on: Collection[Any] = (), *, failed: Callable[[Values], Change] = lambda values: {}) -> Any:
         """Tie the press to a run; gives the event of the run, to hang more on.
 
         Args:
-            changes: of the page while the run goes on, from the values of `inputs` and the switch that Stop sets.
-            also: events that start a run as the button does.
+            changes: of the page while the run goes on, from the values of `inputs` and the switch that Stop sets. What it
+                raises at once, before its first change, is said at once: such a press waits for nothing and stops nothing.
+            on: the events that start a run; the press of the starting button where there are none.
             failed: what else the page shows of a run that failed.
         """
-        def on_run(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
-            values[self.session].of(request)
-            yield from self._running(changes, failed, values)
+        def on_ask(values: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
+            return self._asked(changes, values, values[self.session].of(request))
 
-        self.stop.click(self.on_stop, self.session, self.status, **CHEAP)
-        asked = gr.on([self.run.click, *also], self.on_ask, self.session, [self.stop, self.status], trigger_mode="multiple", **CHEAP)
+        def on_run(session: Session) -> Iterator[dict[Any, Any]]:
+            yield from self._running(session, failed)
+
+        asked = gr.on(list(on) or [self.run.click], on_ask, {self.session, *inputs}, [self.stop, self.status], trigger_mode="multiple", **CHEAP)
         return asked.then(
-            on_run, {self.session, *inputs}, list(self.places.values()), trigger_mode="multiple", api_visibility="private", show_progress="minimal",
+            on_run, self.session, list(self.places.values()), trigger_mode="multiple", api_visibility="private", show_progress="minimal",
             show_progress_on=self.status, **DEVICE,
         )
 
-    def on_ask(self, session: Session) -> dict[Any, Any]:
-        session.ask()
-        return {self.stop: gr.update(interactive=True), self.status: "Waiting for the device."}
-
     def on_stop(self, session: Session) -> dict[Any, Any]:
+        """Stop was pressed."""
         return {self.status: "Stopping after this step." if session.stop() else "Nothing is running."}
 
-    def _running(self, changes: Callable[[Values, Event], Iterator[Change]], failed: Callable[[Values], Change], values: Values) -> Iterator[dict[Any, Any]]:
+    def _asked(self, changes: Changes, values: Values, session: Session) -> dict[Any, Any]:
+        try:
+            session.ask(lambda switch: changes(values, switch), values)
+        except StudioError as error:
+            return {self.stop: gr.skip(), self.status: str(error)}
+        return {self.stop: gr.update(interactive=True), self.status: "Waiting for the device."}
+
+    def _running(self, session: Session, failed: Callable[[Values], Change]) -> Iterator[dict[Any, Any]]:
         """The changes in their places; then, or after a failure that is said in a sentence, Stop as it must be."""
-        session = values[self.session]
-        with session.running_one() as switch:
+        with session.begun() as asked:
+            if asked is None:
+                yield {self.status: gr.skip()}
+                return
             try:
-                for change in changes(values, switch):
+                for change in asked.changes:
                     yield self._placed(change)
                 yield self._placed(at_the_end(session))
             except Exception as error:
                 # Gradio drops what is chained to a run that raises, so the page is put in order before.
-                yield self._placed({"status": sentence_of(error), **at_the_end(session), **failed(values)})
+                yield self._placed({"status": sentence_of(error), **at_the_end(session), **failed(asked.values)})
                 with said_in_a_sentence():
                     raise
 
@@ -195,7 +214,7 @@ class RunPanel:
 
 def at_the_end(session: Session) -> Change:
     """The stop button at the end of a run: pressable while another one waits."""
-    return {"stop": gr.update(interactive=bool(session.waiting))}
+    return {"stop": gr.update(interactive=session.waiting is not None)}
 
 
 def close(session: Session) -> None:

@@ -1,8 +1,10 @@
 """What one browser session holds of its sampling runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Event
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -15,7 +17,16 @@ from studio.kept import Kept, own_limits
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["Session"]
+__all__ = ["Session", "Asked"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A run that was asked for: the changes of the page that it will bring, its stop switch, what the page said when it was asked."""
+
+    changes: Iterator[dict[str, Any]]
+    switch: Event
+    values: Mapping[Any, Any]
 
 
 class Session:
@@ -27,7 +38,7 @@ class Session:
     def __init__(self, kept: Kept | None = None, place: str = "run") -> None:
         self.kept, self.place = kept or Kept(own_limits()), place
         self.running: list[Event] = []
-        self.waiting: list[Event] = []
+        self.waiting: Asked | None = None
         # Of the browser session, once a request has told it.
         self.visitor = uuid4().hex
         # The name under which the stage knows the run that is kept.
@@ -67,29 +78,34 @@ class Session:
             return trajectory
         raise InvalidOption(f"This run is no longer held here ({self.kept.limits}): make it again, or open its file." if self.run else otherwise)
 
-    def ask(self) -> None:
-        """A run is asked for: it replaces what runs or waits."""
-        self.stop()
-        self.waiting.append(Event())
+    def ask(self, begun: Callable[[Event], Iterator[dict[str, Any]]], values: Mapping[Any, Any] = MappingProxyType({})) -> None:
+        """A run is asked for: it replaces what runs or waits. One that is refused leaves both as they are.
 
-    def begin(self) -> Event:
-        """The stop switch of the run that begins now."""
-        switch = self.waiting.pop(0) if self.waiting else Event()
-        self.running.append(switch)
-        return switch
+        begun: makes the changes of the page from the stop switch; what it raises at once is raised here.
+        """
+        switch = Event()
+        asked = Asked(changes=begun(switch), switch=switch, values=values)
+        self.stop()
+        self.waiting = asked
 
     @contextmanager
-    def running_one(self) -> Iterator[Event]:
-        """The stop switch of the run that begins now, for as long as it goes on."""
-        switch = self.begin()
+    def begun(self) -> Iterator[Asked | None]:
+        """What was asked for last, which runs from now on; None where another turn has taken it already."""
+        asked, self.waiting = self.waiting, None
+        running = [asked.switch] if asked else []
+        self.running += running
         try:
-            yield switch
+            yield asked
         finally:
-            self.running.remove(switch)
+            # What the run holds is freed now, whether it came to its end or not.
+            if asked and isinstance(asked.changes, Generator):
+                asked.changes.close()
+            for switch in running:
+                self.running.remove(switch)
 
     def stop(self) -> bool:
         """Stop what runs and what waits; whether there was anything."""
-        switches = [*self.running, *self.waiting]
+        switches = [*self.running, *([self.waiting.switch] if self.waiting else [])]
         for switch in switches:
             switch.set()
         return bool(switches)

@@ -69,7 +69,7 @@ def test_a_visitor_who_wants_no_motion_gets_the_end_of_the_recording(page, app_u
 
 
 def test_training_draws_losses_and_pictures_and_ends_with_figures_and_the_formula(tab):
-    tab.click("#contrast-train")
+    tab.click("#contrast-run")
     tab.wait_for_selector(f"{STAGE}[data-state=done]")
     for pane in ("one_step", "ddpm", "repeated", "real"):
         assert ink(tab, pane) == [67, True]  # 4 x 4 digits of 16 pixels with gaps of 1
@@ -78,7 +78,7 @@ def test_training_draws_losses_and_pictures_and_ends_with_figures_and_the_formul
     assert tab.locator(f"{STAGE} tbody tr").count() == 4
     assert re.match(r"Done: \d+ updates of each network", tab.inner_text(f"{STAGE} .ds-title-text"))
     tab.wait_for_selector("#contrast-why .katex")
-    tab.wait_for_selector("#contrast-train:not([disabled])")
+    tab.wait_for_selector("#contrast-stop:disabled")
     tab.click(f"{STAGE} .ds-title-text")
     tab.keyboard.press("Home")
     tab.wait_for_selector(f"{STAGE}[data-update='1']")
@@ -86,11 +86,11 @@ def test_training_draws_losses_and_pictures_and_ends_with_figures_and_the_formul
 
 def test_stop_says_at_which_update_and_keeps_the_curves(tab):
     set_seconds(tab, 120)
-    tab.click("#contrast-train")
+    tab.click("#contrast-run")
     tab.wait_for_selector(f"{STAGE}[data-state=training] .ds-line[d*=L]", state="attached")
     tab.click("#contrast-stop")
     tab.wait_for_selector(f"{STAGE}[data-state=stopped]")
     assert re.match(r"Stopped after update \d+ of about \d+; the curves and its pictures stay\.", tab.inner_text(f"{STAGE} .ds-title-text"))
     assert tab.locator(f"{STAGE} .ds-line[d*=L]").count() == 2
-    tab.wait_for_selector("#contrast-train:not([disabled])")
+    tab.wait_for_selector("#contrast-stop:disabled")
     assert tab.is_disabled("#contrast-stop")

@@ -89,6 +89,8 @@ def test_five_pictures_are_taught_across_reload_stop_and_resume_and_the_subject_
     tab.wait_for_selector(f"{STAGE}[data-run=taught][data-state=running]")
     tab.wait_for_selector(f"{STAGE} .ds-follow-picture img[src*='file=']")
     tab.wait_for_selector("#dreambooth-stop:not([disabled])")
+    tab.click("#probe-after")
+    tab.wait_for_selector("#probe-status >> text=The run 'taught' has not finished; wait for its end, or resume it.")
     tab.click("#dreambooth-stop")
     wait_for_state(tab, "stopped")
     message = tab.inner_text(f"{STAGE} .ds-follow-message")
@@ -102,11 +104,11 @@ def test_five_pictures_are_taught_across_reload_stop_and_resume_and_the_subject_
     wait_for_state(tab, "finished")
     assert steps(tab) == stopped + 5
 
-    tab.click("#dreambooth-after")
+    tab.click("#probe-after")
     tab.wait_for_selector("#dreambooth-sheet .ds-sheet[data-state=done]")
     assert tab.locator("#dreambooth-sheet tbody img").count() == 8
     assert "Root mean square change" in tab.inner_text("#dreambooth-sheet .ds-sheet-note")
-    tab.click("#dreambooth-matrix")
+    tab.click("#probe-matrix")
     tab.wait_for_selector("#dreambooth-sheet .ds-sheet[data-state=drawing]")
     tab.wait_for_selector("#dreambooth-sheet .ds-sheet[data-state=done]")
     assert tab.locator("#dreambooth-sheet tbody img").count() >= 8

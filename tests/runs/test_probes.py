@@ -80,3 +80,11 @@ def test_the_matrix_is_checkpoints_by_denoising_steps(view):
     assert [name for name, _ in last.rows] == ["before", "step 100", "step 200"] and last.done == last.total == 3 * len(STEP_COUNTS)
     assert [options.num_steps for options in painter.asked[: len(STEP_COUNTS)]] == list(STEP_COUNTS)
     assert all(cell is not None for _, row in last.rows for cell in row)
+
+
+@pytest.mark.parametrize(("probe", "asked", "sentence"), [
+    (before_and_after, ("a sks cat",), "has not finished"), (forgotten, (), "has not finished"), (checkpoint_matrix, ("a sks cat",), "has no checkpoint yet"),
+])
+def test_what_cannot_be_drawn_yet_is_said_before_anything_is_asked_for(view, probe, asked, sentence):
+    with pytest.raises(InvalidOption, match=sentence):
+        probe(Painter(), replace(view, state="running"), *asked)

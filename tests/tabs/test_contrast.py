@@ -1,7 +1,6 @@
 """The tab "One step or many?" without a browser: what it shows, and how it starts and stops."""
 
 import base64
-import copy
 import dataclasses
 import json
 import math
@@ -16,7 +15,9 @@ from PIL import Image
 
 from studio.errors import InvalidOption
 from studio.runs.trainers.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
-from tabs.contrast import MAX_POINTS, OPENING, Progress, Session, create_tab, explanation, opening, picture, record, shown, thinned
+from tabs.contrast import MAX_POINTS, OPENING, Progress, create_tab, explanation, opening, picture, record, shown, thinned
+from tabs.parts.session import Session
+from tests.tabs.fakes import FakeStudio
 
 
 class FakeTraining:
@@ -68,7 +69,7 @@ def wired():
     """The tab's functions by name."""
     training = FakeTraining()
     with gr.Blocks() as demo:
-        create_tab(None, lambda options, stop: training.train(options, stop))
+        create_tab(FakeStudio(), lambda options, stop: training.train(options, stop))
     return demo, training, {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
 
 
@@ -195,34 +196,28 @@ def test_too_short_a_training_is_not_explained_away():
     assert "After 3 updates" in text and "more seconds" in text and "whatever the noise" not in text
 
 
-def test_each_session_has_its_own_stop():
-    first = Session()
-    first.ask()
-    second = copy.deepcopy(first)
-    assert second.switch is None and not second.stop() and first.stop() and first.switch.is_set()
-
-
-def test_asking_again_stops_what_ran_before():
-    session = Session()
-    session.ask()
-    before = session.switch
-    session.ask()
-    assert before.is_set() and not session.switch.is_set()
+def pressed(functions, session, **values):
+    """What the status says at the press."""
+    ask = functions["on_ask"]
+    named = {"seconds": 7, "sample_steps": 25, "width": 16, "batch_size": 32, "seed": 0, **values}
+    given = {block: session if isinstance(block, gr.State) else named[block.elem_id.removeprefix("contrast-").replace("-", "_")] for block in ask.inputs}
+    return list(ask.fn(given, None).values())[-1]
 
 
 def test_the_controls_become_the_options():
     _, training, functions = wired()
     session = Session()
-    session.ask()
-    list(functions["on_train"].fn(7, 25, 24, 32, 3, session))
+    assert pressed(functions, session, width=24, seed=3) == "Waiting for the device."
+    list(functions["on_run"].fn(session))
     assert training.asked == [ContrastOptions(seconds=7, sample_steps=25, width=24, batch_size=32, seed=3)]
 
 
 @pytest.mark.parametrize("seed", [-1, None, 2.5])
-def test_nonsense_becomes_one_sentence_and_touches_nothing(seed):
+def test_nonsense_is_one_sentence_at_once_and_touches_nothing(seed):
     _, training, functions = wired()
-    with pytest.raises(gr.Error, match="seed must be a whole number"):
-        list(functions["on_train"].fn(7, 25, 16, 32, seed, Session()))
+    session = Session()
+    assert "seed must be a whole number" in pressed(functions, session, seed=seed)
+    list(functions["on_run"].fn(session))
     assert not training.asked
 
 
@@ -237,16 +232,26 @@ def test_only_what_the_training_refuses_is_shown_to_the_user():
         raise ZeroDivisionError
         yield
 
-    training.train = refuses
-    with pytest.raises(gr.Error, match="Too much."):
-        list(functions["on_train"].fn(7, 25, 16, 32, 0, Session()))
-    training.train = breaks
-    with pytest.raises(ZeroDivisionError):
-        list(functions["on_train"].fn(7, 25, 16, 32, 0, Session()))
+    for train, error, sentence in ((refuses, gr.Error, "Too much."), (breaks, ZeroDivisionError, "^$")):
+        training.train, session = train, Session()
+        pressed(functions, session)
+        with pytest.raises(error, match=sentence):
+            list(functions["on_run"].fn(session))
+
+
+def test_leaving_the_page_frees_what_the_training_holds():
+    _, training, functions = wired()
+    session = Session()
+    pressed(functions, session)
+    changes = functions["on_run"].fn(session)
+    for _ in range(3):
+        next(changes)
+    changes.close()
+    assert training.closed and session.running == []
 
 
 def test_every_handler_is_private_and_training_shares_the_device_queue():
     _, _, functions = wired()
     assert all(fn.api_visibility == "private" for fn in functions.values())
-    assert functions["on_train"].concurrency_id == "gpu" and functions["on_train"].concurrency_limit == 1
+    assert functions["on_run"].concurrency_id == "gpu" and functions["on_run"].concurrency_limit == 1
     assert not functions["on_stop"].queue and not functions["on_ask"].queue

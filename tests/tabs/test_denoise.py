@@ -1,6 +1,7 @@
 """The Denoising tab without a browser: its payloads, then its handlers over the wire."""
 
 import base64
+import copy
 import json
 from io import BytesIO
 from threading import Event
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio.errors import InvalidOption
 from studio.media.images import to_pixels
 from studio.options import SampleOptions
 from studio.sampling.export import read_options
@@ -112,14 +114,38 @@ def test_a_run_stopped_while_it_waits_touches_nothing():
 
 
 def test_a_new_run_replaces_what_runs_and_what_waits():
+    session, switches = Session(), []
+
+    def ask() -> Event:
+        session.ask(lambda switch: switches.append(switch) or iter([]))
+        return switches[-1]
+
+    running = ask()
+    with session.begun() as first:
+        assert first and first.switch is running and not running.is_set()
+        waiting = ask()
+        assert running.is_set() and not waiting.is_set()
+        newest = ask()
+        assert waiting.is_set() and not newest.is_set()
+        with session.begun() as second, session.begun() as third:
+            assert second and second.switch is newest and third is None
+        assert session.running == [running]
+    assert session.running == [] and not session.stop()
+
+
+def test_each_session_has_its_own_stop():
+    first = Session()
+    first.ask(lambda switch: iter([]))
+    second = copy.deepcopy(first)
+    assert not second.stop() and first.stop() and first.waiting and first.waiting.switch.is_set()
+
+
+def test_a_press_that_is_refused_stops_nothing():
     session = Session()
-    session.ask()
-    running = session.begin()
-    session.ask()
-    assert running.is_set()
-    session.ask()
-    first, second = session.begin(), session.begin()
-    assert first.is_set() and not second.is_set()
+    session.ask(lambda switch: iter([]))
+    with session.begun() as running, pytest.raises(InvalidOption):
+        session.ask(lambda switch: iter([SampleOptions(num_steps=0)]))
+    assert running and not running.switch.is_set() and session.waiting is None
 
 
 def test_strength_counts_only_with_a_picture(tmp_path):

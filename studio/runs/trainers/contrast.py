@@ -1,11 +1,12 @@
 """The naive contrast as data: what is asked of a training, and what it tells. The training itself is trainers.contrast."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from studio.checks import MAX_SEED, require_float, require_int
 from studio.errors import InvalidOption
+from studio.options import OptionInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["NUM_TIMESTEPS", "ContrastEvent", "ContrastFinished", "ContrastOptions", "ContrastSamples", "ContrastStep", "Figures"]
 
 NUM_TIMESTEPS = 1000
+
+
+def _option(default: Any, low: float, high: float, label: str = "", info: str = "", step: float | None = None) -> Any:
+    return field(default=default, metadata={"option": OptionInfo(label=label, info=info, low=low, high=high, step=step)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,27 +38,23 @@ class ContrastOptions:
         InvalidOption.
     """
 
-    seconds: float = 75.0
-    num_steps: int | None = None
-    batch_size: int = 32
-    width: int = 16
-    learning_rate: float = 3e-3
-    sample_steps: int = 50
-    num_samples: int = 16
-    seed: int = 0
+    seconds: float = _option(75.0, 1.0, 600.0, "Seconds of training", "More: DDPM's digits get better, and the one step stays a blur.", 1)
+    num_steps: int | None = _option(None, 1, 20_000)
+    batch_size: int = _option(32, 1, 512, "Digits an update", "More: smoother losses, and fewer updates in the time.", 8)
+    width: int = _option(16, 8, 64, "Width of the networks", "More channels: learns more from an update, and makes fewer in the time.", 8)
+    learning_rate: float = _option(3e-3, 1e-5, 0.1)
+    sample_steps: int = _option(50, 2, NUM_TIMESTEPS, "Times DDPM is asked", "More: smaller steps, better pictures, and slower previews.", 1)
+    num_samples: int = _option(16, 1, 64)
+    seed: int = _option(0, 0, MAX_SEED, "Seed", "Of the weights, the order of the digits and the noise.")
 
     def __post_init__(self) -> None:
-        require_float("seconds", self.seconds, 1, 600)
-        if self.num_steps is not None:
-            require_int("num_steps", self.num_steps, 1, 20_000)
-        require_int("batch_size", self.batch_size, 1, 512)
-        require_int("width", self.width, 8, 64)
+        for option in fields(self):
+            info, value = option.metadata["option"], getattr(self, option.name)
+            if value is not None or option.default is not None:
+                # A range of whole numbers is of whole numbers.
+                (require_int if isinstance(info.low, int) else require_float)(option.name, value, info.low, info.high)
         if self.width % 8:
             raise InvalidOption(f"width must be a multiple of 8, but {self.width=}.")
-        require_float("learning_rate", self.learning_rate, 1e-5, 0.1)
-        require_int("sample_steps", self.sample_steps, 2, NUM_TIMESTEPS)
-        require_int("num_samples", self.num_samples, 1, 64)
-        require_int("seed", self.seed, 0, MAX_SEED)
 
 
 # --- events --------------------------------------------------------------------------------------------------
