@@ -1,8 +1,10 @@
 """The Runs tab: every training run, what it said and says, and how to start any trainer."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -15,6 +17,7 @@ from studio.runs.trainers import options_table
 from tabs.parts.following import (
     INVITATION,
     POLL_S,
+    Buttons,
     buttons_shown,
     create_buttons,
     create_follow,
@@ -26,7 +29,7 @@ from tabs.parts.following import (
     title_of,
     wire_buttons,
 )
-from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = ["create_tab"]
 
@@ -72,6 +75,33 @@ def status_of(studio: Any, name: str) -> dict[str, Any]:
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class Starter:
+    """What starts any trainer."""
+
+    trainer: gr.Dropdown
+    name: gr.Textbox
+    toml: gr.Textbox
+    take: gr.Button
+    start: gr.Button
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """The list of runs, and the one that is looked at."""
+
+    runs: gr.HTML
+    stage: gr.HTML
+    address: Callable[[Path], str]
+    buttons: Buttons
+    compare: gr.Dropdown
+    chosen: gr.State
+
+    @property
+    def shown(self) -> list[Any]:
+        return [self.runs, self.stage, self.compare, self.chosen, self.buttons.stop, self.buttons.resume, self.buttons.delete]
+
+
 def create_tab(studio: Any) -> None:
     """The components, handlers and wiring of the tab.
 
@@ -81,61 +111,86 @@ def create_tab(studio: Any) -> None:
     if studio.public:
         gr.Markdown("Training is off on this public studio. Start the studio on your own machine to train: the README says how.", elem_classes="ds-about")
         return
-
-    chosen, seen = gr.State(""), gr.State(0)
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             buttons = create_buttons("runs")
-            compare = gr.Dropdown([], multiselect=True, label="Compare with", info="The running means of their losses, on one chart.", elem_id="runs-compare")
-            with gr.Accordion("Start a trainer", open=False, elem_id="runs-new"):
-                trainer = gr.Dropdown(
-                    [(info.label, name) for name, info in TRAINERS.items()], value="ddpm", label="Trainer", info="Its options are listed on the right.",
-                    elem_id="runs-trainer",
-                )
-                name = gr.Textbox("", label="Name", max_lines=1, placeholder="my-digits", info="Letters, digits, - and _.", elem_id="runs-name")
-                toml = gr.Textbox(
-                    'data = "digits"\nresolution = 16\nsteps = 500', label="Options (TOML)", lines=8, max_lines=24, elem_id="runs-toml",
-                    info="What is not said keeps its default.",
-                )
-                take = gr.Button("Take those of the chosen run", size="sm", elem_id="runs-take")
-                start = gr.Button("Start", variant="primary", elem_id="runs-start")
+            compare = unchecked(gr.Dropdown(
+                [], multiselect=True, label="Compare with", info="The running means of their losses, on one chart.", elem_id="runs-compare",
+            ))
+            starter = create_starter()
             status = gr.HTML(elem_id="runs-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
         with gr.Column(elem_classes="ds-stage-column"):
             runs = drawn_by("runlist", '<div class="ds-stage ds-runlist"></div>', elem_id="runs-list")
             stage, address = create_follow("runs-stage")
             options = gr.HTML(elem_id="runs-options", elem_classes="ds-help", visible=False, apply_default_css=False, js_on_load=None)
+    board = Board(runs=runs, stage=stage, address=address, buttons=buttons, compare=compare, chosen=gr.State(""))
+    wire_board(studio, board)
+    wire_starter(studio, starter, board, status, options)
+    create_endpoints(studio)
 
-    for control in (compare, trainer):
-        unchecked(control)
-    shown = [runs, stage, compare, chosen, buttons.stop, buttons.resume, buttons.delete]
 
-    def show(name: str, others: Iterable[str] = ()) -> dict[Any, Any]:
-        name = name if found(studio, name) else newest(studio)
-        names = [view.name for view in studio.runs.list() if view.name != name]
-        kept = [other for other in others if other in names]
-        return {
-            runs: list_value(studio, name), stage: follow_value(studio, name, address, kept), compare: gr.update(choices=names, value=kept), chosen: name,
-            **buttons_shown(studio, name, buttons),
-        }
+def create_starter() -> Starter:
+    """Which trainer, under what name, with what options."""
+    with gr.Accordion("Start a trainer", open=False, elem_id="runs-new"):
+        trainer = gr.Dropdown(
+            [(info.label, name) for name, info in TRAINERS.items()], value="ddpm", label="Trainer", info="Its options are listed on the right.",
+            elem_id="runs-trainer",
+        )
+        name = gr.Textbox("", label="Name", max_lines=1, placeholder="my-digits", info="Letters, digits, - and _.", elem_id="runs-name")
+        toml = gr.Textbox(
+            'data = "digits"\nresolution = 16\nsteps = 500', label="Options (TOML)", lines=8, max_lines=24, elem_id="runs-toml",
+            info="What is not said keeps its default.",
+        )
+        take = gr.Button("Take those of the chosen run", size="sm", elem_id="runs-take")
+        start = gr.Button("Start", variant="primary", elem_id="runs-start")
+    return Starter(trainer=unchecked(trainer), name=name, toml=toml, take=take, start=start)
+
+
+def show(studio: Any, board: Board, name: str, others: Iterable[str] = ()) -> dict[Any, Any]:
+    """What the page shows with this run chosen, or the newest where it is not there."""
+    name = name if found(studio, name) else newest(studio)
+    names = [view.name for view in studio.runs.list() if view.name != name]
+    kept = [other for other in others if other in names]
+    return {**standing(studio, board, name, kept), board.compare: gr.update(choices=names, value=kept), board.chosen: name}
+
+
+def standing(studio: Any, board: Board, name: str, others: Iterable[str]) -> dict[Any, Any]:
+    """What changes by itself while the page is looked at."""
+    stage = follow_value(studio, name, board.address, others)
+    return {board.runs: list_value(studio, name), board.stage: stage, **buttons_shown(studio, name, board.buttons)}
+
+
+def wire_board(studio: Any, board: Board) -> None:
+    """What follows the runs."""
+    chosen, compare, seen = board.chosen, board.compare, gr.State(0)
 
     def on_open_page() -> dict[Any, Any]:
-        return show("")
+        return show(studio, board, "")
 
     def on_tick(name: str, others: list[str], before: int) -> dict[Any, Any]:
         # The page may be older than the first run, or the run that it follows was deleted in another.
         if not found(studio, name) and newest(studio):
-            return full([*shown, seen], {**show("", others or ()), seen: 0})
+            return full([*board.shown, seen], {**show(studio, board, "", others or ()), seen: 0})
         # Most often nothing has changed; then nothing is sent.
-        changes = {runs: list_value(studio, name), stage: follow_value(studio, name, address, others or ()), **buttons_shown(studio, name, buttons)}
+        changes = standing(studio, board, name, others or ())
         now = hash(repr(changes.values()))
-        return full([*shown, seen], {} if now == before else {**changes, seen: now})
+        return full([*board.shown, seen], {} if now == before else {**changes, seen: now})
 
     def on_choose(others: list[str], asked: gr.EventData) -> dict[Any, Any]:
-        return show(asked._data["name"], others or ())
+        return show(studio, board, asked._data["name"], others or ())
 
     def on_compare(name: str, others: list[str]) -> str:
-        return follow_value(studio, name, address, others or ())
+        return follow_value(studio, name, board.address, others or ())
 
+    gr.on(None, on_open_page, None, board.shown, **CHEAP)
+    gr.Timer(POLL_S).tick(on_tick, [chosen, compare, seen], [*board.shown, seen], **CHEAP)
+    board.runs.select(on_choose, compare, board.shown, **CHEAP)
+    compare.input(on_compare, [chosen, compare], board.stage, **CHEAP)
+    wire_buttons(studio, board.buttons, chosen, board.shown, lambda name: show(studio, board, name))
+
+
+def wire_starter(studio: Any, starter: Starter, board: Board, status: gr.HTML, options: gr.HTML) -> None:
+    """What starts a trainer."""
     def on_trainer(name: str) -> Any:
         with said_in_a_sentence():
             return gr.update(value=table_of(name), visible=True)
@@ -143,25 +198,17 @@ def create_tab(studio: Any) -> None:
     def on_take(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():
             view = studio.runs.read(required(name))
-            return {trainer: view.trainer, toml: toml_of(view)}
+            return {starter.trainer: view.trainer, starter.toml: toml_of(view)}
 
     def on_start(trainer: str, name: str, text: str) -> dict[Any, Any]:
         with said_in_a_sentence():
             view = studio.runs.start(trainer, parsed(text), name=(name or "").strip())
-        return {**show(view.name), status: f"{escape(view.name)} was started; it goes on when this page is closed."}
+        return {**show(studio, board, view.name), status: f"{escape(view.name)} was started; it goes on when this page is closed."}
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    cheap: dict[str, Any] = {**private, "queue": False}
-    queued: dict[str, Any] = {**private, "concurrency_id": "runs"}
-    gr.on(None, on_open_page, None, shown, **cheap)
-    gr.Timer(POLL_S).tick(on_tick, [chosen, compare, seen], [*shown, seen], **cheap)
-    runs.select(on_choose, compare, shown, **cheap)
-    compare.input(on_compare, [chosen, compare], stage, **cheap)
-    trainer.input(on_trainer, trainer, options, **queued)
-    take.click(on_take, chosen, [trainer, toml], **queued)
-    start.click(on_start, [trainer, name, toml], [*shown, status], **queued)
-    wire_buttons(studio, buttons, chosen, shown, show)
-    create_endpoints(studio)
+    queued: dict[str, Any] = {**PRIVATE, "concurrency_id": "runs"}
+    starter.trainer.input(on_trainer, starter.trainer, options, **queued)
+    starter.take.click(on_take, board.chosen, [starter.trainer, starter.toml], **queued)
+    starter.start.click(on_start, [starter.trainer, starter.name, starter.toml], [*board.shown, status], **queued)
 
 
 def create_endpoints(studio: Any) -> None:
