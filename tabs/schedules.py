@@ -5,6 +5,7 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from studio.media.uploads import open_picture
 from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
 from studio.process.schedules import CURVES, SCHEDULES, curves, schedule_options
 from studio.scratch import passing_folder
-from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,10 @@ __all__ = ["create_tab"]
 EPS_SCALE = 4096
 FIRST_PICTURE, FIRST_SCHEDULES, FIRST_T = "cat", ["linear", "cosine"], 250
 FIRST_CURVES = ["sqrt_alpha_bar", "sqrt_one_minus_alpha_bar", "log_snr"]
-LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
+# Of several changes in a row the last one counts. Those that may refuse go through the queue.
+LATEST: dict[str, Any] = {**CHEAP, "trigger_mode": "always_last"}
+FALLIBLE: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "pictures"}
+LATEX: list[dict[str, str | bool]] = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
 
 # A download button holds its file from the moment the file is there, so one hidden button serves all three formats.
 DOWNLOAD = "() => setTimeout(() => document.querySelector('#schedules-download').click(), 50)"
@@ -221,72 +225,102 @@ def checked_seed(seed: int | None) -> int:
     return int(seed or 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What the picture, the schedules and their curves are made of."""
+
+    example: gr.Radio
+    another: gr.Button
+    upload: gr.Image
+    seed: gr.Number
+    names: gr.CheckboxGroup
+    num_timesteps: gr.Number
+    zero_terminal_snr: gr.Checkbox
+    respacing: gr.Textbox
+    # The fields of each schedule's parameters, and the columns that hold them.
+    parameters: dict[gr.Number, tuple[str, str]]
+    groups: dict[str, gr.Column]
+    curves: gr.Dropdown
+    axis: gr.Radio
+    # The picture that the stage shows, as it was read.
+    picture: gr.State
+
+    @property
+    def settings(self) -> set[Any]:
+        """What the schedules are made of."""
+        return {self.names, self.num_timesteps, self.zero_terminal_snr, self.respacing, *self.parameters}
+
+
 def create_tab(studio: Any = None) -> None:
     """The components, handlers and wiring of the tab. Schedules need no model, so nothing is asked of `studio`."""
-    picture = gr.State(None)
-    last_result = gr.State(None)
-
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
-            example = gr.Radio([(entry.label, name) for name, entry in PICTURES.items()], value=FIRST_PICTURE, label="Picture", elem_id="schedules-example")
-            another = gr.Button("Another one", size="sm", visible=False, elem_id="schedules-another")
-            upload = picture_input(label="Or your own", sources=["upload", "webcam", "clipboard"], height=150, elem_id="schedules-upload")
-            names = gr.CheckboxGroup(schedule_choices(list(SCHEDULES)), value=FIRST_SCHEDULES, label="Schedules", elem_id="schedules-names")
-            with gr.Row():
-                num_timesteps = gr.Number(1000, label="T", precision=0, min_width=80, info="More: finer steps.", elem_id="schedules-timesteps")
-                seed = gr.Number(0, label="Seed", precision=0, min_width=80, info="Another: other noise.", elem_id="schedules-seed")
-            shown_curves = gr.Dropdown(
-                [(label, name) for name, label in CURVES.items()], value=FIRST_CURVES, multiselect=True, label="Curves", elem_id="schedules-curves",
-            )
-            axis = gr.Radio([("timestep t", "t"), ("log-SNR", "log_snr")], value="t", label="Axis", elem_id="schedules-axis")
-            zero_terminal_snr = gr.Checkbox(False, label="Zero terminal SNR", info="On: the last timestep is pure noise.", elem_id="schedules-zero-snr")
-            respacing = gr.Textbox(
-                label="Respacing", placeholder="ddim50  or  10,15,20", max_lines=1, elem_id="schedules-respacing",
-                info="Which timesteps a shorter process keeps; they are marked on the curves. Empty: all.",
-            )
-            with gr.Accordion("More: parameters", open=False, elem_id="schedules-more"):
-                groups, parameters = create_parameters()
-            with gr.Accordion("Keep it", open=False, elem_id="schedules-keep"), gr.Row(elem_classes="ds-keep"):
-                keep_buttons = {kind: gr.Button(kind.upper(), size="sm", min_width=60, elem_id=f"schedules-keep-{kind}") for kind in ("png", "svg", "csv")}
-                download = gr.DownloadButton(visible="hidden", elem_id="schedules-download")
+            form = create_form()
+            create_files(form)
         with gr.Column(elem_classes="ds-stage-column"):
             stage = drawn_by(
                 "noiser", '<div class="ds-stage ds-noiser"></div>', elem_id="schedules-stage", picture=None, schedules=None, note="", view=None,
             )
             gr.Markdown(ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
+    wire_picture(form, stage)
+    wire_schedules(form, stage)
+    create_chain(form)
+    create_endpoints()
 
-    with gr.Column(elem_classes="ds-section"):
-        gr.Markdown(CHAIN_ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
-        with gr.Row(elem_classes="ds-chain-controls"):
-            chain_name = gr.Dropdown(schedule_choices(FIRST_SCHEDULES), value=FIRST_SCHEDULES[0], label="Schedule", elem_id="schedules-chain-name")
-            chain_t = gr.Slider(0, 999, FIRST_T, step=1, label="Timestep t", min_width=200, scale=2, elem_id="schedules-chain-t")
-            run = gr.Button("Run", variant="primary", min_width=90, scale=0, elem_id="schedules-run")
-            stop = gr.Button("Stop", interactive=False, min_width=70, scale=0, elem_id="schedules-stop")
-        chain = drawn_by("chain", '<div class="ds-stage ds-chain"></div>', elem_id="schedules-chain", result=None)
 
-    settings: set[Any] = {names, num_timesteps, zero_terminal_snr, respacing, *parameters}
+def create_form() -> Form:
+    """The controls in the order in which they matter."""
+    example = gr.Radio([(entry.label, name) for name, entry in PICTURES.items()], value=FIRST_PICTURE, label="Picture", elem_id="schedules-example")
+    another = gr.Button("Another one", size="sm", visible=False, elem_id="schedules-another")
+    upload = picture_input(label="Or your own", sources=["upload", "webcam", "clipboard"], height=150, elem_id="schedules-upload")
+    names = gr.CheckboxGroup(schedule_choices(list(SCHEDULES)), value=FIRST_SCHEDULES, label="Schedules", elem_id="schedules-names")
+    with gr.Row():
+        num_timesteps = gr.Number(1000, label="T", precision=0, min_width=80, info="More: finer steps.", elem_id="schedules-timesteps")
+        seed = gr.Number(0, label="Seed", precision=0, min_width=80, info="Another: other noise.", elem_id="schedules-seed")
+    shown_curves = gr.Dropdown(
+        [(label, name) for name, label in CURVES.items()], value=FIRST_CURVES, multiselect=True, label="Curves", elem_id="schedules-curves",
+    )
+    axis = gr.Radio([("timestep t", "t"), ("log-SNR", "log_snr")], value="t", label="Axis", elem_id="schedules-axis")
+    zero_terminal_snr = gr.Checkbox(False, label="Zero terminal SNR", info="On: the last timestep is pure noise.", elem_id="schedules-zero-snr")
+    respacing = gr.Textbox(
+        label="Respacing", placeholder="ddim50  or  10,15,20", max_lines=1, elem_id="schedules-respacing",
+        info="Which timesteps a shorter process keeps; they are marked on the curves. Empty: all.",
+    )
+    with gr.Accordion("More: parameters", open=False, elem_id="schedules-more"):
+        groups, parameters = create_parameters()
+    return Form(
+        example=example, another=another, upload=upload, seed=seed, names=names, num_timesteps=num_timesteps, zero_terminal_snr=zero_terminal_snr,
+        respacing=respacing, parameters=parameters, groups=groups, curves=shown_curves, axis=axis, picture=gr.State(None),
+    )
 
-    def chosen_from(values: Mapping[Any, Any]) -> list[NoiseOptions]:
-        """One NoiseOptions for each chosen schedule, in the menu's order."""
-        if not values[names]:
-            raise InvalidOption("No schedule is chosen: take at least one under Schedules.")
-        given = [(owner, key, values[field]) for field, (owner, key) in parameters.items() if values[field] is not None]
-        common = {"num_timesteps": values[num_timesteps], "zero_terminal_snr": values[zero_terminal_snr], "respacing": values[respacing] or ""}
-        return [
-            NoiseOptions(schedule=name, parameters={key: value for owner, key, value in given if owner == name}, **common)
-            for name in SCHEDULES if name in values[names]
-        ]
 
+def chosen_from(form: Form, values: Mapping[Any, Any]) -> list[NoiseOptions]:
+    """One NoiseOptions for each chosen schedule, in the menu's order."""
+    if not values[form.names]:
+        raise InvalidOption("No schedule is chosen: take at least one under Schedules.")
+    given = [(owner, key, values[field]) for field, (owner, key) in form.parameters.items() if values[field] is not None]
+    common = {"num_timesteps": values[form.num_timesteps], "zero_terminal_snr": values[form.zero_terminal_snr], "respacing": values[form.respacing] or ""}
+    return [
+        NoiseOptions(schedule=name, parameters={key: value for owner, key, value in given if owner == name}, **common)
+        for name in SCHEDULES if name in values[form.names]
+    ]
+
+
+# --- its wiring ----------------------------------------------------------------------------------------------
+
+def wire_picture(form: Form, stage: gr.HTML) -> None:
+    """What changes the picture and its noise."""
     def on_open() -> dict[Any, Any]:
         # All props in one update: Gradio keeps only the last one for a part that is not drawn yet, as in a tab behind.
-        return {picture: first_picture(), stage: gr.HTML(**first_props())}
+        return {form.picture: first_picture(), stage: gr.HTML(**first_props())}
 
     def show_picture(image: "Image.Image", noise_seed: int | None) -> dict[Any, Any]:
-        return {picture: image, stage: gr.HTML(picture=pack_picture(image, checked_seed(noise_seed)), note="")}
+        return {form.picture: image, stage: gr.HTML(picture=pack_picture(image, checked_seed(noise_seed)), note="")}
 
     def on_example(name: str, noise_seed: int | None) -> dict[Any, Any]:
         with said_in_a_sentence():
-            return {**show_picture(working_copy(load_picture(name)), noise_seed), upload: None, another: gr.update(visible=PICTURES[name].varies)}
+            shown = show_picture(working_copy(load_picture(name)), noise_seed)
+            return {**shown, form.upload: None, form.another: gr.update(visible=PICTURES[name].varies)}
 
     def on_another(name: str, noise_seed: int | None) -> dict[Any, Any]:
         variant = int(np.random.default_rng().integers(2**31))
@@ -296,10 +330,10 @@ def create_tab(studio: Any = None) -> None:
     def on_upload(path: str | None, noise_seed: int | None) -> dict[Any, Any]:
         # `upload` always gets a value: an output left out makes Gradio build the component anew, without picture_input's reading.
         if path is None:
-            return {upload: None}
+            return {form.upload: None}
         with said_in_a_sentence():
             image = working_copy(open_picture(path))
-            return {**show_picture(image, noise_seed), upload: image, example: None, another: gr.update(visible=False)}
+            return {**show_picture(image, noise_seed), form.upload: image, form.example: None, form.another: gr.update(visible=False)}
 
     def on_seed(noise_seed: int | None, image: "Image.Image | None") -> dict[Any, Any]:
         try:
@@ -307,31 +341,78 @@ def create_tab(studio: Any = None) -> None:
         except StudioError as error:
             return {stage: gr.HTML(note=str(error))}
 
+    shown, example, upload, seed = [form.picture, stage], form.example, form.upload, form.seed
+    gr.on(None, on_open, None, shown, **LATEST)
+    example.input(on_example, [example, seed], [*shown, upload, form.another], **FALLIBLE)
+    form.another.click(on_another, [example, seed], shown, **FALLIBLE)
+    read = upload.input(on_upload, [upload, seed], [*shown, upload, example, form.another], **FALLIBLE)
+    read.failure(lambda: None, None, upload, **LATEST)
+    seed.change(on_seed, [seed, form.picture], stage, **LATEST)
+
+
+def wire_schedules(form: Form, stage: gr.HTML) -> None:
+    """What changes the curves."""
     def on_settings(values: dict[Any, Any]) -> dict[Any, Any]:
         try:
-            return {stage: gr.HTML(schedules=pack_schedules(chosen_from(values)), note="")}
+            return {stage: gr.HTML(schedules=pack_schedules(chosen_from(form, values)), note="")}
         except StudioError as error:
             # Said on the stage, not as a passing message: it stands there until the control makes sense again.
             return {stage: gr.HTML(note=str(error))}
 
-    def on_names(chosen: list[str], current: str) -> dict[Any, Any]:
-        visible = {group: gr.update(visible=name in chosen) for name, group in groups.items()}
-        menu = schedule_choices(chosen)
-        return {**visible, chain_name: gr.update(choices=menu, value=current if current in chosen else menu[0][1]) if menu else gr.skip()}
-
-    def on_num_timesteps(count: int | None, t: int) -> dict[Any, Any]:
-        if not count or count < 2:
-            return {chain_t: gr.skip()}
-        return {chain_t: gr.update(maximum=count - 1, value=min(t, count - 1))}
+    def on_names(chosen: list[str]) -> dict[Any, Any]:
+        return {group: gr.update(visible=name in chosen) for name, group in form.groups.items()}
 
     def on_view(chosen_curves: list[str], chosen_axis: str) -> dict[Any, Any]:
         return {stage: gr.HTML(view=view_of(chosen_curves, chosen_axis))}
 
+    gr.on([control.change for control in form.settings], on_settings, form.settings, stage, **LATEST)
+    form.names.change(on_names, form.names, list(form.groups.values()), **LATEST)
+    gr.on([form.curves.change, form.axis.change], on_view, [form.curves, form.axis], stage, **LATEST)
+
+
+def create_files(form: Form) -> None:
+    """The curves as files."""
+    with gr.Accordion("Keep it", open=False, elem_id="schedules-keep"), gr.Row(elem_classes="ds-keep"):
+        keep_buttons = {kind: gr.Button(kind.upper(), size="sm", min_width=60, elem_id=f"schedules-keep-{kind}") for kind in ("png", "svg", "csv")}
+        download = gr.DownloadButton(visible="hidden", elem_id="schedules-download")
+
+    def on_keep(kind: str) -> Callable[[dict[Any, Any]], Iterator[dict[Any, Any]]]:
+        def keep(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+            with said_in_a_sentence(), passing_folder() as folder:
+                # Gradio copies the file before it goes on.
+                yield {download: str(export(kind, chosen_from(form, values), values[form.curves], values[form.axis], folder))}
+        return keep
+
+    for kind, button in keep_buttons.items():
+        written = button.click(on_keep(kind), form.settings | {form.curves, form.axis}, download, **PRIVATE)
+        written.success(None, None, None, js=DOWNLOAD, **PRIVATE)
+
+
+# --- the chain -----------------------------------------------------------------------------------------------
+
+def create_chain(form: Form) -> None:
+    """The chain of single steps beside the jump: its own controls, handlers and wiring."""
+    with gr.Column(elem_classes="ds-section"):
+        gr.Markdown(CHAIN_ABOUT, latex_delimiters=LATEX, elem_classes="ds-about")
+        with gr.Row(elem_classes="ds-chain-controls"):
+            name = gr.Dropdown(schedule_choices(FIRST_SCHEDULES), value=FIRST_SCHEDULES[0], label="Schedule", elem_id="schedules-chain-name")
+            t = gr.Slider(0, 999, FIRST_T, step=1, label="Timestep t", min_width=200, scale=2, elem_id="schedules-chain-t")
+            run = gr.Button("Run", variant="primary", min_width=90, scale=0, elem_id="schedules-run")
+            stop = gr.Button("Stop", interactive=False, min_width=70, scale=0, elem_id="schedules-stop")
+        chain, last_result = drawn_by("chain", '<div class="ds-stage ds-chain"></div>', elem_id="schedules-chain", result=None), gr.State(None)
+
+    def on_names(chosen: list[str], current: str) -> Any:
+        menu = schedule_choices(chosen)
+        return gr.update(choices=menu, value=current if current in chosen else menu[0][1]) if menu else gr.skip()
+
+    def on_num_timesteps(count: int | None, current: int) -> Any:
+        return gr.update(maximum=count - 1, value=min(current, count - 1)) if count and count >= 2 else gr.skip()
+
     def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
-            options = next(options for options in chosen_from(values) if options.schedule == values[chain_name])
-            options = dataclasses.replace(options, t=values[chain_t], seed=checked_seed(values[seed]))
-        image = values[picture] or first_picture()
+            options = next(options for options in chosen_from(form, values) if options.schedule == values[name])
+            options = dataclasses.replace(options, t=values[t], seed=checked_seed(values[form.seed]))
+        image = values[form.picture] or first_picture()
         started = time.perf_counter()
         for event in compare_chain(image, options):
             result = show_progress(event, started) if isinstance(event, ChainProgress) else show_finished(event)
@@ -340,34 +421,10 @@ def create_tab(studio: Any = None) -> None:
     def on_stop(last: dict[str, Any] | None) -> dict[Any, Any]:
         return {chain: gr.HTML(result=show_stopped(last)), stop: gr.update(interactive=False)}
 
-    def on_keep(kind: str) -> Callable[[dict[Any, Any]], Iterator[dict[Any, Any]]]:
-        def keep(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-            with said_in_a_sentence(), passing_folder() as folder:
-                # Gradio copies the file before it goes on.
-                yield {download: str(export(kind, chosen_from(values), values[shown_curves], values[axis], folder))}
-        return keep
-
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    # The page shows an error only when it comes through the queue; handlers that cannot fail go past it.
-    cheap: dict[str, Any] = {**private, "queue": False, "trigger_mode": "always_last"}
-    fallible: dict[str, Any] = {**private, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "pictures"}
-
-    gr.on(None, on_open, None, [picture, stage], **cheap)
-    gr.on([control.change for control in settings], on_settings, settings, stage, **cheap)
-    example.input(on_example, [example, seed], [picture, stage, upload, another], **fallible)
-    another.click(on_another, [example, seed], [picture, stage], **fallible)
-    read = upload.input(on_upload, [upload, seed], [picture, stage, upload, example, another], **fallible)
-    read.failure(lambda: None, None, upload, **cheap)
-    seed.change(on_seed, [seed, picture], stage, **cheap)
-    names.change(on_names, [names, chain_name], [chain_name, *groups.values()], **cheap)
-    num_timesteps.change(on_num_timesteps, [num_timesteps, chain_t], chain_t, **cheap)
-    gr.on([shown_curves.change, axis.change], on_view, [shown_curves, axis], stage, **cheap)
-    running = run.click(on_run, settings | {chain_name, chain_t, seed, picture}, [chain, last_result, stop], **private)
-    stop.click(on_stop, last_result, [chain, stop], cancels=running, **cheap)
-    for kind, button in keep_buttons.items():
-        written = button.click(on_keep(kind), settings | {shown_curves, axis}, download, **private)
-        written.success(None, None, None, js=DOWNLOAD, **private)
-    create_endpoints()
+    form.names.change(on_names, [form.names, name], name, **LATEST)
+    form.num_timesteps.change(on_num_timesteps, [form.num_timesteps, t], t, **LATEST)
+    running = run.click(on_run, form.settings | {name, t, form.seed, form.picture}, [chain, last_result, stop], **PRIVATE)
+    stop.click(on_stop, last_result, [chain, stop], cancels=running, **LATEST)
 
 
 def create_endpoints() -> None:

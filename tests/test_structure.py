@@ -149,3 +149,11 @@ def test_each_requirement_stands_once_and_allows_the_version_that_was_tested():
     assert len(set(names)) == len(names)
     assert not [str(one) for one in wanted if not one.specifier.contains(tested[one.name.replace("_", "-").lower()])]
     assert f"sdk_version: {tested['gradio']}" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_functions_of_the_tabs_fit_on_a_screen():
+    functions = [
+        (path, node) for path in (ROOT / "tabs").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)
+    ]
+    assert functions
+    assert not [f"{path.name}: {node.name}" for path, node in functions if (node.end_lineno or 0) - node.lineno + 1 > 60]
