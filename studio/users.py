@@ -19,6 +19,7 @@ from cachetools import LRUCache
 
 from studio.checks import require_float, require_int
 from studio.errors import InvalidOption
+from studio.files import written_aside
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -95,16 +96,10 @@ def _check_name(name: str) -> None:
 
 def _write_private(path: Path, text: str) -> None:
     """Whole or not at all, and never readable by others, not for a moment."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 # --- a password ----------------------------------------------------------------------------------------------

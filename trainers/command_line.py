@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from studio.errors import InvalidOption, UnknownName
 
-__all__ = ["parse_options", "read_toml"]
+__all__ = ["config_folder", "parse_options", "read_toml"]
 
 Options = TypeVar("Options")
 
@@ -28,6 +28,14 @@ def parse_options(kind: type[Options], argv: list[str] | None = None, *, prog: s
     values = vars(parser.parse_args(argv))
     values.pop("config")
     return kind(**values)
+
+
+def config_folder(argv: list[str] | None = None) -> Path | None:
+    """The folder of the file named by --config, None without one."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config", type=Path)
+    config = parser.parse_known_args(argv)[0].config
+    return None if config is None else config.parent
 
 
 def read_toml(kind: type, path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from studio.errors import DamagedFile, StudioError
 from studio.runs.checkpoints import newest_good, steps_of
 from studio.runs.folder import read_state, write_state
 from studio.runs.processes import process_start
-from trainers.command_line import parse_options
+from trainers.command_line import config_folder, parse_options
 from trainers.loop import StepLog, StopAsked
 from trainers.run_folder import RunFolder
 
@@ -28,7 +28,7 @@ __all__ = ["run_program"]
 def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[str] | None = None, *, description: str) -> None:
     """Run a trainer from the command line. Ctrl-C and SIGTERM save first, as the file `stop` in the run folder does."""
     name = train.__module__.rsplit(".", 1)[-1] if train.__module__ != "__main__" else _name_of_main()
-    options = parse_options(kind, argv, prog=f"python -m trainers.{name}", description=description)
+    options = _options_or_end(kind, argv, f"python -m trainers.{name}", description)
     folder = RunFolder(options.output)
     if not _is_main_process():
         _drain(train(options))
@@ -51,6 +51,17 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
         raise SystemExit(1) from error
     _say(folder.path, ended=time.time(), **_ending(folder, options, last))
     (folder.path / "stop").unlink(missing_ok=True)
+
+
+def _options_or_end(kind: type, argv: list[str] | None, prog: str, description: str) -> Any:
+    """The options, or the end with a sentence; a run that the studio is starting has then failed."""
+    try:
+        return parse_options(kind, argv, prog=prog, description=description)
+    except StudioError as error:
+        folder = config_folder(argv)
+        if folder is not None and _state_before(folder) == "starting":
+            _say(folder, state="failed", message=f"The options of this run cannot be used: {error}")
+        raise SystemExit(str(error)) from error
 
 
 def _state_before(path: Path) -> str:

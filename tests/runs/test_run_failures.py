@@ -148,6 +148,17 @@ def test_the_word_that_the_disk_is_full_takes_the_place_of_the_last_word(tmp_pat
         write_state(tmp_path / "new", state="failed")
 
 
+@pytest.mark.parametrize(("line", "words"), [('lr = 7.0', "lr"), ('colour = "red"', "colour"), ("steps = = 5", "not TOML")])
+def test_options_that_the_trainer_refuses_at_its_start_are_told_where_the_run_is_looked_at(tmp_path, line, words):
+    (tmp_path / "options.toml").write_text(f'output = "{tmp_path}"\n{line}\n')
+    for state, then in (("starting", "failed"), ("finished", "finished")):
+        write_state(tmp_path, state=state, message="")
+        with pytest.raises(SystemExit, match=words) as end:
+            run_program(DDPMOptions, ddpm.train, ["--config", str(tmp_path / "options.toml")], description="")
+        view = read_run(tmp_path)
+        assert view.state == then and (words in view.message) == (then == "failed") and "Traceback" not in str(end.value)
+
+
 def test_a_log_that_is_full_ends_the_run_in_a_sentence(tmp_path, monkeypatch):
     path = tmp_path / "log.txt"
     path.write_text("." * ROOM)
