@@ -247,8 +247,9 @@ class Runs:
         except Timeout as error:
             raise NotWritable(f"Another program has held {self.root / '.lock'} for {LOCK_WAIT_S:.0f} s; end it, then try again.") from error
         except OSError as error:
+            why = "it is a file, not a folder" if self.root.is_file() else error.strerror or error
             raise NotWritable(
-                f"{error.filename or self.root} cannot be written ({error.strerror or error}). Make the runs folder {self.root} writable and give it "
+                f"{error.filename or self.root} cannot be written ({why}). Make the runs folder {self.root} writable and give it "
                 "room, or start the studio with DIFFUSION_STUDIO_RUNS naming another folder."
             ) from error
 

@@ -128,10 +128,11 @@ def found(studio: Any, name: str | None) -> RunView | None:
 
 
 def newest(studio: Any, trainer: str | None = None) -> str:
-    """The run that a page opens with: one that goes on, else the last that was asked for; "" where there is none."""
+    """The run that a page opens with: one that goes on, else the last that can be read, else any; "" where there is none."""
     views = [view for view in studio.runs.list() if trainer in (None, view.trainer)]
     going_on = [view for view in views if view.state in ("starting", "running")]
-    return next((view.name for view in [*going_on, *views]), "")
+    whole = [view for view in views if view.state != "damaged"]
+    return next((view.name for view in [*going_on, *whole, *views]), "")
 
 
 # --- on the page ---------------------------------------------------------------------------------------------

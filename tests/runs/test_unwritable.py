@@ -77,6 +77,11 @@ def test_what_acts_says_what_is_not_writable(studio, tmp_path, tiny_sd):
     assert not studio.runs.root.is_dir() or sorted(os.listdir(studio.runs.root)) == [".lock", "old"]
 
 
+def test_a_file_in_place_of_the_folder_is_called_one(tmp_path):
+    with pytest.raises(NotWritable, match="it is a file, not a folder"):
+        Runs(a_file(tmp_path)).start("ddpm", {"steps": 5}, name="new")
+
+
 def test_a_run_that_cannot_be_started_has_failed_and_holds_up_no_other(tmp_path, monkeypatch):
     runs, launched = Runs(tmp_path / "runs"), []
     monkeypatch.setattr("studio.runs.queue.subprocess.Popen", lambda command, **options: launched.append(command[-1]) or Dead())

@@ -20,7 +20,7 @@ from studio.runs.folder import read_run
 from studio.runs.probes import before_and_after, checkpoint_matrix, forgotten
 from studio.runs.processes import process_start
 from tabs import dreambooth, runs
-from tabs.parts.following import follow_value
+from tabs.parts.following import follow_value, newest
 
 JUNK = {
     "null": "null", "a list": "[]", "a text": '"many"', "a number": "7", "true": "true", "below nought": "-3", "parts": "1.5", "NaN": "NaN",
@@ -222,6 +222,13 @@ def test_a_folder_that_is_hardly_a_run_breaks_nothing(studio, name):
     else:
         write_run(studio.runs.root / os.fsdecode(os.fsencode(name)))
         assert [view.name for view in studio.runs.list()] == ["good"]
+
+
+def test_a_page_opens_with_a_run_that_can_be_read_where_there_is_one(studio):
+    write_run(studio.runs.root / "odd", **{"config.json": b"[]", "state.json": json.dumps({**STATE, "created": 5e9}).encode()})
+    assert [view.name for view in studio.runs.list()] == ["odd", "good"] and newest(studio) == "good"
+    studio.delete_run("good")
+    assert newest(studio) == "odd"
 
 
 def test_a_damaged_run_is_refused_in_its_own_words_and_can_be_deleted(studio):
