@@ -6,6 +6,7 @@ the module does (hooks, another forward, gradients) is answered by the module it
 """
 
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +68,10 @@ class Traced:
 
     def _frozen(self, inputs: tuple[Tensor, ...]) -> Any:
         module = self.module if self.recorder is None else _Watched(self.module, self.recorder)
-        return torch.jit.freeze(torch.jit.trace(module.eval(), inputs, check_trace=False))
+        with warnings.catch_warnings():
+            # A graph is used for its own shapes alone, so what a trace decides by them holds.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return torch.jit.freeze(torch.jit.trace(module.eval(), inputs, check_trace=False))
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Any:
         return tuple((tensor.shape, tensor.dtype) for tensor in inputs), self.recorder and self.recorder.key
