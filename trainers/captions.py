@@ -52,7 +52,9 @@ def word(text: Scene | str, rng: np.random.Generator | None = None) -> str:
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
     """(B, L) int64 ids, padded to the tokenizer's limit and cut off there, as pipelines feed them."""
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    from studio.models.prompts import tokenize as told
+
+    return told(tokenizer, texts).input_ids
 
 
 def toybox_scenes(seed: int, count: int, split: str = "train") -> list[Scene]:

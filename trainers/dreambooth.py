@@ -29,6 +29,7 @@ from studio.errors import InvalidOption
 from studio.media.folders import read_picture
 from studio.media.images import to_square
 from studio.models.facts import STUDIO_FACTS
+from studio.models.latents import scaled
 from studio.runs.trainers.dreambooth import USUAL_TARGETS, DreamBoothOptions, check, load_instances
 from trainers.captions import tokenize
 from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, on_cpu, run_loop, snr_of
@@ -44,34 +45,20 @@ PARTS = ("unet", "vae", "text_encoder")
 
 # --- the base model ------------------------------------------------------------------------------------------
 
-def base_source(name: str) -> str:
-    """The folder or Hub id of a base model by its name in the catalogue, its folder or its id."""
-    from studio.models.loading import resolve
-
-    return resolve(name)
-
-
 def load_parts(name: str) -> dict[str, Any]:
     """{"unet", "vae", "text_encoder", "tokenizer", "scheduler"} of a StableDiffusionPipeline, float32, frozen, on the GPU if there is one."""
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from diffusers import DDPMScheduler
 
-    pipeline = StableDiffusionPipeline.from_pretrained(base_source(name), torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
-    for name in PARTS:
-        getattr(pipeline, name).requires_grad_(False).to(own_device())
-    return {
-        "unet": pipeline.unet, "vae": pipeline.vae.eval(), "text_encoder": pipeline.text_encoder.eval(), "tokenizer": pipeline.tokenizer,
-        "scheduler": pipeline.scheduler, "process": DDPMScheduler.from_config(pipeline.scheduler.config),
-    }
+    from studio.models import load_model
+
+    pipeline = load_model(name, own_device(), dtype=torch.float32).pipeline  # type: ignore[attr-defined]
+    parts = {part: getattr(pipeline, part) for part in (*PARTS, "tokenizer", "scheduler")}
+    return {**parts, "process": DDPMScheduler.from_config(pipeline.scheduler.config)}
 
 
 def own_device() -> torch.device:
     """The GPU of this process where several share a run, else the first; the CPU where there is none."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def vae_factor(vae: Any) -> int:
-    """How many pixels a side a latent of the VAE stands for."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def token_features(parts: dict[str, Any], prompts: list[str]) -> Tensor:
@@ -188,7 +175,7 @@ class Source:
             squares = torch.where(mirrored.bool()[:, None, None, None], squares.flip(-1), squares)
             mean, std = self._posterior(squares)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        return (mean + std * noise) * self.vae.config.scaling_factor, [self.prompts[i] for i in which.tolist()]
+        return scaled(mean + std * noise, self.vae), [self.prompts[i] for i in which.tolist()]
 
 
 # --- the task ------------------------------------------------------------------------------------------------

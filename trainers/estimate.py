@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from studio.errors import StudioError
+from studio.models.latents import factor_of
 from studio.runs.trainers.dreambooth import DreamBoothOptions, Estimate
 from trainers.activations import kept_for_backward
 from trainers.command_line import parse_options
-from trainers.dreambooth import PARTS, class_pictures, load_parts, make_network, prompt_inputs, vae_factor
+from trainers.dreambooth import PARTS, class_pictures, load_parts, make_network, prompt_inputs
 
 __all__ = ["estimate"]
 
@@ -44,7 +45,7 @@ def estimate(options: DreamBoothOptions) -> Estimate:
     """
     parts = load_parts(options.base)
     halves = 2 if options.prior_weight else 1
-    shape = (options.batch_size * halves, parts["unet"].config.in_channels, *[options.resolution // vae_factor(parts["vae"])] * 2)
+    shape = (options.batch_size * halves, parts["unet"].config.in_channels, *[options.resolution // factor_of(parts["vae"])] * 2)
     network = make_network(parts, replace(options, gradient_checkpointing=False))
     text = prompt_inputs(parts, options, [""] * shape[0]).to(parts["unet"].device)
     forward = partial(_forward, network, torch.zeros(shape, device=text.device), text, options.mixed_precision)

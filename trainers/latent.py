@@ -23,6 +23,7 @@ from torch import Tensor
 
 from studio.errors import InvalidOption
 from studio.files import written_aside
+from studio.models.latents import scaled
 from studio.runs.trainers.latent import LatentOptions, check
 from trainers.captions import Captioned, load_captioned, tokenize, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
@@ -112,7 +113,7 @@ def encode_pictures(vae: Any, data: Captioned, chunk: int = 64) -> Tensor:
 
     chunks = torch.arange(len(data)).split(chunk)
     parts = [vae.encode(data.batch(part).to(vae.device)).latent_dist.mode() for part in tqdm(chunks, desc="encoding pictures", leave=False)]
-    return (torch.cat(parts) * vae.config.scaling_factor).to("cpu", torch.float16).contiguous()
+    return scaled(torch.cat(parts), vae).to("cpu", torch.float16).contiguous()
 
 
 # --- what is computed once -----------------------------------------------------------------------------------

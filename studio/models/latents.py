@@ -24,7 +24,7 @@ from studio.options import SampleOptions
 from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath
 
-__all__ = ["Latent", "open_pipeline", "latent_info", "discrete_path"]
+__all__ = ["Latent", "factor_of", "scaled", "open_pipeline", "latent_info", "discrete_path"]
 
 # Above so many pixels the VAE works in tiles: its activations at full size are what runs out of memory first.
 TILING_PIXELS = 1024 * 1024
@@ -101,23 +101,13 @@ class Latent:
 
     def scaled(self, latents: Tensor) -> Tensor:
         """The VAE's own latents as the network wants them."""
-        shift, scale = self._shift_and_scale(latents)
-        return (latents - shift) * scale
+        return scaled(latents, self.vae)
 
     def decode(self, x0: Tensor) -> Tensor:
         """(B, C, h, w) latents -> (B, 3, H, W) pictures float32, about [-1, 1]. Gradients flow where they are wanted."""
         self._tile(x0.shape[-1] * x0.shape[-2] * self.factor**2)
-        shift, scale = self._shift_and_scale(x0)
+        shift, scale = _shift_and_scale(self.vae, x0)
         return self.vae.decode((x0 / scale + shift).to(self.vae.dtype), return_dict=False)[0].float()
-
-    def _shift_and_scale(self, like: Tensor) -> tuple[Any, Any]:
-        """Numbers, or one a channel where the VAE's config names the mean and the deviation of its latents."""
-        config = self.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is not None and std is not None:
-            mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1) for values in (mean, std))
-            return mean, config.scaling_factor / std
-        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
     def _tile(self, pixels: int) -> None:
         self.vae.use_tiling = pixels > TILING_PIXELS
@@ -132,6 +122,22 @@ class Latent:
     def facts(self) -> dict[str, Any]:
         """What a run file must know of the model to be read without it."""
         return {"name": self.name, "label": self.info.label, "factor": self.factor, "rgb_map": self.rgb_map.to_json()}
+
+
+def scaled(latents: Tensor, vae: Any) -> Tensor:
+    """A VAE's own latents (B, C, h, w) as its diffusion model wants them, of deviation about 1. Inference and training alike."""
+    shift, scale = _shift_and_scale(vae, latents)
+    return (latents - shift) * scale
+
+
+def _shift_and_scale(vae: Any, like: Tensor) -> tuple[Any, Any]:
+    """Numbers, or one a channel where the VAE's config names the mean and the deviation of its latents."""
+    config = vae.config
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1) for values in (mean, std))
+        return mean, config.scaling_factor / std
+    return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
 
 def factor_of(vae: Any) -> int:

@@ -60,15 +60,18 @@ def estimated_gib(name: str) -> float:
     return estimate_gib(resolve(name), known, half or known is not None and MODELS[name].family == "pixel")
 
 
-def load_model(name: str, device: "torch.device | None" = None, *, offload: bool = False) -> "DiffusionModel":
+def load_model(
+    name: str, device: "torch.device | None" = None, *, offload: bool = False, dtype: "torch.dtype | None" = None,
+) -> "DiffusionModel":
     """Load a model by menu name, folder, file or Hub id. Raises UnknownName, or ModelUnavailable with what to do.
 
     device: where it is put; None = the best there is. offload: keep a latent model in the computer's memory and lend
-    its parts to the device as they are needed (slower, and a third less memory).
+    its parts to the device as they are needed (slower, and a third less memory). dtype: of a latent model's weights; None =
+    half precision on CUDA, else float32.
     """
     place = resolve(name)
     device = device or pick_device()
-    source = Source(name=name, place=place, device=device, dtype=pick_dtype(device), offload=offload)
+    source = Source(name=name, place=place, device=device, dtype=dtype or pick_dtype(device), offload=offload)
     return _family(name, place).load(source)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Encoded", "PromptEncoder", "Token", "Tokens", "penultimate"]
+__all__ = ["Encoded", "PromptEncoder", "Token", "Tokens", "penultimate", "tokenize"]
 
 EMBEDDINGS_KEPT = 64
 
@@ -91,7 +91,7 @@ class PromptEncoder:
         import torch
 
         with self._tokenizing:
-            inputs = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True, return_tensors="pt")
+            inputs = tokenize(self.tokenizer, text, self.limit)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = inputs.attention_mask.to(device) if masked else None
         # no_grad, not inference mode: CLIP guidance takes gradients of what is computed from these.
@@ -101,7 +101,7 @@ class PromptEncoder:
     def ids(self, text: str, tokenizer: Any = None, places: int | None = None) -> "Tensor":
         """(1, L) ids of a text, padded or cut to `places`: the encoder's limit unless told."""
         with self._tokenizing:
-            return (tokenizer or self.tokenizer)(text, padding="max_length", max_length=places or self.limit, truncation=True, return_tensors="pt").input_ids
+            return tokenize(tokenizer or self.tokenizer, text, places or self.limit).input_ids
 
     def embedding(self, text: str) -> "np.ndarray":
         """(L, D) float32: the states of a text, to look at."""
@@ -130,6 +130,11 @@ class PromptEncoder:
             tokens.append(Token(id=id_, text=piece.removesuffix("</w>"), word=word))
             word += piece.endswith("</w>")
         return tuple(tokens)
+
+
+def tokenize(tokenizer: Any, texts: "str | list[str]", places: int | None = None) -> Any:
+    """input_ids and attention_mask, (B, L) int64 each, padded and cut to `places`: the tokenizer's own limit unless told."""
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=places or tokenizer.model_max_length, return_tensors="pt")
 
 
 def penultimate(encoder: Any, ids: "Tensor", device: "torch.device") -> "tuple[Tensor, Tensor]":

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from studio.media.previews import RgbMap
 if TYPE_CHECKING:
     from PIL import Image
 
-    from studio.models.latents import Latent
 
 __all__ = ["rgb_map_of", "fit_rgb_map"]
 
@@ -31,7 +30,7 @@ NUM_SCENES = 12
 MAX_SIDE = 256
 
 
-def rgb_map_of(model: "Latent") -> RgbMap:
+def rgb_map_of(model: Any) -> RgbMap:
     """The map of the model's VAE: from the cache beside the studio's other ones, else fitted and kept there."""
     path = cache_folder() / "previews" / f"{_fingerprint(model)}.json"
     try:
@@ -42,7 +41,7 @@ def rgb_map_of(model: "Latent") -> RgbMap:
     return fitted
 
 
-def fit_rgb_map(model: "Latent", pictures: "Sequence[Image.Image]") -> RgbMap:
+def fit_rgb_map(model: Any, pictures: "Sequence[Image.Image]") -> RgbMap:
     """Least squares of the decoder's pooled pictures on the latents of the given pictures."""
     side = min(MAX_SIDE, model.info.width, model.info.height) // model.factor * model.factor
     latents, colours = [], []
@@ -63,7 +62,7 @@ def _least_squares(latents: Tensor, colours: Tensor) -> RgbMap:
     return RgbMap(weight=solution[:-1].T.contiguous(), bias=solution[-1].contiguous())
 
 
-def _fingerprint(model: "Latent") -> str:
+def _fingerprint(model: Any) -> str:
     """Of the VAE's weights at its two ends and its scale: the same VAE in another model has the same map."""
     vae = model.vae
     parts = [vae.encoder.conv_in.weight, vae.encoder.conv_out.weight, vae.decoder.conv_in.weight, vae.decoder.conv_out.weight]

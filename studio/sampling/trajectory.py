@@ -22,7 +22,7 @@ from torch import Tensor
 
 from studio.errors import BadRunFile, StudioError
 from studio.options import SampleOptions
-from studio.sampling.events import StepDone, StepInfo
+from studio.sampling.steps import StepDone, StepInfo
 from studio.sampling.streams import ALWAYS, STREAMS
 
 if TYPE_CHECKING:
