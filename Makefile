@@ -13,7 +13,7 @@ run: $(READY)            ## set up if needed, start the studio, print its addres
 test: $(READY) $(VENV)/.browser   ## set up if needed, run every test
 	@$(BIN)/python -m pytest
 
-lint: $(READY)           ## ruff on everything, mypy on studio/
+lint: $(READY)           ## ruff on everything, mypy on studio/ and tabs/
 	@$(BIN)/ruff check . && $(BIN)/mypy
 
 bench: $(READY)          ## measure side by side, print ratios

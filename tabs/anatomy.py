@@ -9,6 +9,7 @@ from studio.errors import InvalidOption
 from studio.media.data_uris import data_uri
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
+from tabs.parts.api import TextApi
 from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
 
 __all__ = ["create_area"]
@@ -27,14 +28,14 @@ ABOUT_VAE = r"""
 What the VAE cannot give back, no prompt can draw. $\mathrm{PSNR} = 10\log_{10}\left(2^2 / \mathrm{MSE}\right)$ for values in $[-1, 1]$: 30 dB looks alike,
 40 dB the same. Latents moved by noise still decode to something like the picture: that is why diffusion may work in them.
 """
-LATEX = [{"left": "$", "right": "$", "display": False}]
+LATEX: list[dict[str, str | bool]] = [{"left": "$", "right": "$", "display": False}]
 
 
-def create_area(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
+def create_area(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     """The components, handlers and wiring; gives the event of the tracing, to hang more on.
 
     Args:
-        studio: gives anatomy(model, prompt) and vae_round_trip(model, picture, perturb=, seed=), as studio.Studio does.
+        studio: takes models apart.
         model, prompt: of the tab, which this area is about.
     """
     gr.Markdown(ABOUT, elem_classes="ds-about")

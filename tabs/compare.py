@@ -20,6 +20,7 @@ from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, save_png
 from studio.sampling.live import freshest
 from studio.scratch import passing_folder
+from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, options_from
 from tabs.parts.filmstrip import decoded, film
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
@@ -47,11 +48,11 @@ FIRST_VALUES: dict[str, Any] = {
 
 # --- two settings --------------------------------------------------------------------------------------------
 
-def create_pair(studio: Any, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
+def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     """The components, handlers and wiring of the comparison of two runs; gives the event of the run, to hang more on.
 
     Args:
-        studio: gives sample, as studio.Studio does.
+        studio: samples.
         model, prompt: of the tab; the prompt stands for a side that has none of its own.
     """
     panel = RunPanel(studio, "pair", "Compare")
@@ -102,7 +103,7 @@ class Either:
         return self.switch.is_set() or self.own.is_set()
 
 
-def compared(studio: Any, a: SampleOptions, b: SampleOptions, switch: Event) -> Iterator[dict[str, Any]]:
+def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event) -> Iterator[dict[str, Any]]:
     """Both runs, one after the other, then the two on their common axis. A stop leaves the page as it was."""
     runs: list[Trajectory] = []
     for name, options in (("A", a), ("B", b)):
@@ -160,7 +161,7 @@ def _end(a: "Trajectory", b: "Trajectory", meetings: list[Meeting]) -> dict[str,
 
 # --- grids ---------------------------------------------------------------------------------------------------
 
-def create_grid(studio: Any, controls: Controls) -> Any:
+def create_grid(studio: TextApi, controls: Controls) -> Any:
     """The components, handlers and wiring of the grids; gives the event of the run. controls: of the tab, for what a grid does not change."""
     panel = RunPanel(studio, "grid", "Draw the grid")
     with gr.Row(elem_classes="ds-layout"):
@@ -190,7 +191,7 @@ def create_fields(shown: GridInfo) -> Controls:
     }
 
 
-def wire_grid(studio: Any, panel: RunPanel, kind: gr.Radio, fields: Controls, plan: gr.Button, of_tab: Controls) -> Any:
+def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls, plan: gr.Button, of_tab: Controls) -> Any:
     """The handlers of the grids; gives the event of the run."""
     stage, status = panel.places["stage"], panel.places["status"]
 
@@ -231,12 +232,12 @@ def read_values(name: str, given: Any) -> list[Any]:
         raise InvalidOption(f"Write {kind} with commas between them for {name.replace('_', ' ')}, but it is {given!r}.") from None
 
 
-def foretold(cells: list[Cell], studio: Any) -> str:
+def foretold(cells: list[Cell], studio: TextApi) -> str:
     """How many pictures in about what time, by timing a few steps of the first."""
     return f"{len(cells)} pictures, about {in_words(foretold_s(cells, timed(studio, cells)))}."
 
 
-def timed(studio: Any, cells: list[Cell]) -> float:
+def timed(studio: TextApi, cells: list[Cell]) -> float:
     """Seconds a call of the network, from a trial of the cell with the most steps."""
     longest = max(cells, key=lambda cell: cell.options.num_steps).options
     return time_a_call(studio.sample(longest, stop=Event()), longest)
@@ -246,7 +247,7 @@ def in_words(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
-def drawn(studio: Any, kind: str, cells: list[Cell], switch: Event) -> Iterator[dict[str, Any]]:
+def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event) -> Iterator[dict[str, Any]]:
     """The grid, cell by cell: the time it will take first, then what is left, then the whole as one file."""
     pictures: dict[int, Image.Image] = {}
     yield {"status": f"{len(cells)} pictures; timing a few steps.", "stage": to_stage(grid_shown(kind, cells, pictures)), "sheet": gr.update(visible=False)}
@@ -265,7 +266,7 @@ def drawn(studio: Any, kind: str, cells: list[Cell], switch: Event) -> Iterator[
         yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
 
 
-def picture_of(studio: Any, options: SampleOptions, switch: Event) -> "Image.Image | None":
+def picture_of(studio: TextApi, options: SampleOptions, switch: Event) -> "Image.Image | None":
     """The picture of one cell; None where it was stopped before its end."""
     for event in studio.sample(options, stop=switch):
         if isinstance(event, Finished):

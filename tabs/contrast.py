@@ -16,6 +16,7 @@ import gradio as gr
 from studio.media.data_uris import data_uri
 from studio.media.images import grid, to_pixels
 from studio.runs.trainers.contrast import ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
+from tabs.parts.api import SamplingApi
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.stage import CHEAP, drawn_by, unchecked
 
@@ -153,11 +154,11 @@ def opening() -> dict[str, str] | None:
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: Any, train_contrast: Train) -> None:
+def create_tab(studio: SamplingApi, train_contrast: Train) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives kept, as studio.Studio does.
+        studio: keeps what visitors left.
         train_contrast: trains both networks, telling its ContrastEvents; ends when the Event is set, is freed when closed.
     """
     panel = RunPanel(studio, "contrast", "Train")
@@ -165,7 +166,7 @@ def create_tab(studio: Any, train_contrast: Train) -> None:
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             panel.create_press()
-            controls = {"seconds": slider("seconds")}
+            controls: dict[str, Any] = {"seconds": slider("seconds")}
             with gr.Accordion("More", open=False):
                 controls |= {name: slider(name) for name in ("sample_steps", "width", "batch_size")}
                 controls["seed"] = gr.Number(ContrastOptions().seed, precision=0, **told("seed"))

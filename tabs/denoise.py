@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from studio.options import SampleOptions
+from tabs.parts.api import SamplingApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.filmstrip import film
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
@@ -25,11 +26,11 @@ MAIN = ("scheduler", "num_steps", "eta", "seed", "num_images")
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: Any) -> None:
+def create_tab(studio: SamplingApi) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives models, describe, sample, noise_curve, opening_run and load_run, as studio.Studio does.
+        studio: samples, and gives the recorded run that the tab opens with.
     """
     panel = RunPanel(studio, "denoise", "Run")
     with gr.Row(elem_classes="ds-layout"):
@@ -45,12 +46,12 @@ def create_tab(studio: Any) -> None:
     create_endpoint(studio, panel.session, controls)
 
 
-def first_of(studio: Any) -> Any:
+def first_of(studio: SamplingApi) -> Any:
     """The menu entry that the tab opens with."""
     return next(iter(models_of(studio, text=False).values()))
 
 
-def create_model(studio: Any) -> Controls:
+def create_model(studio: SamplingApi) -> Controls:
     """The model, and the class of a model that knows classes."""
     menu, entry = menu_of(studio, text=False), first_of(studio)
     model = control("denoise", "model", menu[0][1], kind=gr.Dropdown, choices=menu, info=entry.about, allow_custom_value=not studio.public)
@@ -67,13 +68,13 @@ def create_more() -> Controls:
         }
 
 
-def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
+def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> None:
     """The handlers of the tab."""
     model, label = controls["model"], controls["class_label"]
 
     def on_open_page() -> str | None:
         trajectory = studio.opening_run()
-        return trajectory and to_stage(film(trajectory, run="opening", title="A recorded run", autoplay=True))
+        return to_stage(film(trajectory, run="opening", title="A recorded run", autoplay=True)) if trajectory else None
 
     def on_model(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():
@@ -107,19 +108,19 @@ def class_update(model: Any, label: str | int | None) -> dict[str, Any]:
     return gr.update(choices=class_choices(model), value=value, visible=bool(names))
 
 
-def shown(studio: Any, options: SampleOptions, switch: Event, session: Session) -> Iterator[Change]:
+def shown(studio: SamplingApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[Change]:
     """The run as the page shows it."""
     yield from run_shown(studio, of_kind(studio, options), switch, session)
 
 
-def of_kind(studio: Any, options: SampleOptions) -> SampleOptions:
+def of_kind(studio: SamplingApi, options: SampleOptions) -> SampleOptions:
     """The options as they go with their model. Clipping is for pictures: latents have no bounds of their own."""
     return dataclasses.replace(options, clip_x0=None) if studio.describe(options.model).text else options
 
 
 # --- the public endpoint -------------------------------------------------------------------------------------
 
-def create_endpoint(studio: Any, session: gr.State, controls: Controls) -> None:
+def create_endpoint(studio: SamplingApi, session: gr.State, controls: Controls) -> None:
     """/sample, for programs: every option by name."""
     def sample(
         model: str, class_label: str, num_steps: int, timesteps: str, scheduler: str, eta: float, clip_x0: bool, seed: int, num_images: int,

@@ -20,6 +20,7 @@ from studio.media.uploads import open_picture
 from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
+from tabs.parts.api import TrainingApi
 from tabs.parts.controls import Controls
 from tabs.parts.following import (
     POLL_S,
@@ -76,7 +77,7 @@ def defaults() -> dict[str, Any]:
 
 def values_of(options: dict[str, Any]) -> dict[str, Any]:
     """The form's values for these options, the defaults for all others."""
-    values = {name: field.default for name, field in fields().items()} | {"validation_prompts": ""} | options
+    values: dict[str, Any] = {**{name: field.default for name, field in fields().items()}, "validation_prompts": "", **options}
     values["prior"] = values["prior_weight"] > 0
     return {name: values[name] for name in (*WORDS, "base", *MAIN, *MORE)}
 
@@ -124,17 +125,17 @@ def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def teachable(studio: Any) -> list[tuple[str, str]]:
+def teachable(studio: TrainingApi) -> list[tuple[str, str]]:
     """The menu of models that can be taught: whole text-to-image ones."""
     return [(info.label, name) for name, info in studio.models.items() if info.family == "stable-diffusion" and not base_of(info.source)]
 
 
-def free_name(studio: Any, wish: str) -> str:
+def free_name(studio: TrainingApi, wish: str) -> str:
     taken = {view.name for view in studio.runs.list()}
     return next(name for name in (wish, *(f"{wish}-{i}" for i in range(2, len(taken) + 3))) if name not in taken)
 
 
-def subject_runs(studio: Any) -> list[str]:
+def subject_runs(studio: TrainingApi) -> list[str]:
     return [view.name for view in studio.runs.list() if view.trainer == "dreambooth"]
 
 
@@ -144,7 +145,7 @@ def subject_runs(studio: Any) -> list[str]:
 def example_files() -> list[str]:
     """Copies of the example's pictures where Gradio may hand them out."""
     folder = Path(tempfile.mkdtemp(prefix="studio-domino-"))
-    return [shutil.copy(path, folder) for path in sorted(EXAMPLE.glob("*.png"))]
+    return [str(shutil.copy(path, folder)) for path in sorted(EXAMPLE.glob("*.png"))]
 
 
 def crops(paths: Sequence[str] | None, resolution: int, crop: str) -> tuple[list[tuple[Image.Image, str]], str]:
@@ -210,11 +211,11 @@ class Followed:
         return [self.run, self.others, self.stage, self.buttons.stop, self.buttons.resume, self.buttons.delete]
 
 
-def create_tab(studio: Any) -> None:
+def create_tab(studio: TrainingApi) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives public, models, runs, follower, kept, train_subject, estimate_subject, delete_run and sample, as studio.Studio does.
+        studio: teaches, and samples from what was taught.
     """
     if studio.public:
         gr.Markdown(PUBLIC, elem_classes="ds-about")
@@ -239,7 +240,7 @@ def create_tab(studio: Any) -> None:
     wire_training(studio, form, followed)
 
 
-def create_form(studio: Any) -> Form:
+def create_form(studio: TrainingApi) -> Form:
     """The subject's pictures, its words, and the options of the trainer."""
     first, preset_menu = defaults(), presets()
     pictures = gr.File(file_count="multiple", type="filepath", label="Pictures of the subject", height=150, elem_id="dreambooth-pictures")
@@ -264,7 +265,7 @@ def create_form(studio: Any) -> Form:
     return Form(pictures=pictures, example=example, preset=preset, name=name, train=train, estimate=estimate, status=status, controls=controls)
 
 
-def create_results(studio: Any, run: gr.Dropdown) -> gr.Dropdown:
+def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
     """What the chosen run has learned, drawn when asked; gives the menu of runs to set beside it."""
     panel = RunPanel(studio, "probe", "Draw")
     with gr.Accordion("What it has learned", open=True, elem_id="dreambooth-results"):
@@ -287,7 +288,7 @@ def create_results(studio: Any, run: gr.Dropdown) -> gr.Dropdown:
     return others
 
 
-def wire_form(studio: Any, form: Form, gallery: gr.Gallery) -> None:
+def wire_form(studio: TrainingApi, form: Form, gallery: gr.Gallery) -> None:
     """What the form shows of itself: squares of the pictures, the example, presets, and which options mean something."""
     controls, preset_menu = form.controls, presets()
     shape = [controls[key] for key in (*OF_LORA, *OF_PRIOR)]
@@ -322,7 +323,7 @@ def wire_form(studio: Any, form: Form, gallery: gr.Gallery) -> None:
     gr.on([controls["method"].input, controls["prior"].input], on_shape, [controls["method"], controls["prior"]], shape, **CHEAP)
 
 
-def wire_training(studio: Any, form: Form, followed: Followed) -> None:
+def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
     """What starts a training, and what shows it."""
     controls, stage, before = form.controls, followed.stage, gr.State(0)
 
@@ -378,7 +379,7 @@ def named(values: dict[str, Any]) -> inspect.Signature:
     return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in values.items()])
 
 
-def sheets(studio: Any, kind: str, name: str, prompt: str, beside: list[str], stop: Event) -> Iterator[Sheet]:
+def sheets(studio: TrainingApi, kind: str, name: str, prompt: str, beside: list[str], stop: Event) -> Iterator[Sheet]:
     """The sheets of a probe: a key of PROBES. Raises at once what keeps them from being drawn."""
     view = studio.runs.read(name)
     others = [studio.runs.read(other) for other in beside]

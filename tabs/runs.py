@@ -14,6 +14,7 @@ from studio.errors import InvalidOption
 from studio.runs import TRAINERS, RunView
 from studio.runs.folder import read_toml
 from studio.runs.trainers import options_table
+from tabs.parts.api import TrainingApi
 from tabs.parts.following import (
     INVITATION,
     POLL_S,
@@ -36,12 +37,12 @@ __all__ = ["create_tab"]
 
 # --- the list of runs ----------------------------------------------------------------------------------------
 
-def list_value(studio: Any, chosen: str) -> str:
+def list_value(studio: TrainingApi, chosen: str) -> str:
     """JSON text for Studio.runlist."""
     return to_stage({"runs": [row_of(studio, view) for view in studio.runs.list()], "chosen": chosen or "", "invitation": INVITATION})
 
 
-def row_of(studio: Any, view: RunView) -> dict[str, Any]:
+def row_of(studio: TrainingApi, view: RunView) -> dict[str, Any]:
     done = view.step / view.steps if view.steps else 0.0
     trainer = TRAINERS[view.trainer].label if view.trainer in TRAINERS else view.trainer
     return {
@@ -60,7 +61,7 @@ def ago(seconds: float) -> str:
     return ""
 
 
-def status_of(studio: Any, name: str) -> dict[str, Any]:
+def status_of(studio: TrainingApi, name: str) -> dict[str, Any]:
     """A run in JSON, for programs."""
     view = studio.runs.read(name)
     place, begins_s = studio.runs.position(name)
@@ -102,11 +103,11 @@ class Board:
         return [self.runs, self.stage, self.compare, self.chosen, self.buttons.stop, self.buttons.resume, self.buttons.delete]
 
 
-def create_tab(studio: Any) -> None:
+def create_tab(studio: TrainingApi) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives public, runs, follower and delete_run, as studio.Studio does.
+        studio: keeps and follows the runs.
     """
     if studio.public:
         gr.Markdown("Training is off on this public studio. Start the studio on your own machine to train: the README says how.", elem_classes="ds-about")
@@ -146,7 +147,7 @@ def create_starter() -> Starter:
     return Starter(trainer=unchecked(trainer), name=name, toml=toml, take=take, start=start)
 
 
-def show(studio: Any, board: Board, name: str, others: Iterable[str] = ()) -> dict[Any, Any]:
+def show(studio: TrainingApi, board: Board, name: str, others: Iterable[str] = ()) -> dict[Any, Any]:
     """What the page shows with this run chosen, or the newest where it is not there."""
     name = name if found(studio, name) else newest(studio)
     names = [view.name for view in studio.runs.list() if view.name != name]
@@ -154,13 +155,13 @@ def show(studio: Any, board: Board, name: str, others: Iterable[str] = ()) -> di
     return {**standing(studio, board, name, kept), board.compare: gr.update(choices=names, value=kept), board.chosen: name}
 
 
-def standing(studio: Any, board: Board, name: str, others: Iterable[str]) -> dict[Any, Any]:
+def standing(studio: TrainingApi, board: Board, name: str, others: Iterable[str]) -> dict[Any, Any]:
     """What changes by itself while the page is looked at."""
     stage = follow_value(studio, name, board.address, others)
     return {board.runs: list_value(studio, name), board.stage: stage, **buttons_shown(studio, name, board.buttons)}
 
 
-def wire_board(studio: Any, board: Board) -> None:
+def wire_board(studio: TrainingApi, board: Board) -> None:
     """What follows the runs."""
     chosen, compare, seen = board.chosen, board.compare, gr.State(0)
 
@@ -189,7 +190,7 @@ def wire_board(studio: Any, board: Board) -> None:
     wire_buttons(studio, board.buttons, chosen, board.shown, lambda name: show(studio, board, name))
 
 
-def wire_starter(studio: Any, starter: Starter, board: Board, status: gr.HTML, options: gr.HTML) -> None:
+def wire_starter(studio: TrainingApi, starter: Starter, board: Board, status: gr.HTML, options: gr.HTML) -> None:
     """What starts a trainer."""
     def on_trainer(name: str) -> Any:
         with said_in_a_sentence():
@@ -211,7 +212,7 @@ def wire_starter(studio: Any, starter: Starter, board: Board, status: gr.HTML, o
     starter.start.click(on_start, [starter.trainer, starter.name, starter.toml], [*board.shown, status], **queued)
 
 
-def create_endpoints(studio: Any) -> None:
+def create_endpoints(studio: TrainingApi) -> None:
     """/run_status, /run_stop and /run_resume, for programs."""
     def run_status(name: str) -> dict:
         """How a run stands: state, step, steps, time left, message, the path of its model once it has finished."""

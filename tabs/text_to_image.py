@@ -16,6 +16,7 @@ from studio.options import SampleOptions
 from studio.sampling.events import Finished
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
+from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.filmstrip import film
 from tabs.parts.panel import Change, RunPanel, Values
@@ -35,13 +36,13 @@ MAIN = ("negative_prompt", "guidance_scale", "num_steps", "scheduler", "seed", "
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: Any) -> None:
+def create_tab(studio: TextApi) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: gives models, describe, load, residents, sample, noise_curve, tokens, text_embedding, decode and load_run, as studio.Studio does.
+        studio: samples, and says what a prompt is to a model.
     """
-    panel = RunPanel(studio, "t2i", "Generate", decodes=True)
+    panel = RunPanel(studio, "t2i", "Generate", decoder=studio)
     with gr.Row(elem_classes="ds-model-row"):
         model, resident = create_model(studio)
     controls: Controls = {"model": model}
@@ -64,7 +65,7 @@ def create_tab(studio: Any) -> None:
         other.success(lambda name: model_line(studio, name), model, resident, **CHEAP)
 
 
-def create_model(studio: Any) -> tuple[gr.Dropdown, gr.HTML]:
+def create_model(studio: TextApi) -> tuple[gr.Dropdown, gr.HTML]:
     """The menu of models, and what is said of the chosen one and of memory."""
     menu = models_of(studio, text=True)
     first = next((name for name, entry in menu.items() if entry.embedded), None)
@@ -100,7 +101,7 @@ def create_more() -> Controls:
         return controls | create_controls("t2i", ("init_image", "strength", "record_attention"), strength=0.6, record_attention=True)
 
 
-def create_areas(studio: Any, controls: Controls) -> list[Any]:
+def create_areas(studio: TextApi, controls: Controls) -> list[Any]:
     """The further areas of the tab; gives the events after which memory has changed."""
     model, prompt = controls["model"], controls["prompt"]
     with gr.Tab("Compare"):
@@ -112,7 +113,7 @@ def create_areas(studio: Any, controls: Controls) -> list[Any]:
     return [compared, gridded, looked]
 
 
-def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
+def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> None:
     """The handlers of the tab."""
     model, prompt, words, resident = controls["model"], controls["prompt"], panel.places["words"], panel.places["resident"]
     reading: dict[str, Any] = {**PRIVATE, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -150,7 +151,7 @@ def wire(studio: Any, panel: RunPanel, controls: Controls) -> None:
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------
 
-def record(studio: Any, options: SampleOptions) -> dict[str, str]:
+def record(studio: TextApi, options: SampleOptions) -> dict[str, str]:
     """A whole run as the page shows it before any model is loaded: {"stage": JSON text, "words": JSON text}."""
     for event in studio.sample(options):
         if isinstance(event, Finished):
@@ -168,7 +169,7 @@ def opening() -> dict[str, str] | None:
 
 # --- what the controls say -----------------------------------------------------------------------------------
 
-def model_line(studio: Any, name: str | None) -> str:
+def model_line(studio: TextApi, name: str | None) -> str:
     """What the chosen model is, and what is in memory at what cost."""
     about = about_of(models_of(studio, text=True).get(name or ""), name)
     return f"{escape(about)}<br>{escape(resident_line(studio))}"
@@ -191,7 +192,7 @@ def default_guidance(entry: Any) -> float:
     return entry.default_guidance if entry else 7.5
 
 
-def resident_line(studio: Any) -> str:
+def resident_line(studio: TextApi) -> str:
     """What is in memory and what it costs."""
     residents = studio.residents()
     if not residents:
@@ -202,7 +203,7 @@ def resident_line(studio: Any) -> str:
 
 # --- a run, as the page sees it ------------------------------------------------------------------------------
 
-def generated(studio: Any, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
+def generated(studio: TextApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
     """Changes of the page by the names of its parts: the download, then the run, then what it says of words and memory."""
     if options.model not in [one.name for one in studio.residents()]:
         yield {"status": "Loading the model, which takes a few seconds the first time."}
@@ -211,7 +212,7 @@ def generated(studio: Any, options: SampleOptions, switch: Event, session: Sessi
     yield {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt)}
 
 
-def fetched(studio: Any, model: str, switch: Event) -> Iterator[dict[str, Any]]:
+def fetched(studio: TextApi, model: str, switch: Event) -> Iterator[dict[str, Any]]:
     """The download of a model that is not here yet, in megabytes and time left."""
     since = monotonic()
     for progress in studio.load(model) if not switch.is_set() else ():

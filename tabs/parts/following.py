@@ -11,6 +11,7 @@ import gradio as gr
 from studio.errors import DamagedFile, InvalidOption, UnknownName
 from studio.runs import RunView
 from studio.runs.following import Curves
+from tabs.parts.api import TrainingApi
 from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
@@ -79,7 +80,7 @@ def prompts_of(view: RunView) -> list[str]:
     return [prompt.strip() for prompt in said.split("|") if prompt.strip()]
 
 
-def follow_value(studio: Any, name: str, address: Callable[[Path], str], compare: Iterable[str] = (), invitation: str = INVITATION) -> str:
+def follow_value(studio: TrainingApi, name: str, address: Callable[[Path], str], compare: Iterable[str] = (), invitation: str = INVITATION) -> str:
     """JSON text for Studio.follow: the run as it stands, or the invitation where there is none of that name."""
     view = found(studio, name)
     if view is None:
@@ -94,12 +95,12 @@ def follow_value(studio: Any, name: str, address: Callable[[Path], str], compare
     })
 
 
-def compared(studio: Any, name: str) -> dict[str, Any]:
+def compared(studio: TrainingApi, name: str) -> dict[str, Any]:
     _, curves = with_curves(studio, studio.runs.read(name))
     return {"name": name, "step": curves.step, "smooth": rounded(curves.values)["smooth"]}
 
 
-def with_curves(studio: Any, view: RunView) -> tuple[RunView, Curves]:
+def with_curves(studio: TrainingApi, view: RunView) -> tuple[RunView, Curves]:
     """The run and its curves; a run whose events cannot be read is damaged, and has none."""
     try:
         return view, studio.follower.curves(view.path)
@@ -120,14 +121,14 @@ def rounded(values: dict[str, list[float | None]]) -> dict[str, list[float | Non
     return {name: [None if y is None else float(f"{y:.4g}") for y in points] for name, points in values.items()}
 
 
-def found(studio: Any, name: str | None) -> RunView | None:
+def found(studio: TrainingApi, name: str | None) -> RunView | None:
     try:
         return studio.runs.read(name) if name else None
     except (UnknownName, InvalidOption):
         return None
 
 
-def newest(studio: Any, trainer: str | None = None) -> str:
+def newest(studio: TrainingApi, trainer: str | None = None) -> str:
     """The run that a page opens with: one that goes on, else the last that can be read, else any; "" where there is none."""
     views = [view for view in studio.runs.list() if trainer in (None, view.trainer)]
     going_on = [view for view in views if view.state in ("starting", "running")]
@@ -175,7 +176,7 @@ def create_buttons(prefix: str) -> Buttons:
     return Buttons(stop, resume, delete, ask, sure, keep)
 
 
-def buttons_shown(studio: Any, name: str | None, buttons: Buttons) -> dict[Any, Any]:
+def buttons_shown(studio: TrainingApi, name: str | None, buttons: Buttons) -> dict[Any, Any]:
     """Which of them can be pressed for the run."""
     view = found(studio, name)
     return {
@@ -185,7 +186,7 @@ def buttons_shown(studio: Any, name: str | None, buttons: Buttons) -> dict[Any, 
     }
 
 
-def wire_buttons(studio: Any, buttons: Buttons, chosen: Any, outputs: list[Any], show: Callable[[str], dict[Any, Any]]) -> None:
+def wire_buttons(studio: TrainingApi, buttons: Buttons, chosen: Any, outputs: list[Any], show: Callable[[str], dict[Any, Any]]) -> None:
     """show(name): what the page shows of a run, a value for some of `outputs`; the buttons must be among them."""
     def on_stop(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():

@@ -22,6 +22,7 @@ from studio.errors import StudioError
 from studio.options import SampleOptions
 from studio.sampling.export import read_options
 from studio.scratch import passing_folder
+from tabs.parts.api import SamplingApi, TextApi
 from tabs.parts.controls import Controls, restored
 from tabs.parts.filmstrip import film
 from tabs.parts.keeping import DOWNLOAD, FILMS, KEEPERS, STREAMS, told
@@ -49,14 +50,14 @@ class RunPanel:
     """The parts of one kind of run, made where they are to stand and wired once.
 
     Args:
-        studio: gives kept, load_run, decode and decoded, as studio.Studio does.
+        studio: opens run files, and keeps what visitors left.
         name: begins the elem_ids of the parts.
         verb: on the starting button.
-        decodes: the runs are of latents, so the real decoder makes films and single steps of them.
+        decoder: the studio again where the runs are of latents: its real decoder makes films and single steps of them.
     """
 
-    def __init__(self, studio: Any, name: str, verb: str, *, decodes: bool = False) -> None:
-        self.studio, self.name, self.verb, self.decodes = studio, name, verb, decodes
+    def __init__(self, studio: SamplingApi, name: str, verb: str, *, decoder: TextApi | None = None) -> None:
+        self.studio, self.name, self.verb, self.decoder = studio, name, verb, decoder
         self.session = gr.State(Session(studio.kept, name), delete_callback=close)
         # Where the changes of a run go.
         self.places: dict[str, Any] = {}
@@ -168,14 +169,11 @@ class RunPanel:
         self.opened.upload(self.on_file, [self.opened, self.session], [self.stage, self.status, *controls.values()], **PRIVATE, **FILES)
         for kind, button in self.keepers.items():
             # Films are of decoded pictures, which is the device's work.
-            where = DEVICE if self._is_decoded(kind) else FILES
+            where = DEVICE if self.decoder and kind in FILMS else FILES
             written = button.click(self.on_keep(kind), [self.stream, self.session], [self.kept, self.status], **PRIVATE, **where)
             written.success(None, self.kept, None, js=DOWNLOAD, **CHEAP)
-        if self.decodes:
+        if self.decoder:
             self.stage.select(self.on_open_step, self.session, self.stage, **PRIVATE, **DEVICE)
-
-    def _is_decoded(self, kind: str) -> bool:
-        return self.decodes and kind in FILMS
 
     def on_file(self, path: str, session: Session, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
@@ -187,7 +185,7 @@ class RunPanel:
 
     def _tokens_of(self, options: SampleOptions) -> "Tokens | None":
         """Those of the prompt of an opened run, where its model is at hand and its attention was recorded."""
-        return tokens_of(self.studio, options, even_unloaded=False) if self.decodes else None
+        return tokens_of(self.decoder, options, even_unloaded=False) if self.decoder else None
 
     def _restored(self, options: SampleOptions, sentence: str) -> dict[Any, Any]:
         values, of_model = restored(self.controls, options), self.of_model(options)
@@ -201,15 +199,16 @@ class RunPanel:
         def keep(stream: str, session: Session) -> Iterator[dict[Any, Any]]:
             with said_in_a_sentence(), passing_folder() as folder:
                 whole = session.required(f"There is no run of yours to keep yet: press {self.verb} first.")
-                if self._is_decoded(kind):
-                    whole = yield from told(self.studio.decoded(whole, stream), self.status)
+                if self.decoder and kind in FILMS:
+                    whole = yield from told(self.decoder.decoded(whole, stream), self.status)
                 path = write(whole, stream, folder)
                 # Gradio copies the file before it goes on.
                 yield {self.kept: gr.update(value=str(path), visible=True), self.status: f"{label} is ready: {path.name}."}
         return keep
 
     def on_open_step(self, session: Session, asked: gr.EventData) -> Any:
-        return gr.HTML(decoded=decoded_step(self.studio, session, **asked._data))
+        assert self.decoder is not None
+        return gr.HTML(decoded=decoded_step(self.decoder, session, **asked._data))
 
 
 def at_the_end(session: Session) -> Change:

@@ -13,6 +13,7 @@ from studio.process.schedulers import SCHEDULERS
 from studio.sampling.events import Finished
 from studio.sampling.live import freshest
 from studio.scratch import passing_folder
+from tabs.parts.api import SamplingApi, TextApi
 from tabs.parts.filmstrip import curve_of, decoded, film, live_frame
 from tabs.parts.keeping import save_pictures
 from tabs.parts.session import Session
@@ -29,7 +30,7 @@ FAILED = to_stage({"kind": "note", "title": "The run failed"})
 
 
 def run_shown(
-    studio: Any, options: SampleOptions, switch: Event, session: Session, tokens: "Callable[[], Tokens | None]" = lambda: None,
+    studio: SamplingApi, options: SampleOptions, switch: Event, session: Session, tokens: "Callable[[], Tokens | None]" = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """Changes of the page by the names of its parts: live frames, then the film with all that belongs to it.
 
@@ -52,7 +53,7 @@ def run_shown(
     yield {"stage": to_stage(shown), "status": how_it_went(trajectory, monotonic() - since)}
 
 
-def run_for_programs(studio: Any, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
+def run_for_programs(studio: SamplingApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
     """The same with everything that is known so far in each change, and at the end the pictures as PNG files, while it is looked at."""
     before, known = session.run, dict[str, Any]()
     for change in run_shown(studio, options, switch, session):
@@ -78,7 +79,7 @@ def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
     return f"Stopped at step {done} of {asked}. The {done} steps are kept: play them, or keep them as a file."
 
 
-def decoded_step(studio: Any, session: Session, *, run: str, stream: str, index: int) -> str:
+def decoded_step(studio: TextApi, session: Session, *, run: str, stream: str, index: int) -> str:
     """One step by the real decoder, as the stage takes it; a refusal is a sentence there."""
     answer: dict[str, Any] = {"run": run, "stream": stream, "index": index}
     if run != session.run:

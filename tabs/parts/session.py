@@ -13,6 +13,7 @@ import gradio as gr
 from studio.errors import InvalidOption
 from studio.files import digest
 from studio.kept import Kept, own_limits
+from tabs.parts.api import SamplingApi
 
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
@@ -62,7 +63,7 @@ class Session:
         self.run = run
         self.kept.keep(self.visitor, self.place, trajectory, trajectory.nbytes, content)
 
-    def open(self, studio: Any, path: str) -> "Trajectory":
+    def open(self, studio: SamplingApi, path: str) -> "Trajectory":
         """The run of a file, read once for all who open it, and kept. Raises BadRunFile."""
         try:
             content = digest(path)

@@ -8,6 +8,7 @@ import numpy as np
 
 from studio.errors import StudioError
 from studio.options import SampleOptions
+from tabs.parts.api import TextApi
 from tabs.parts.stage import drawn_by, to_stage
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def create_words(elem_id: str) -> gr.HTML:
     return drawn_by("words", '<div class="ds-words"></div>', elem_id=elem_id)
 
 
-def words_of(studio: Any, model: str | None, prompt: str) -> str:
+def words_of(studio: TextApi, model: str | None, prompt: str) -> str:
     """JSON text: tokens with what they are, what was cut off, and the embedding; or a note where they cannot be had."""
     if not model:
         return to_stage({"note": ""})
@@ -43,7 +44,7 @@ def tokens_shown(tokens: Any) -> dict[str, Any]:
     return {"tokens": [{"id": token.id, "text": token.text, "word": token.word, "kind": kind} for token, kind in zip(tokens.tokens, kinds)]}
 
 
-def embedding_shown(studio: Any, model: str, prompt: str) -> dict[str, Any]:
+def embedding_shown(studio: TextApi, model: str, prompt: str) -> dict[str, Any]:
     """(L, D) as bytes: 0 is -reach, 255 is reach."""
     states = studio.text_embedding(model, prompt)
     reach = float(DEVIATIONS * states.std()) or 1.0
@@ -51,7 +52,7 @@ def embedding_shown(studio: Any, model: str, prompt: str) -> dict[str, Any]:
     return {"embedding": {"rows": states.shape[0], "columns": states.shape[1], "reach": reach, "levels": b64encode(levels.tobytes()).decode()}}
 
 
-def tokens_of(studio: Any, options: SampleOptions, even_unloaded: bool = True) -> "Tokens | None":
+def tokens_of(studio: TextApi, options: SampleOptions, even_unloaded: bool = True) -> "Tokens | None":
     """The tokens of a run's prompt, where its attention was recorded and its model is at hand."""
     if not options.record_attention or not (even_unloaded or at_hand(studio, options.model)):
         return None
@@ -61,6 +62,6 @@ def tokens_of(studio: Any, options: SampleOptions, even_unloaded: bool = True) -
         return None
 
 
-def at_hand(studio: Any, model: str) -> bool:
+def at_hand(studio: TextApi, model: str) -> bool:
     """Whether the model can be asked without a download or a long load."""
     return model in [one.name for one in studio.residents()] or (model in studio.models and studio.models[model].embedded)

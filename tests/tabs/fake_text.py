@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
@@ -14,12 +13,15 @@ import torch
 from studio.errors import StudioError
 from studio.media.images import to_images, to_pixels
 from studio.media.previews import RgbMap
+from studio.models.anatomy import Part, RoundTrip
+from studio.models.catalogue import ModelInfo
+from studio.models.memory import Resident
 from studio.models.prompts import Token, Tokens
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.export import decoded_run
 from studio.sampling.trajectory import Recorder, Trajectory
-from tests.tabs.fakes import FakeModel, FakeStudio, _pictures, _scales
+from tests.tabs.fakes import FakeStudio, _pictures, _scales
 
 LIMIT = 12
 FACTOR = 4
@@ -28,24 +30,8 @@ SIDE = 16
 RGB_MAP = RgbMap(weight=torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]]), bias=torch.zeros(3))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FakeTextModel(FakeModel):
-    text: bool = True
-    default_guidance: float = 4.0
-    size_mib: int = 0
-    memory_gib: float = 0.1
-    licence: str = "MIT"
-
-    @property
-    def embedded(self) -> bool:
-        return self.size_mib == 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeResident:
-    name: str
-    memory_gib: float = 0.25
-    offloaded: bool = False
+# What the fake models have in common.
+TEXT: dict[str, Any] = {"source": "", "family": "stable-diffusion", "channels": 4, "default_guidance": 4.0}
 
 
 class FakeTextStudio(FakeStudio):
@@ -54,8 +40,8 @@ class FakeTextStudio(FakeStudio):
     def __init__(self, step_s: float = 0.0):
         super().__init__(step_s=step_s)
         self.models = {
-            "words": FakeTextModel(label="Words", about="Discs by prompt.", width=SIDE * FACTOR, height=SIDE * FACTOR, channels=4),
-            "far/away": FakeTextModel(label="Far away", about="On the Hub.", width=64, height=64, channels=4, size_mib=2048, default_steps=30),
+            "words": ModelInfo(label="Words", about="Discs by prompt.", width=SIDE * FACTOR, height=SIDE * FACTOR, default_steps=20, **TEXT),
+            "far/away": ModelInfo(label="Far away", about="On the Hub.", width=64, height=64, size_mib=2048, default_steps=30, **TEXT),
             **self.models,
         }
         self.loaded: list[str] = []
@@ -68,8 +54,8 @@ class FakeTextStudio(FakeStudio):
             yield from self.fetches
             self.loaded.insert(0, name)
 
-    def residents(self) -> list[FakeResident]:
-        return [FakeResident(name=name) for name in self.loaded]
+    def residents(self) -> list[Resident]:
+        return [Resident(name=name, memory_gib=0.25, last_used=0.0) for name in self.loaded]
 
     def memory_gib(self) -> float:
         return 8.0
@@ -94,17 +80,17 @@ class FakeTextStudio(FakeStudio):
     def decoded(self, trajectory: Trajectory, stream: str) -> Any:
         return decoded_run(trajectory, stream, self.decode)
 
-    def anatomy(self, model: str, prompt: str = "") -> list["FakePart"]:
+    def anatomy(self, model: str, prompt: str = "") -> list[Part]:
         state = (1, 4, SIDE, SIDE)
         return [
-            FakePart(name="text_encoder", label="Text encoder", depth=0, parameters=200_000, memory_mib=0.8, shape_in=(1, LIMIT), shape_out=(1, LIMIT, 20)),
-            FakePart(name="unet", label="UNet", depth=0, parameters=1_500_000, memory_mib=5.7, shape_in=state, shape_out=state),
-            FakePart(name="unet.mid_block", label="middle", depth=1, parameters=500_000, memory_mib=1.9, shape_in=state, shape_out=()),
+            Part(name="text_encoder", label="Text encoder", depth=0, parameters=200_000, memory_mib=0.8, shape_in=(1, LIMIT), shape_out=(1, LIMIT, 20)),
+            Part(name="unet", label="UNet", depth=0, parameters=1_500_000, memory_mib=5.7, shape_in=state, shape_out=state),
+            Part(name="unet.mid_block", label="middle", depth=1, parameters=500_000, memory_mib=1.9, shape_in=state, shape_out=()),
         ]
 
-    def vae_round_trip(self, model: str, picture: Any, perturb: float = 0.0, seed: int = 0) -> "FakeTrip":
+    def vae_round_trip(self, model: str, picture: Any, perturb: float = 0.0, seed: int = 0) -> RoundTrip:
         small = picture.resize((64, 64))
-        return FakeTrip(original=small, reconstruction=small, psnr_db=31.4 - 5 * perturb, channels=[small.convert("L")] * 4, latents=np.ones((4, 16, 16)))
+        return RoundTrip(original=small, reconstruction=small, psnr_db=31.4 - 5 * perturb, channels=[small.convert("L")] * 4, latents=np.ones((4, 16, 16)))
 
     def opening_run(self) -> None:
         return None
@@ -156,23 +142,3 @@ def _attention(images: int, index: int) -> torch.Tensor:
 
 def _enlarged(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.repeat_interleave(FACTOR, dim=-1).repeat_interleave(FACTOR, dim=-2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakePart:
-    name: str
-    label: str
-    depth: int
-    parameters: int
-    memory_mib: float
-    shape_in: tuple[int, ...]
-    shape_out: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeTrip:
-    original: Any
-    reconstruction: Any
-    psnr_db: float
-    channels: list[Any]
-    latents: np.ndarray

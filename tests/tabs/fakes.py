@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.kept import Kept, own_limits
 from studio.media.images import to_images
+from studio.models.catalogue import ModelInfo
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.trajectory import Recorder, Trajectory
@@ -20,32 +20,23 @@ from studio.sampling.trajectory import Recorder, Trajectory
 T = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class FakeModel:
-    label: str
-    about: str
-    width: int
-    height: int
-    channels: int
-    text: bool = False
-    class_names: tuple[str, ...] = ()
-    num_timesteps: int = T
-    default_steps: int = 20
-
-
 class FakeStudio:
     """Draws in no time, or `step_s` seconds a step; "broken" steps raise at the index `fail_at`."""
 
     def __init__(self, step_s: float = 0.0, opening: bool = True):
-        self.step_s, self.opening, self.fail_at = step_s, opening, None
-        self.public, self.asked = False, []
+        self.step_s, self.opening, self.public = step_s, opening, False
+        self.fail_at: int | None = None
+        self.asked: list[SampleOptions] = []
+        self.readied: list[SampleOptions] = []
         self.kept = Kept(own_limits())
         self.models = {
-            "disc": FakeModel(label="Discs", about="Coloured discs, 32 x 32.", width=32, height=32, channels=3, class_names=("red", "green", "blue")),
-            "ring": FakeModel(label="Rings", about="Grey rings, 16 x 16, without classes.", width=16, height=16, channels=1, default_steps=10),
+            "disc": ModelInfo(
+                label="Discs", about="Coloured discs, 32 x 32.", source="", width=32, height=32, class_names=("red", "green", "blue"), default_steps=20,
+            ),
+            "ring": ModelInfo(label="Rings", about="Grey rings, 16 x 16, without classes.", source="", width=16, height=16, channels=1, default_steps=10),
         }
 
-    def describe(self, name: str) -> FakeModel:
+    def describe(self, name: str) -> ModelInfo:
         if name not in self.models:
             raise UnknownName.of("model", name, self.models)
         return self.models[name]
@@ -85,6 +76,9 @@ class FakeStudio:
         if recorder.steps:
             yield Finished(images=to_images(final), trajectory=recorder.trajectory(final))
 
+    def make_ready(self, options: SampleOptions) -> None:
+        self.readied.append(options)
+
     def opening_run(self) -> Trajectory | None:
         if not self.opening:
             return None
@@ -103,7 +97,7 @@ def _scales(t: float) -> tuple[float, float, float, float]:
     return signal, noise, noise / signal, 2 * math.log(signal / noise)
 
 
-def _pictures(model: FakeModel, options: SampleOptions) -> tuple[torch.Tensor, torch.Tensor]:
+def _pictures(model: ModelInfo, options: SampleOptions) -> tuple[torch.Tensor, torch.Tensor]:
     size = (options.num_images, model.channels, model.height, model.width)
     ys, xs = torch.meshgrid(torch.linspace(-1, 1, model.height), torch.linspace(-1, 1, model.width), indexing="ij")
     x0 = torch.full(size, 0.9)

@@ -1,0 +1,83 @@
+"""What the tabs ask of the studio, as types: studio.Studio gives all of it, the fakes of the tests each its part.
+
+    SamplingApi     pictures from noise, and runs that were kept        Denoising, One step or many
+    TextApi         and prompts, memory, single steps decoded           Text to image, Compare, Grid, Anatomy
+    TrainingApi     and training runs                                   DreamBooth, Runs
+"""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from studio.kept import Kept
+from studio.models.catalogue import ModelInfo
+from studio.models.downloads import LoadProgress
+from studio.options import SampleOptions
+from studio.runs import Runs, RunView
+from studio.runs.following import Follower
+from studio.sampling.events import Finished, StepDone
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from studio import Studio
+    from studio.models.anatomy import Part, RoundTrip
+    from studio.models.memory import Resident
+    from studio.models.prompts import Tokens
+    from studio.sampling.loop import Stop
+    from studio.sampling.trajectory import Trajectory
+
+__all__ = ["SamplingApi", "TextApi", "TrainingApi", "StudioApi"]
+
+
+class SamplingApi(Protocol):
+    """Models by name, runs of them, and what a visitor left: each as studio.Studio describes it."""
+
+    @property
+    def public(self) -> bool: ...
+    @property
+    def models(self) -> Mapping[str, ModelInfo]: ...
+    @property
+    def kept(self) -> Kept: ...
+    def describe(self, name: str) -> ModelInfo: ...
+    def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]: ...
+    def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]: ...
+    def load_run(self, path: str | Path) -> "Trajectory": ...
+    def opening_run(self) -> "Trajectory | None": ...
+    def make_ready(self, options: SampleOptions) -> None: ...
+
+
+class TextApi(SamplingApi, Protocol):
+    """And what a prompt is to a model, what is in memory, and what the decoder makes of a step."""
+
+    def load(self, name: str) -> Iterator[LoadProgress]: ...
+    def residents(self) -> "Sequence[Resident]": ...
+    def memory_gib(self) -> float: ...
+    def tokens(self, model: str, prompt: str) -> "Tokens": ...
+    def text_embedding(self, model: str, prompt: str) -> "np.ndarray": ...
+    def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]": ...
+    def decoded(self, trajectory: "Trajectory", stream: str) -> "Generator[tuple[int, int], None, Trajectory]": ...
+    def anatomy(self, model: str, prompt: str = "") -> "list[Part]": ...
+    def vae_round_trip(self, model: str, picture: "Image.Image", perturb: float = 0.0, seed: int = 0) -> "RoundTrip": ...
+
+
+class TrainingApi(SamplingApi, Protocol):
+    """And training runs. On a public studio there are none."""
+
+    @property
+    def runs(self) -> Runs: ...
+    @property
+    def follower(self) -> Follower: ...
+    def train_subject(self, name: str, pictures: "Sequence[str | Path]", options: Mapping[str, Any]) -> RunView: ...
+    def estimate_subject(self, options: Mapping[str, Any]) -> Any: ...
+    def delete_run(self, name: str) -> None: ...
+
+
+class StudioApi(TextApi, TrainingApi, Protocol):
+    """All of it."""
+
+
+if TYPE_CHECKING:
+    def _is_fulfilled_by(studio: Studio) -> StudioApi:
+        return studio
