@@ -56,6 +56,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's servers")
     parser.add_argument("--auth-file", type=Path, help="visitors must sign in; the file names who may (see --add-user)")
     parser.add_argument("--add-user", metavar="NAME", help=f"ask for NAME's password, write it hashed into the --auth-file (default: {USERS_FILE}), and end")
+    parser.add_argument(
+        "--folder", type=Path, action="append", default=[], metavar="PATH",
+        help="a folder that trainings started from the page may use beside the folder of runs: pictures, models; may be given several times",
+    )
     parser.add_argument("--public", action="store_true", help="for strangers: embedded models only, no folders or Hub ids (always on in Hugging Face Spaces)")
     return parser.parse_args()
 
@@ -71,7 +75,7 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     sweep()
     os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch_folder() / "gradio"))
-    app = create_app(Studio(public=args.public or on_spaces))
+    app = create_app(Studio(public=args.public or on_spaces, folders=args.folder))
     app.queue(default_concurrency_limit=4, max_size=64)
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, max_file_size="30mb",

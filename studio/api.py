@@ -47,11 +47,12 @@ class Studio:
     Args:
         public: serve strangers: only the embedded models, no folders and no Hub ids, no training.
         runs_root: the folder of training runs; by default DIFFUSION_STUDIO_RUNS, or "runs".
+        folders: further folders that the options of trainings may lead to: pictures, models.
     """
 
-    def __init__(self, *, public: bool = False, runs_root: str | Path | None = None) -> None:
+    def __init__(self, *, public: bool = False, runs_root: str | Path | None = None, folders: "Sequence[str | Path]" = ()) -> None:
         self.public = public
-        self._runs = Runs(runs_root or os.environ.get("DIFFUSION_STUDIO_RUNS", "runs"))
+        self._runs = Runs(runs_root or os.environ.get("DIFFUSION_STUDIO_RUNS", "runs"), folders)
         self.follower = Follower()
         # The runs that visitors have made or opened last.
         self.kept = Kept(PUBLIC_LIMITS if public else own_limits())
@@ -84,8 +85,7 @@ class Studio:
         """Time and memory of such a run, by a timed look at the base model: see studio.runs.dreambooth.estimate."""
         from studio.runs.dreambooth import estimate
 
-        self._check_public(options["base"])
-        return estimate(options)
+        return estimate(self.runs, options)
 
     def delete_run(self, name: str) -> None:
         """Remove a run and all that it made; a model of it that is loaded is let go."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from studio.checks import quoted, require_choice, require_float, require_int, require_text, require_texts
-from studio.errors import InvalidOption
+from studio.errors import DamagedFile, InvalidOption
 from studio.files import read_object
 from studio.process.kinds import MEAN_TYPES, VAR_TYPES
 from studio.process.schedules import SCHEDULES
 from studio.records import read_record, record_of
 
-__all__ = ["STUDIO_FACTS", "NetworkShape", "TaughtOptions", "model_facts", "network_shape", "taught_options"]
+__all__ = ["STUDIO_FACTS", "NetworkShape", "TaughtOptions", "model_facts", "network_shape", "taught_options", "weight_shapes"]
 
 STUDIO_FACTS = "studio.json"
 MOST_SIDE = 2**16
@@ -100,3 +100,20 @@ class NetworkShape:
 def network_shape(folder: Path) -> NetworkShape | None:
     """The shape of the network in the folder; None where there is none. Raises DamagedFile."""
     return read_record(NetworkShape, folder / "config.json")
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The layers of the network in the folder and the shapes of their weights, by the headers of its files alone; empty where there are none.
+
+    Raises DamagedFile.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as file:
+                shapes |= {name.removesuffix(".weight"): tuple(file.get_slice(name).get_shape()) for name in file.keys() if name.endswith(".weight")}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise DamagedFile(f"{path.name} in {str(folder)!r} cannot be read: {error}; fetch the model again.") from error
+    return shapes

@@ -12,18 +12,15 @@ from typing import Any
 from PIL import Image
 
 from studio.errors import BadImage, InvalidOption, RunFailed
-from studio.files import read_object
 from studio.media.images import to_square
 from studio.media.uploads import open_picture
 from studio.models.catalogue import ASSETS
-from studio.models.families import FAMILIES
-from studio.models.loading import resolve
-from studio.models.sources import is_single_file
-from studio.models.taught import base_of
 from studio.runs.folder import RunView, write_config
 from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
-from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, Estimate, Preset
+from studio.runs.trainers import require_kinds
+from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, Estimate, Preset, check_model
+from studio.runs.trainers.places import kept_within
 from studio.scratch import passing_folder
 
 __all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate"]
@@ -88,7 +85,6 @@ def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mappin
     runs.require_free(name)
     taken = open_pictures(pictures)
     checked = options_from(options)
-    _require_base(checked["base"])
 
     def save(folder: Path) -> None:
         for i, picture in enumerate(taken):
@@ -97,15 +93,17 @@ def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mappin
     return runs.start("dreambooth", checked, name=name, uploads={"instances": save})
 
 
-def estimate(options: Mapping[str, Any]) -> Estimate:
-    """What a run with these options will take; a process of its own loads the base model and times it.
+def estimate(runs: Runs, options: Mapping[str, Any]) -> Estimate:
+    """What such a run among these will take; a process of its own loads the base model and times it.
 
     Raises InvalidOption or UnknownName where the options cannot work, RunFailed where the process ended without an answer.
     """
-    checked = options_from(options)
-    _require_base(checked["base"])
+    asked = kept_within("dreambooth", options_from(options), runs.folders)
+    require_kinds("dreambooth", asked)
+    checked = DreamBoothOptions(**asked)
+    check_model(checked)
     with passing_folder() as folder:
-        write_config(folder, DreamBoothOptions(**checked))
+        write_config(folder, checked)
         command = [sys.executable, "-m", "trainers.estimate", "--config", str(folder / "options.toml")]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, env=environment())
     answer = _last_object(done.stdout)
@@ -124,16 +122,3 @@ def _last_object(text: str) -> dict[str, Any]:
     except (ValueError, IndexError):
         return {}
     return answer if isinstance(answer, dict) else {}
-
-
-def _require_base(name: str) -> None:
-    """Raises UnknownName, or InvalidOption for a model that cannot be taught so."""
-    if not name:
-        raise InvalidOption("Choose the model to teach: a name of the menu, a folder or a Hub id.")
-    source = resolve(name)
-    if base_of(source):
-        raise InvalidOption(f"{name!r} is a LoRA or a checkpoint; teach a whole text-to-image model, such as its base {base_of(source)!r}.")
-    if is_single_file(source):
-        raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
-    if Path(source).is_dir() and (read_object(Path(source) / "model_index.json") or {}).get("_class_name") not in FAMILIES["stable-diffusion"].pipelines:
-        raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from studio.files import remove
 from studio.runs.folder import RunView, read_run, run_folders, write_config, write_state
 from studio.runs.processes import ROOT, environment, is_alive, launcher, process_start
 from studio.runs.trainers import require_kinds, resolve_options
+from studio.runs.trainers.places import kept_within
 
 __all__ = ["Runs"]
 
@@ -40,10 +41,14 @@ class Runs:
     """All runs under one folder. Every method may be called from any thread, and from several apps at once.
 
     What only reads works as long as anything can be read; what acts raises NotWritable where nothing can be written.
+
+    Args:
+        root: of the runs. folders: further ones that the options of a run may lead to.
     """
 
-    def __init__(self, root: str | Path = "runs"):
+    def __init__(self, root: str | Path = "runs", folders: Iterable[str | Path] = ()):
         self.root = Path(root).resolve()
+        self.folders = (self.root, *(Path(folder).resolve() for folder in folders))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._watching = False
         self._lock = threading.Lock()
@@ -103,6 +108,7 @@ class Runs:
             InvalidOption, UnknownName, NotWritable: and nothing of it is left.
         """
         path = self.require_free(name)
+        options = kept_within(trainer, options, self.folders)
         with self._said_when_unwritable():
             self.root.mkdir(parents=True, exist_ok=True)
             self._sweep()

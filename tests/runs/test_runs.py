@@ -87,8 +87,8 @@ def test_a_run_outlives_the_studio_that_started_it(runs):
     wait_for(lambda: runs.read("orphan").state == "stopped")
 
 
-def test_a_run_that_fails_says_why_and_the_studio_goes_on(runs, tmp_path):
-    runs.start("ddpm", {**SMALL, "steps": 50, "data": str(tmp_path / "gone")}, name="gone")
+def test_a_run_that_fails_says_why_and_the_studio_goes_on(runs):
+    runs.start("ddpm", {**SMALL, "steps": 50, "data": str(runs.root / "nothing" / "gone")}, name="gone")
     view = wait_for(lambda: (now := runs.read("gone")).state == "failed" and now)
     assert "gone" in view.message and view.log_tail
     assert "python -m trainers.ddpm --config" in view.command

@@ -31,7 +31,8 @@ class QuietRuns(Runs):
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
     made = Studio(runs_root=tmp_path_factory.mktemp("runs"))
-    made._runs = QuietRuns(made.runs.root)
+    # The base models of these tests lie beside the runs.
+    made._runs = QuietRuns(made.runs.root, [tmp_path_factory.getbasetemp()])
     return made
 
 
@@ -108,7 +109,8 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_shown(tmp_path):
 @pytest.mark.parametrize(("changes", "words"), [
     ({"instance_prompt": "a cat"}, "token"), ({"rank": 0}, "rank"), ({"lr": 1e3}, "lr"), ({"steps": 0}, "steps"), ({"base": ""}, "Choose the model"),
     ({"base": "no-such-model"}, "no-such-model"), ({"method": "everything"}, "everything"), ({"steps": None}, "steps is empty"),
-    ({"class_images": "/proc/nothing"}, "cannot be written"), ({"class_prompt": "a sks cat"}, "class prompt"),
+    ({"class_images": "/proc/nothing"}, "class_images must lie in"), ({"base": "/etc"}, "base must lie in"),
+    ({"class_prompt": "a sks cat"}, "class prompt"),
 ])
 def test_options_that_cannot_work_are_refused_and_nothing_is_left(studio, tiny_sd, changes, words):
     before = left(studio)
@@ -202,6 +204,7 @@ def test_a_run_is_started_followed_stopped_and_resumed_over_the_wire(client, stu
 @pytest.mark.parametrize(("changes", "words"), [
     ({"pictures": []}, "no pictures"), ({"name": "a/b"}, "letters, digits"), ({"instance_prompt": "a cat"}, "token"), ({"lr": 1e3}, "lr must be"),
     ({"method": "lora", "rank": 0}, "rank must be"), ({"base": "toybox-sdd"}, "toybox-sdd"),
+    ({"class_images": "/somewhere"}, "class_images must lie in the folder of runs"),
 ])
 def test_the_endpoint_refuses_in_a_sentence(client, tiny_sd, changes, words):
     values = {"pictures": given(PICTURES[:2]), "name": "wired-bad", "base": tiny_sd, "resolution": 32, **changes}

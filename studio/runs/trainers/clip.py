@@ -12,8 +12,8 @@ __all__ = ["ClipOptions"]
 class ClipOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.clip --help` prints them."""
 
-    data: str = option("toybox", "toybox, or a folder of captioned pictures")
-    output: str = option("runs/toybox-clip", "the run folder; an unfinished run in it is resumed")
+    data: str = option("toybox", "toybox, or a folder of captioned pictures", path="name")
+    output: str = option("runs/toybox-clip", "the run folder; an unfinished run in it is resumed", path="write")
     resolution: int = option(64, "pixels a side of the pictures, a multiple of the patch", low=1, high=1024)
     data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
     steps: int = option(2000, "optimiser steps in all", low=1, high=MOST_STEPS)
@@ -29,7 +29,7 @@ class ClipOptions(LoopOptions):
     text_layers: int = option(3, "blocks of the text tower", low=1, high=48)
     vision_layers: int = option(4, "blocks of the picture tower", low=1, high=48)
     max_tokens: int = option(32, "longest text in tokens, with start and end", low=4, high=1024)
-    start: str = option("", "a CLIP folder to go on from, or nothing")
+    start: str = option("", "a CLIP folder to go on from, or nothing", path="read")
     towers: str = option("both", "what learns: both towers; text alone, from two wordings of each scene (as arXiv:2104.08821 does; toybox only); "
                          "picture alone, to a text tower that is fixed (arXiv:2111.07991)", ("both", "text", "picture"))
 

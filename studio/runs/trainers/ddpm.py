@@ -14,8 +14,8 @@ __all__ = ["DDPMOptions"]
 class DDPMOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.ddpm --help` prints them."""
 
-    data: str = option("digits", "digits, toybox, toybox-large, a folder of pictures, or a `datasets` id")
-    output: str = option("runs/ddpm", "the run folder; an unfinished run in it is resumed")
+    data: str = option("digits", "digits, toybox, toybox-large, a folder of pictures, or a `datasets` id", path="name")
+    output: str = option("runs/ddpm", "the run folder; an unfinished run in it is resumed", path="write")
     resolution: int = option(16, "pixels a side, a multiple of 2 per level of the network", low=1, high=1024)
     channels: int = option(3, "3 = colour, 1 = grey (folders and datasets; digits are grey)", low=1, high=3)
     data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)

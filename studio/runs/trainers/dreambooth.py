@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.checks import quoted
 from studio.errors import InvalidOption
+from studio.files import read_object
 from studio.media.folders import pictures_in, read_picture
+from studio.models.facts import weight_shapes
+from studio.models.families import FAMILIES
+from studio.models.loading import resolve
+from studio.models.sources import is_single_file
+from studio.models.taught import base_of
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 from studio.toybox import COLOURS, with_article
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Estimate", "Preset", "USUAL_TARGETS", "check", "instance_paths", "load_instances"]
+__all__ = ["DreamBoothOptions", "METHODS", "PRESETS", "Estimate", "Preset", "USUAL_TARGETS", "check", "check_model", "instance_paths", "load_instances"]
 
 MOST_PROMPTS = 64
 METHODS = ("full", "full_text", "lora")
@@ -27,10 +34,10 @@ USUAL_TARGETS = "the usual targets are to_q,to_k,to_v,to_out.0."
 class DreamBoothOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.dreambooth --help` prints them."""
 
-    base: str = option("toybox-sd", "the model to teach: a name of the catalogue, a folder or a Hub id")
-    output: str = option("runs/dreambooth", "the run folder; an unfinished run in it is resumed")
+    base: str = option("toybox-sd", "the model to teach: a name of the catalogue, a folder or a Hub id", path="name")
+    output: str = option("runs/dreambooth", "the run folder; an unfinished run in it is resumed", path="write")
     # the subject
-    instances: str = option("assets/examples/domino", "the folder with the subject's pictures, 2 or more; 3 to 5 are usual")
+    instances: str = option("assets/examples/domino", "the folder with the subject's pictures, 2 or more; 3 to 5 are usual", path="read")
     instance_prompt: str = option("a sks cat", "names the subject: the token and its class")
     token: str = option("sks", "the rare word that comes to mean the subject; it stands in the instance prompt")
     resolution: int = option(64, "pixels a side that training sees, a multiple of 8", low=16, high=2048)
@@ -43,7 +50,7 @@ class DreamBoothOptions(LoopOptions):
         "they keep what such words mean. Empty = none",
     )
     prior_weight: float = option(1.0, "weight of the class half, 0 = no prior preservation (arXiv:2208.12242, equation 2)", low=0, high=100)
-    class_images: str = option("", "folder of class pictures, kept and reused; empty = one for this base and prompt under runs/class-images")
+    class_images: str = option("", "folder of class pictures, kept and reused; empty = one for this base and prompt under runs/class-images", path="write")
     num_class_images: int = option(64, "class pictures; the missing ones are drawn by the base model first", low=1, high=10_000)
     class_guidance: float = option(4.0, "guidance scale at which class pictures are drawn", low=0, high=100)
     class_steps: int = option(25, "sampling steps at which class pictures are drawn", low=1, high=1000)
@@ -121,7 +128,8 @@ class DreamBoothOptions(LoopOptions):
 
 
 def check(options: DreamBoothOptions) -> None:
-    """Everything that can be known to go wrong before a run begins. Raises InvalidOption with what to do."""
+    """Everything that can be known to go wrong before a run begins. Raises InvalidOption or UnknownName with what to do."""
+    check_model(options)
     load_instances(options)
     if options.prior_weight:
         _require_writable(options.class_folder)
@@ -129,6 +137,37 @@ def check(options: DreamBoothOptions) -> None:
         raise InvalidOption("8-bit Adam needs the package bitsandbytes: `pip install bitsandbytes`, or turn it off.")
     if options.mixed_precision == "fp16" and not _has_cuda():
         raise InvalidOption("fp16 training needs a CUDA GPU; choose mixed precision 'no' on this machine.")
+
+
+def check_model(options: DreamBoothOptions) -> None:
+    """Whether the base is a model that can be taught so, and has the layers. Raises UnknownName, or InvalidOption with what to do."""
+    _require_base(options.base)
+    if options.method == "lora":
+        _require_layers(options)
+
+
+def _require_base(name: str) -> None:
+    """Raises UnknownName, or InvalidOption for a model that cannot be taught so."""
+    if not name:
+        raise InvalidOption("Choose the model to teach: a name of the menu, a folder or a Hub id.")
+    source = resolve(name)
+    if base_of(source):
+        raise InvalidOption(f"{name!r} is a LoRA or a checkpoint; teach a whole text-to-image model, such as its base {base_of(source)!r}.")
+    if is_single_file(source):
+        raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
+    if Path(source).is_dir() and (read_object(Path(source) / "model_index.json") or {}).get("_class_name") not in FAMILIES["stable-diffusion"].pipelines:
+        raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")
+
+
+def _require_layers(options: DreamBoothOptions) -> None:
+    """Refuse targets that are no layers of the UNet, or none that LoRA can be added to; of a model that is not here nothing is known."""
+    shapes = weight_shapes(Path(resolve(options.base)) / "unet")
+    for target in options.target_layers if shapes else ():
+        found = [shape for name, shape in shapes.items() if name == target or name.endswith(f".{target}")]
+        if not found or any(len(shape) not in (2, 4) for shape in found):
+            raise InvalidOption(
+                f"LoRA cannot be added to {quoted(target)}: no layer has such a name, or one is neither linear nor a convolution; {USUAL_TARGETS}"
+            )
 
 
 def instance_paths(folder: str) -> list[Path]:

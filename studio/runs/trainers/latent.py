@@ -13,11 +13,11 @@ __all__ = ["LatentOptions", "check"]
 class LatentOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.latent --help` prints them."""
 
-    data: str = option("toybox", "toybox, or a folder of captioned pictures")
-    output: str = option("runs/toybox-sd", "the run folder; an unfinished run in it is resumed")
-    vae: str = option("runs/toybox-vae/model", "an AutoencoderKL folder, frozen")
-    clip: str = option("runs/toybox-clip/model", "a CLIP folder with its tokenizer, frozen")
-    decoder: str = option("", "an AutoencoderKL folder with the same encoder whose decoder the result takes, or nothing")
+    data: str = option("toybox", "toybox, or a folder of captioned pictures", path="name")
+    output: str = option("runs/toybox-sd", "the run folder; an unfinished run in it is resumed", path="write")
+    vae: str = option("runs/toybox-vae/model", "an AutoencoderKL folder, frozen", path="read")
+    clip: str = option("runs/toybox-clip/model", "a CLIP folder with its tokenizer, frozen", path="read")
+    decoder: str = option("", "an AutoencoderKL folder with the same encoder whose decoder the result takes, or nothing", path="read")
     resolution: int = option(64, "pixels a side", low=1, high=1024)
     data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
     wordings: int = option(2, "captions kept for each picture", low=1, high=100)
@@ -36,7 +36,7 @@ class LatentOptions(LoopOptions):
     layers: int = option(1, "residual blocks a level", low=1, high=8)
     attention_from: int = option(1, "cross-attention from this level down (0 = the full latent)", low=0, high=8)
     text_in_time: bool = option(True, "add the pooled caption to the time embedding, so that every residual block hears it (as DeepFloyd IF does)")
-    start: str = option("", "a StableDiffusionPipeline folder whose UNet to go on from, or nothing")
+    start: str = option("", "a StableDiffusionPipeline folder whose UNet to go on from, or nothing", path="read")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ A trainer's command line, the studio's form and the table of options are all mad
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from studio.checks import require_float, require_int
 from studio.errors import InvalidOption
@@ -22,16 +22,24 @@ MOST_BYTES = 2**35
 LR_PLANS = ("cosine", "trapezoid", "constant")
 
 
-def option(default: Any, help: str, choices: Iterable[str] | None = None, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its one-sentence help. low, high: the range of a number, both ends in it; every number has one."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices and list(choices), "low": low, "high": high})
+def option(
+    default: Any, help: str, choices: Iterable[str] | None = None, *, low: float | None = None, high: float | None = None,
+    path: Literal["", "read", "write", "name"] = "",
+) -> Any:
+    """A dataclass field with its one-sentence help.
+
+    Args:
+        low, high: the range of a number, both ends in it; every number has one.
+        path: of a text that names a folder, what is done with it, or "name" where it may be a name instead.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices and list(choices), "low": low, "high": high, "path": path})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
     """The knobs that every trainer has."""
 
-    output: str = option("runs/run", "the run folder; an unfinished run in it is resumed")
+    output: str = option("runs/run", "the run folder; an unfinished run in it is resumed", path="write")
     steps: int = option(4000, "optimiser steps in all", low=1, high=MOST_STEPS)
     batch_size: int = option(64, "examples a batch, over all devices", low=1, high=4096)
     accumulation: int = option(1, "batches whose gradients are summed up before each optimiser step", low=1, high=4096)
