@@ -5,14 +5,8 @@
 // be read leaves the picture that is there.
 (() => {
   const Studio = (window.Studio = window.Studio || {});
-  const PANES = {
-    x_t: { symbol: "<i>x</i><sub>t</sub>", words: "what the model sees", plain: "x_t, what the model sees" },
-    x0_uncond: { symbol: "<i>x̂</i><sub>0</sub>", words: "without the prompt", plain: "x0_uncond, what it believes without the prompt", view: "guidance" },
-    x0_cond: { symbol: "<i>x̂</i><sub>0</sub>", words: "with the prompt", plain: "x0_cond, what it believes with the prompt", view: "guidance" },
-    x0_hat: { symbol: "<i>x̂</i><sub>0</sub>", words: "what it believes", plain: "x0_hat, what the model believes" },
-    eps_hat: { symbol: "<i>ε̂</i>", words: "the noise it finds", plain: "eps_hat, the noise the model finds", view: "eps" },
-    clip_gradient: { symbol: "<i>∇</i>", words: "where CLIP pulls", plain: "the gradient of CLIP's distance to the prompt", view: "clip" },
-  };
+  // studio/sampling/streams.py, in the order of the panes; the page brings it.
+  const PANES = Studio.streams;
   // Panes that are shown when asked, where the run has them.
   const VIEWS = {
     eps: { html: "Show <i>ε̂</i>", title: "Show the noise that the model finds in x_t, as a further picture", always: true },
@@ -85,12 +79,12 @@
 
     // --- drawing
 
-    const panes = Object.fromEntries(Object.entries(PANES).map(([name, words]) => {
+    const panes = Object.fromEntries(Object.entries(PANES).map(([name, stream]) => {
       const figure = document.createElement("figure");
       figure.className = "ds-pane";
       figure.dataset.stream = name;
-      figure.innerHTML = `<figcaption><span class="ds-symbol">${words.symbol}</span> <span class="ds-muted">${words.words}</span>
-        <button type="button" class="ds-open-full" title="Open in full" aria-label="Open ${words.plain} in full">${FULL_ICON}</button></figcaption><canvas role="img" aria-label="${words.plain}"></canvas>`;
+      figure.innerHTML = `<figcaption><span class="ds-symbol">${stream.symbol}</span> <span class="ds-muted">${stream.label}</span>
+        <button type="button" class="ds-open-full" title="Open in full" aria-label="Open ${stream.about} in full">${FULL_ICON}</button></figcaption><canvas role="img" aria-label="${stream.about}"></canvas>`;
       panesBox.append(figure);
       const canvas = figure.querySelector("canvas");
       figure.querySelector("button").onclick = () => openFull(name);
@@ -139,7 +133,7 @@
       const norms = stepNow().clip_gradient_norm;
       if (name === "clip_gradient" && norms) return `where CLIP pulls, norm ${(solo === null ? norms : [norms[solo]]).map((norm) => Studio.format(norm)).join(", ")}`;
       if (name === "x0_hat" && views.has("guidance") && sprites.x0_cond) return `guided, ×${Studio.format(stepNow().guidance_scale)}`;
-      return PANES[name].words;
+      return PANES[name].label;
     };
 
     const explainStep = (step) => {
@@ -296,7 +290,7 @@
     const openFull = (name) => {
       if (!value || !sprites[name]) return;
       full = name;
-      dialog.querySelector("strong").innerHTML = `${PANES[name].symbol} <span class="ds-muted">${PANES[name].words}</span>`;
+      dialog.querySelector("strong").innerHTML = `${PANES[name].symbol} <span class="ds-muted">${PANES[name].label}</span>`;
       drawFull(captionOf(stepNow()));
       dialog.showModal();
     };

@@ -108,7 +108,8 @@ def _event(run: _Run, index: int, x_t: Tensor, prediction: Prediction) -> StepDo
     level = run.sampler.levels[index]
     return StepDone(
         index=index - run.first, num_steps=len(run.sampler.levels) - run.first, timestep=level.timestep, sigma=level.noise_to_signal,
-        log_snr=level.log_snr, x_t=x_t, x0_hat=prediction.x0_hat, eps_hat=prediction.eps_hat, parts=prediction.parts, rgb_map=run.model.rgb_map,
+        log_snr=level.log_snr, alpha=level.alpha, x_t=x_t, x0_hat=prediction.x0_hat, eps_hat=prediction.eps_hat, parts=prediction.parts,
+        rgb_map=run.model.rgb_map,
         **prediction.figures,
     )
 

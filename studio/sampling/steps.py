@@ -1,5 +1,6 @@
 """One step of a run: its numbers, and the streams that belong to it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ class StepInfo:
     """The numbers of one step. All belong to the timestep at which the model was asked.
 
     index: 0..num_steps-1 in the order of sampling. timestep: what the model was told, T-1..0.
-    sigma: noise-to-signal ratio sqrt((1-ab)/ab); log_snr: -2 log sigma. Both may be infinite at zero SNR.
+    sigma: noise-to-signal ratio; log_snr: -2 log sigma. Both may be infinite at zero SNR. alpha: how much of x0 is in x_t;
+    None where it follows from sigma, as in every process with betas (1 / sqrt(1 + sigma^2)).
     guidance_scale: what acted at this step, 1 where there was no guidance. clip_gradient_norm: of each picture, where
     CLIP guidance acted.
     """
@@ -31,6 +33,13 @@ class StepInfo:
     log_snr: float
     guidance_scale: float = 1.0
     clip_gradient_norm: tuple[float, ...] | None = None
+    alpha: float | None = None
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """(signal, noise): x_t = signal x0 + noise eps."""
+        signal = 1 / math.hypot(1, self.sigma) if self.alpha is None else self.alpha
+        return signal, 1.0 if math.isinf(self.sigma) else self.sigma * signal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,31 +11,51 @@ __all__ = ["STREAMS", "StreamInfo", "ALWAYS"]
 class StreamInfo:
     """A stream of a run.
 
-    label: what it shows, in a few words. kind: "state" and "clean" are pictures or latents, "noise" is of deviation 1,
-    "gradient" of any size, "map" is (B, tokens, h, w) in [0, 1]. decodable: a latent one may go through the real decoder.
-    live: shown while the run goes on. kept: part of the trajectory. absent: what stands at steps that have none,
-    "x0_hat" or "zeros"; None: every step has it.
+    symbol: as HTML; label: what it shows, in a few words; about: the same for who cannot see it. kind: "state" and "clean"
+    are pictures or latents, "noise" is of deviation 1, "gradient" of any size, "map" is (B, tokens, h, w) in [0, 1].
+    decodable: a latent one may go through the real decoder. live: shown while the run goes on. kept: part of the trajectory.
+    absent: what stands at steps that have none, "x0_hat" or "zeros"; None: every step has it. view: the switch of the stage
+    that shows it; "": always shown; None: not a pane of its own.
     """
 
+    symbol: str
     label: str
+    about: str
     kind: str
     decodable: bool = False
     live: bool = False
     kept: bool = True
     absent: str | None = None
+    view: str | None = ""
 
 
+_X0, _EPS = "<i>x̂</i><sub>0</sub>", "<i>ε̂</i>"
+
+# In the order in which the stage shows them.
 STREAMS: Mapping[str, StreamInfo] = MappingProxyType({
-    "x_t": StreamInfo(label="what the model sees", kind="state", decodable=True, live=True),
-    "x0_hat": StreamInfo(label="what it predicts", kind="clean", decodable=True, live=True),
-    "eps_hat": StreamInfo(label="the noise it finds", kind="noise"),
-    "x0_uncond": StreamInfo(label="without the prompt", kind="clean", decodable=True, live=True, absent="x0_hat"),
-    "x0_cond": StreamInfo(label="with the prompt", kind="clean", decodable=True, live=True, absent="x0_hat"),
-    "eps_uncond": StreamInfo(label="the noise without the prompt", kind="noise", kept=False, absent="zeros"),
-    "eps_cond": StreamInfo(label="the noise with the prompt", kind="noise", kept=False, absent="zeros"),
-    "attention": StreamInfo(label="where each word is looked at", kind="map", absent="zeros"),
-    "clip_gradient": StreamInfo(label="where CLIP pulls", kind="gradient", live=True, absent="zeros"),
+    "x_t": StreamInfo(symbol="<i>x</i><sub>t</sub>", label="what the model sees", about="x_t, what the model sees", kind="state", decodable=True, live=True),
+    "x0_uncond": StreamInfo(
+        symbol=_X0, label="without the prompt", about="x0_uncond, what it predicts without the prompt", kind="clean", decodable=True, live=True,
+        absent="x0_hat", view="guidance",
+    ),
+    "x0_cond": StreamInfo(
+        symbol=_X0, label="with the prompt", about="x0_cond, what it predicts with the prompt", kind="clean", decodable=True, live=True, absent="x0_hat",
+        view="guidance",
+    ),
+    "x0_hat": StreamInfo(symbol=_X0, label="what it believes", about="x0_hat, what the model believes", kind="clean", decodable=True, live=True),
+    "eps_hat": StreamInfo(symbol=_EPS, label="the noise it finds", about="eps_hat, the noise the model finds", kind="noise", view="eps"),
+    "eps_uncond": StreamInfo(
+        symbol=_EPS, label="the noise without the prompt", about="eps_uncond", kind="noise", kept=False, absent="zeros", view=None,
+    ),
+    "eps_cond": StreamInfo(symbol=_EPS, label="the noise with the prompt", about="eps_cond", kind="noise", kept=False, absent="zeros", view=None),
+    "clip_gradient": StreamInfo(
+        symbol="<i>∇</i>", label="where CLIP pulls", about="the gradient of CLIP's distance to the prompt", kind="gradient", live=True, absent="zeros",
+        view="clip",
+    ),
+    "attention": StreamInfo(
+        symbol="<i>A</i>", label="where each word is looked at", about="where in the picture each word is looked at", kind="map", absent="zeros", view=None,
+    ),
 })
 
 # The streams of every run.
-ALWAYS = tuple(name for name, info in STREAMS.items() if info.absent is None)
+ALWAYS = ("x_t", "x0_hat", "eps_hat")

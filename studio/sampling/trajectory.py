@@ -207,7 +207,7 @@ class Trajectory:
 def _step_to_json(step: StepInfo) -> dict[str, Any]:
     # JSON has no infinity: sigma at zero SNR is written as null, and log_snr follows from sigma.
     values = {"index": step.index, "num_steps": step.num_steps, "timestep": step.timestep, "sigma": step.sigma if math.isfinite(step.sigma) else None}
-    return values | {"guidance_scale": step.guidance_scale, "clip_gradient_norm": step.clip_gradient_norm}
+    return values | {"guidance_scale": step.guidance_scale, "clip_gradient_norm": step.clip_gradient_norm, "alpha": step.alpha}
 
 
 def _step_from_json(values: dict[str, Any]) -> dict[str, Any]:

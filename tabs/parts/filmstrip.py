@@ -23,6 +23,7 @@ from studio.media.images import grid, to_pixels
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone, StepInfo
 from studio.sampling.export import options_text
+from studio.sampling.streams import STREAMS
 
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "MAX_SPRITE_PIXELS"]
 
-STREAMS = {
-    "x_t": "what the model sees", "x0_hat": "what it believes", "eps_hat": "the noise it finds", "x0_uncond": "without the prompt",
-    "x0_cond": "with the prompt", "clip_gradient": "where CLIP pulls",
-}
-LIVE_STREAMS = ("x_t", "x0_hat", "x0_uncond", "x0_cond", "clip_gradient")
-DECODES = ("x_t", "x0_hat", "x0_uncond", "x0_cond")
 MAX_SPRITE_PIXELS = 4_000_000
 MAX_CURVE_POINTS = 240
 
@@ -64,9 +59,10 @@ def film(
         "steps": steps, "frames": frames, "every": every, "tile": [width, height], "images": images,
         "sprite_columns": columns, "curve": curve or _curve_of_steps(steps), "autoplay": autoplay,
         "streams": [
-            {"name": name, "label": label, "src": _sprite(trajectory, name, frames, columns)} for name, label in STREAMS.items() if name in trajectory.streams
+            {"name": name, "label": info.label, "src": _sprite(trajectory, name, frames, columns)}
+            for name, info in STREAMS.items() if name in trajectory.streams and info.view is not None
         ],
-        "decodes": [name for name in DECODES if name in trajectory.streams] if trajectory.latent else [],
+        "decodes": [name for name in trajectory.streams if STREAMS[name].decodable] if trajectory.latent else [],
         "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],
         "attention": attention(trajectory, tokens, frames) if tokens and "attention" in trajectory.streams else None,
     }
@@ -99,7 +95,7 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
 def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: SampleOptions) -> dict[str, Any]:
     """One step of a run that is going on: x_t and x0_hat of all its pictures, and what guidance made of them."""
     images, _, height, width = event.x_t.shape
-    there = [name for name in LIVE_STREAMS if getattr(event, name) is not None]
+    there = [name for name, info in STREAMS.items() if info.live and getattr(event, name) is not None]
     columns = math.ceil(math.sqrt(images))
     return {
         "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
@@ -131,8 +127,7 @@ def _curve_of_steps(steps: list[dict[str, Any]]) -> dict[str, list[float | None]
 
 
 def _step(step: StepInfo) -> dict[str, Any]:
-    signal = 1 / math.hypot(1, step.sigma)
-    noise = 1.0 if math.isinf(step.sigma) else step.sigma * signal
+    signal, noise = step.scales
     numbers = {"timestep": step.timestep, "sigma": step.sigma, "log_snr": step.log_snr, "signal": signal, "noise": noise}
     norms = step.clip_gradient_norm and [_number(norm) for norm in step.clip_gradient_norm]
     guidance = {"guidance_scale": step.guidance_scale, "clip_gradient_norm": norms}

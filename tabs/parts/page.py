@@ -4,6 +4,8 @@ Styles and scripts of assets/ui are files of their own, under addresses that cha
 fetches each once. They are relative to the page, and so work behind any root path. The page itself is written once.
 """
 
+import dataclasses
+import json
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from studio.sampling.streams import STREAMS
 from tabs.parts.theme import CSS, THEME
 from tabs.parts.uploads import OwnFiles
 
@@ -72,8 +75,10 @@ def _for_everyone(scope: Scope) -> bool:
 
 
 def _head() -> str:
-    """Every style sheet, then every script, in the order of their names. Gradio runs them in this order."""
+    """What the scripts know of streams, every style sheet, then every script, in the order of their names. Gradio runs them in this order."""
+    streams = {name: dataclasses.asdict(info) for name, info in STREAMS.items() if info.view is not None}
     return "\n".join([
+        f"<script>window.Studio = Object.assign(window.Studio || {{}}, {{ streams: {json.dumps(streams)} }});</script>",
         *(f'<link rel="stylesheet" href="{_address(path)}">' for path in sorted(UI.glob("*.css"))),
         *(f'<script src="{_address(path)}"></script>' for path in sorted(UI.glob("*.js"))),
     ])

@@ -101,8 +101,8 @@ def test_x_t_is_made_of_x0_hat_and_eps_hat_at_every_step(models, family, schedul
     for step in steps:
         assert step.log_snr == pytest.approx(-2 * np.log(step.sigma)) if 0 < step.sigma < np.inf else True
         # A flow's alpha and sigma add up to 1, those of betas in squares.
-        alpha = 1 / (1 + step.sigma) if family == "sd3" else 1 / np.sqrt(1 + step.sigma**2)
-        sigma = 1 - alpha if family == "sd3" else np.sqrt(1 - alpha**2)
+        alpha, sigma = step.scales
+        assert (alpha + sigma if family == "sd3" else alpha**2 + sigma**2) == pytest.approx(1)
         torch.testing.assert_close(alpha * step.x0_hat + sigma * step.eps_hat, step.x_t, atol=2e-4, rtol=1e-4)
         torch.testing.assert_close(step.x0_uncond + 3 * (step.x0_cond - step.x0_uncond), step.x0_hat, atol=1e-2, rtol=1e-3)
     assert [step.log_snr for step in steps] == sorted(step.log_snr for step in steps)
