@@ -35,6 +35,7 @@ def main() -> None:
         for scheduler in ("ddim", "dpm++_2m"):
             for num_images in (1, 4):
                 _compare(model, scheduler, num_images)
+        _compare_recording(model)
         print("\n| images | ours, peak MiB | pipeline, peak MiB | ratio |\n|---|---|---|---|")
         for num_images in (1, 4):
             ours, theirs = _peaks_on_gpu(model, num_images) if model.device.type == "cuda" else _peaks_of_processes(model.name, num_images)
@@ -53,6 +54,8 @@ def _model(folder: Path) -> str:
 
 def _calls(model, scheduler: str, num_images: int):
     options = SampleOptions(model=model.name, prompt=PROMPT, scheduler=scheduler, num_steps=NUM_STEPS, num_images=num_images, guidance_scale=GUIDANCE)
+    # As the studio does with the model that a tab opens with.
+    model.make_ready(options)
     pipeline = _pipeline(model, scheduler)
 
     def ours() -> np.ndarray:
@@ -91,6 +94,17 @@ def _compare(model, scheduler: str, num_images: int) -> None:
     difference = np.abs(ours().astype(int) - theirs()).max()
     timing = time_paired(ours, theirs, ROUNDS)
     print(f"| {scheduler} | {num_images} | {timing.ours_s:.3f} | {timing.theirs_s:.3f} | {timing.ratio:.3f} | {difference} |", flush=True)
+
+
+def _compare_recording(model) -> None:
+    """What it costs to record where each word is looked at."""
+    def run(**changes):
+        options = SampleOptions(model=model.name, prompt=PROMPT, scheduler="ddim", num_steps=NUM_STEPS, guidance_scale=GUIDANCE, **changes)
+        model.make_ready(options)
+        return lambda: list(sample(model, options))
+
+    timing = time_paired(run(record_attention=True), run(), ROUNDS)
+    print(f"\nWith word attention recorded {timing.ours_s:.3f} s, without {timing.theirs_s:.3f} s, ratio {timing.ratio:.3f}.", flush=True)
 
 
 def _peaks_on_gpu(model, num_images: int) -> tuple[float, float]:

@@ -24,6 +24,8 @@ def main() -> None:
 
 def _compare(model, scheduler: str, num_images: int) -> None:
     options = SampleOptions(model=model.name, scheduler=scheduler, num_steps=NUM_STEPS, num_images=num_images, class_label=LABEL)
+    # As the studio does with the model that a tab opens with.
+    model.make_ready(options)
     pipeline = _pipeline(model, scheduler, num_images)
 
     def ours() -> np.ndarray:
