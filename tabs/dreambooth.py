@@ -14,11 +14,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from studio.errors import BadImage, StudioError
+from studio.errors import BadImage, InvalidOption, StudioError
 from studio.media.data_uris import data_uri
 from studio.media.uploads import open_picture
 from studio.models.taught import base_of
-from studio.runs.dreambooth import EXAMPLE, fields, presets, seen
+from studio.runs.dreambooth import EXAMPLE, MOST_PICTURES, fields, presets, seen
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
 from tabs.parts.api import TrainingApi
 from tabs.parts.controls import Controls
@@ -151,9 +151,11 @@ def example_files() -> list[str]:
 def crops(paths: Sequence[str] | None, resolution: int, crop: str) -> tuple[list[tuple[Image.Image, str]], str]:
     """((square as training sees it, file name) of each that can be read, a sentence on those that cannot)."""
     shown, said = [], []
-    for path in paths or ():
+    for path in (paths or ())[:MOST_PICTURES]:
         try:
             shown.append((seen(open_picture(path), int(resolution or 64), crop), Path(path).name))
+        except InvalidOption as error:  # of the size, and so of every picture
+            return [], str(error)
         except BadImage as error:
             said.append(f"{Path(path).name}: {error}")
     if shown and not said:

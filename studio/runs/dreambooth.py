@@ -20,10 +20,11 @@ from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
 from studio.runs.trainers import require_kinds
 from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, Estimate, Preset, check_model
+from studio.runs.trainers.options import require_in_range
 from studio.runs.trainers.places import kept_within
 from studio.scratch import passing_folder
 
-__all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate"]
+__all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate", "MOST_PICTURES"]
 
 logger = logging.getLogger(__name__)
 EXAMPLE = ASSETS / "examples" / "domino"
@@ -61,7 +62,8 @@ def open_pictures(paths: Sequence[str | Path]) -> list[Image.Image]:
 
 
 def seen(picture: Image.Image, resolution: int, crop: str) -> Image.Image:
-    """The square that training sees of a picture; of random crops, one."""
+    """The square that training sees of a picture; of random crops, one. Raises InvalidOption for a size that training refuses."""
+    require_in_range(fields()["resolution"], resolution)
     if crop == "center":
         return to_square(picture, resolution, crop)
     import torch

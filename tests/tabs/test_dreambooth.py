@@ -104,6 +104,17 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_shown(tmp_path):
     assert tab.crops(PICTURES, 32, "center")[1] == "5 pictures, shown as training will see them."
 
 
+@pytest.mark.parametrize("crop", ["center", "random"])
+@pytest.mark.parametrize("resolution", [10**6, 15, -64])
+def test_a_size_that_training_refuses_is_not_drawn_for_a_look_either(resolution, crop):
+    shown, said = tab.crops(PICTURES, resolution, crop)
+    assert not shown and said == f"resolution must be a whole number from 16 to 2048, but it is {resolution}."
+
+
+def test_no_more_pictures_are_looked_at_than_can_be_given():
+    assert len(tab.crops(PICTURES * 5, 32, "center")[0]) == 20
+
+
 # --- what is refused before anything is started --------------------------------------------------------------
 
 @pytest.mark.parametrize(("changes", "words"), [
