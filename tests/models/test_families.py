@@ -233,3 +233,30 @@ def test_a_pickle_is_never_read(folders, tmp_path):
     weights.unlink()
     with pytest.raises(ModelUnavailable, match="safetensors"):
         load_model(str(copy))
+
+
+# --- the menu and downloads ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family", SAVERS)
+def test_a_download_fetches_what_a_family_is_read_from_and_nothing_else(folders, family):
+    from fnmatch import fnmatch
+
+    from studio.models.downloads import IGNORED, PATTERNS
+
+    fetched = lambda name: any(fnmatch(name, one) for one in PATTERNS) and not any(fnmatch(name, one) for one in IGNORED)  # noqa: E731
+    folder = Path(folders[family])
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.parent.name != "words"]
+    assert files and [name for name in files if not fetched(name)] == []
+    # Shards of a large encoder come too; pickles, half-precision copies and other frameworks' weights do not.
+    assert fetched("text_encoder_3/model-00001-of-00002.safetensors") and fetched("text_encoder_3/model.safetensors.index.json")
+    for name in ("transformer/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/model.onnx", "safety_checker/x.safetensors"):
+        assert not fetched(name)
+
+
+def test_every_family_has_a_menu_entry_with_its_licence_size_and_memory():
+    from studio.models import MODELS
+    from studio.models.families import FAMILIES
+
+    assert {info.family for info in MODELS.values()} == set(FAMILIES)
+    for name, info in MODELS.items():
+        assert info.licence and info.memory_gib > 0 and info.width and info.height and info.text == FAMILIES[info.family].text, name
