@@ -38,7 +38,7 @@ class Gaussian(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What the model believes at x_t: p(x_{t-1} | x_t), and the x0_hat and eps_hat behind it, (B, C, H, W) each."""
+    """What the model predicts at x_t: p(x_{t-1} | x_t), and the x0_hat and eps_hat behind it, (B, C, H, W) each."""
 
     mean: Tensor
     variance: Tensor

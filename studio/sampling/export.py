@@ -51,7 +51,7 @@ def frames(trajectory: "Trajectory", stream: str, scale: int | None = None, max_
         max_frames: at most so many, evenly chosen, first and last kept; None = all.
     Returns:
         (S + 1, H, W, 3) uint8, or fewer. The last frame is the final picture; where the run was stopped early, x0_hat
-        ends on its last belief, and eps_hat always does.
+        ends on its last x0_hat, and eps_hat always does.
     Raises:
         UnknownName: no such stream. InvalidOption: a nonsensical scale or max_frames, or states that are no pictures.
     """

@@ -1,4 +1,4 @@
-"""Everything of a run, kept: every state and every belief, replayable and forkable at any step.
+"""Everything of a run, kept: every state and every prediction, replayable and forkable at any step.
 
 A run file is one .safetensors file: the tensors below, with the options, steps and format version in its metadata.
 A file opens without the model: pixel states are pictures themselves, and a latent run carries its decoded pictures and
@@ -152,7 +152,7 @@ class Trajectory:
 
     @property
     def images(self) -> "list[Image.Image]":
-        """The pictures that the run ended with, the best belief where it was stopped; no model is needed."""
+        """The pictures that the run ended with, the last x0_hat where it was stopped; no model is needed."""
         from studio.media.images import to_image, to_images
 
         if self.final_pixels is not None:
