@@ -65,6 +65,11 @@ def http(app):
         yield client
 
 
+def takes_file(block) -> bool:
+    """Whether a part of the page, or an argument of an endpoint, is a file."""
+    return isinstance(block, TAKE_FILES) or "FileData" in str(getattr(block, "_api_info", ""))
+
+
 def references(path: object) -> list[object]:
     """The ways to write a file down."""
     plain = {"path": path}
@@ -94,9 +99,9 @@ def test_no_handler_is_given_a_file_that_was_not_uploaded(app, foreign):
     for fn in app.fns.values():
         for i, block in enumerate(fn.inputs):
             if not block.stateful:
-                of_files = isinstance(block, TAKE_FILES)
+                of_files = takes_file(block)
                 tried |= {(fn._id, i)} if of_files else set()
-                for form in ({"path": path}, {"path": path, "meta": MARK}, *([path, [path]] if of_files else [])):
+                for form in ({"path": path}, {"path": path, "meta": MARK}, *([path, [path]] if isinstance(block, TAKE_FILES) else [])):
                     with pytest.raises(gr.Error) as caught:
                         taken(app, fn, [form if j == i else None for j in range(len(fn.inputs))])
                     assert caught.value.message == REFUSED, (fn.api_name, block.label)
@@ -108,7 +113,8 @@ def test_an_upload_comes_through_without_what_gradio_would_fetch(app, http, secr
     reference = {"path": path, "url": "http://127.0.0.1:9/x.png", "orig_name": "mine.png", "size": 5, "is_stream": True}
     assert own_files([reference], takes_file=True) == [{"path": path, "size": 5, "orig_name": "mine.png", "mime_type": None, "meta": MARK}]
     fn = next(fn for fn in app.fns.values() if fn.api_name == "noise_image")
-    assert taken(app, fn, [reference, *[block.value for block in fn.inputs[1:]]])[0] == path
+    given = taken(app, fn, [reference, *[block.value for block in fn.inputs[1:]]])[0]
+    assert path == (given if isinstance(given, str) else given["path"]) and "127.0.0.1" not in str(given)
 
 
 def test_what_is_nested_without_end_is_refused():
@@ -137,7 +143,7 @@ def test_a_picture_is_not_decoded_by_gradio_even_where_it_builds_the_component_a
 
 def body(fn, reference, session: str) -> bytes:
     """A call with the reference in place of every file, and what the page shows for the rest."""
-    values = [reference if isinstance(block, TAKE_FILES) else None if block.stateful else block.value for block in fn.inputs]
+    values = [reference if takes_file(block) else None if block.stateful else block.value for block in fn.inputs]
     return json.dumps({"data": values, "fn_index": fn._id, "session_hash": session}).encode()
 
 
@@ -158,11 +164,17 @@ def by_the_queue(http, fn, reference) -> str:
 
 
 def test_every_route_refuses_in_one_sentence_whether_the_file_is_there_or_not(app, http, foreign, secret, capfd):
-    of_files = [fn for fn in app.fns.values() if any(isinstance(block, TAKE_FILES) for block in fn.inputs)]
+    of_files = [fn for fn in app.fns.values() if any(takes_file(block) for block in fn.inputs)]
     assert {"noise_image", "sample"} <= {fn.api_name for fn in of_files}
     for fn in of_files:
-        for reference in ({"path": foreign["there"]}, {"path": foreign["not there"]}, {"path": foreign["web"], "meta": MARK}, {"url": foreign["data"]}):
-            assert directly(http, fn, reference) == by_the_queue(http, fn, reference) == REFUSED, fn.api_name
+        for ask in (directly, by_the_queue):
+            for mark in ({}, {"meta": MARK}):
+                there, not_there = ({"path": foreign[name], **mark} for name in ("there", "not there"))
+                answer = ask(http, fn, there)
+                assert answer == ask(http, fn, not_there) and answer.endswith(".") and str(secret.parent) not in answer, fn.api_name
+        # Both ways of asking fail where there is an answer instead.
+        for elsewhere in ({"path": foreign["web"], "meta": MARK}, {"url": foreign["data"]}):
+            assert directly(http, fn, elsewhere) and by_the_queue(http, fn, elsewhere)
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said and str(secret.parent) not in said
 
