@@ -8,17 +8,18 @@ from typing import Any
 
 from studio.checks import quoted, require_int, require_text
 from studio.errors import DamagedFile, InvalidOption
-from studio.files import digest, write_text
+from studio.files import write_text
 from studio.records import read_record
 
 __all__ = ["MANIFEST", "verify_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
+CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """files: {name: {"bytes": length, "sha256": hexadecimal}} of every other file in the folder."""
+    """files: {name: {"bytes": length, "xxh3": checksum, hexadecimal}} of every other file in the folder."""
 
     files: Mapping[str, Mapping[str, Any]]
 
@@ -30,12 +31,12 @@ class Manifest:
             if not isinstance(entry, dict) or Path(name).name != name:
                 raise InvalidOption(f"files must be names with lengths and checksums, but one is {quoted(name)}: {quoted(entry)}.")
             require_int("bytes", entry.get("bytes"), 0, 2**60)
-            require_text("sha256", entry.get("sha256"), 64)
+            require_text("xxh3", entry.get("xxh3"), 32)
 
 
 def write_manifest(folder: Path) -> None:
-    """Write down what the folder's files are by now. Raises OSError."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    """Write down what the folder's files are by now. Raises OSError, DamagedFile."""
+    files = {path.name: {"bytes": path.stat().st_size, "xxh3": _checksum(path)} for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     write_text(folder / MANIFEST, json.dumps({"files": files}, indent=2) + "\n")
 
 
@@ -54,12 +55,19 @@ def verify_manifest(folder: Path, needed: Sequence[str] = ()) -> None:
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry["bytes"]:
             raise DamagedFile(f"{name} is missing, or not as long as it was.")
     for name, entry in manifest.files.items():
-        if _digest(folder / name) != entry["sha256"]:
+        if _checksum(folder / name) != entry["xxh3"]:
             raise DamagedFile(f"{name} is not what was written: its checksum is another.")
 
 
-def _digest(path: Path) -> str:
+def _checksum(path: Path) -> str:
+    """128 bits of XXH3 over the file: against accidents, not against forgers, and ten times as quick as SHA-256. Raises DamagedFile."""
+    import xxhash
+
+    checksum = xxhash.xxh3_128()
     try:
-        return digest(path)
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                checksum.update(chunk)
     except OSError as error:
         raise DamagedFile(f"{path.name} cannot be read: {error.strerror}.") from error
+    return checksum.hexdigest()

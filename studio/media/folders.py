@@ -1,10 +1,12 @@
 """Folders of pictures that someone trains on."""
 
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from studio.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["IMAGE_SUFFIXES", "pictures_in", "read_picture"]
 
@@ -16,8 +18,10 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path) -> "Image.Image":
     """The picture in RGB. Raises InvalidOption naming the file."""
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

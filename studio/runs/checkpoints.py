@@ -1,7 +1,7 @@
 """The checkpoints of a run: which there are, and whether one is still what was saved.
 
     checkpoints/step-000499/   network.safetensors, ema.safetensors, optimizer.safetensors, facts.json
-                               manifest.json: bytes and SHA-256 of each of the others, written last
+                               manifest.json: length and checksum of each of the others, written last
 """
 
 import json

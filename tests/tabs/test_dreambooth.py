@@ -3,10 +3,12 @@
 import json
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from gradio_client.exceptions import AppError
 from PIL import Image
 
 from studio import Studio
@@ -210,6 +212,26 @@ def test_a_run_is_started_followed_stopped_and_resumed_over_the_wire(client, stu
     studio.runs.stop("wired")
     studio.delete_run("wired")
     assert not [path for path in left(studio) if "wired" in path]
+
+
+def test_of_six_visitors_who_start_a_run_of_one_name_at_once_one_gets_it_and_the_others_a_sentence(client, studio, tiny_sd, tmp_path):
+    def press(i):
+        paths = [str(tmp_path / f"{i}-{k}.png") for k in range(2)]
+        for path in paths:
+            Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(path)
+        try:
+            return client.predict(pictures=given(paths), name="wanted", base=tiny_sd, resolution=32, api_name="/train")[0]
+        except AppError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(6) as visitors:
+        said = list(visitors.map(press, range(6)))
+    (winner,) = [i for i, words in enumerate(said) if words.startswith("The run wanted was started")]
+    assert sum("There is a run named 'wanted' already; choose another name" in words for words in said) == 5, said
+    kept = sorted((studio.runs.uploads("wanted") / "instances").iterdir())
+    assert [Image.open(path).getpixel((0, 0)) for path in kept] == [(40 * winner, 0, 0)] * 2
+    studio.runs.stop("wanted")
+    studio.delete_run("wanted")
 
 
 @pytest.mark.parametrize(("changes", "words"), [
