@@ -13,9 +13,6 @@ from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
-from studio.runs import Runs
-from studio.runs.following import Follower
-from studio.runs.results import results
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.streams import STREAMS
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
     from studio.models.prompts import PromptEncoder, Tokens
-    from studio.runs import RunView
+    from studio.runs import Runs, RunView
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
@@ -51,6 +48,9 @@ class Studio:
     """
 
     def __init__(self, *, public: bool = False, runs_root: str | Path | None = None, folders: "Sequence[str | Path]" = ()) -> None:
+        from studio.runs import Runs
+        from studio.runs.following import Follower
+
         self.public = public
         self._runs = Runs(runs_root or os.environ.get("DIFFUSION_STUDIO_RUNS", "runs"), folders)
         self.follower = Follower()
@@ -64,12 +64,14 @@ class Studio:
     @property
     def models(self) -> dict[str, ModelInfo]:
         """The menu of models by name; training runs that have finished come last, under the paths of their results."""
+        from studio.runs.results import results
+
         if self.public:
             return {name: info for name, info in MODELS.items() if info.embedded}
         return {**MODELS, **results(self._runs.root)}
 
     @property
-    def runs(self) -> Runs:
+    def runs(self) -> "Runs":
         """The training runs. Raises InvalidOption where training is off."""
         if self.public:
             raise InvalidOption("Training is off on this public studio; start the studio on your own machine to train.")

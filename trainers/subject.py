@@ -19,7 +19,8 @@ from torch import Tensor
 
 from studio.models.catalogue import ASSETS
 from studio.models.examiner import load_examiner, read_attributes
-from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, load_instances
+from studio.runs.trainers.dreambooth import DreamBoothOptions, load_instances
+from studio.runs.trainers.presets import PRESETS
 from studio.toybox import COLOURS
 from studio.toybox.subject import SUBJECT_CLASS
 from trainers.attributes import generate

@@ -19,9 +19,10 @@ from studio.runs.folder import RunView, write_config
 from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
 from studio.runs.trainers import require_kinds
-from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, Estimate, Preset, check_model
+from studio.runs.trainers.dreambooth import DreamBoothOptions, Estimate, check_model
 from studio.runs.trainers.options import require_in_range
 from studio.runs.trainers.places import kept_within
+from studio.runs.trainers.presets import PRESETS, Preset
 from studio.scratch import passing_folder
 
 __all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate", "MOST_PICTURES"]

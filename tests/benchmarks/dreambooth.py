@@ -22,7 +22,8 @@ import torch
 
 from studio.media.folders import read_picture
 from studio.media.images import to_square
-from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions, instance_paths
+from studio.runs.trainers.dreambooth import DreamBoothOptions, instance_paths
+from studio.runs.trainers.presets import PRESETS
 from trainers.dreambooth import (
     DreamBoothTask,
     class_pictures,

@@ -7,8 +7,9 @@ import pytest
 
 from studio.errors import InvalidOption
 from studio.runs.trainers import TRAINERS, options_table, resolve_options
-from studio.runs.trainers.dreambooth import PRESETS, DreamBoothOptions
+from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.runs.trainers.options import MOST_TEXT
+from studio.runs.trainers.presets import PRESETS
 
 NUMBERS = [
     (trainer, field) for trainer, info in TRAINERS.items() for field in dataclasses.fields(info.options)

@@ -58,11 +58,11 @@ def test_what_only_reads_works(studio):
         studio.runs.read("nothing")
 
 
-def test_what_acts_says_what_is_not_writable(studio, tmp_path, tiny_sd):
+def test_what_acts_says_what_is_not_writable(studio, tmp_path):
     pictures = [tmp_path / f"{i}.png" for i in range(2)]
     for path in pictures:
         Image.new("RGB", (16, 16)).save(path)
-    asked = options_of({**defaults(), "base": tiny_sd, "prior": False})
+    asked = options_of({**defaults(), "prior": False})
     acts = {
         "start": lambda: studio.runs.start("ddpm", {"steps": 5}, name="new"), "train": lambda: studio.train_subject("new", pictures, asked),
         "start_due": studio.runs.start_due, "stop": lambda: studio.runs.stop("old"), "resume": lambda: studio.runs.resume("old"),

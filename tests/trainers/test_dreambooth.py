@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from studio.errors import InvalidOption
 from studio.runs.folder import read_run, write_state
-from studio.runs.trainers.dreambooth import METHODS, PRESETS, DreamBoothOptions, check
+from studio.runs.trainers.dreambooth import METHODS, DreamBoothOptions, check
+from studio.runs.trainers.presets import PRESETS
 from studio.toybox.subject import example_pictures
 from tests.tiny_sd import save_tiny_sd
 from trainers.activations import kept_for_backward
