@@ -85,7 +85,8 @@ def read_object(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             text = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
+    # Of a model in one file there is no folder to look in either.
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DamagedFile(f"{path.name} cannot be read: {error.strerror}.") from error

@@ -31,7 +31,9 @@ def app_url(tmp_path_factory, runs_root):
     """The address of the studio as `python app.py` starts it."""
     environment = {**os.environ, "DIFFUSION_STUDIO_RUNS": str(runs_root)}
     with open(tmp_path_factory.mktemp("app") / "log.txt", "w+") as log:
-        process = subprocess.Popen([sys.executable, "-u", "app.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        # Models and pictures of the tests lie beside the folder of runs.
+        command = [sys.executable, "-u", "app.py", "--folder", str(tmp_path_factory.getbasetemp())]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         try:
             yield _address(process, log)
         finally:

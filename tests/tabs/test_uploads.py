@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -91,7 +92,9 @@ def test_whatever_names_no_upload_is_refused_in_one_and_the_same_sentence(foreig
 
 def taken(app, fn, values) -> list[object]:
     """What the handler would be called with."""
-    return asyncio.run(app.preprocess_data(fn, values, state_holder.SessionState(app)))
+    # In a thread of its own: a browser's tests leave a running loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, app.preprocess_data(fn, values, state_holder.SessionState(app))).result()
 
 
 def test_no_handler_is_given_a_file_that_was_not_uploaded(app, foreign):
