@@ -18,9 +18,10 @@ import gradio as gr
 from studio import Studio, StudioError
 from studio.scratch import scratch_folder, sweep
 from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
+from tabs.endpoints import create_endpoints
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
 from tabs.parts.sign_in import USERS_FILE, ask_for_user, signed_in
-from tabs.parts.uploads import OwnUploads
 from tabs.parts.visitors import MAX_VISITORS, keep_little
 from trainers.contrast import train_contrast
 
@@ -39,12 +40,13 @@ TABS = {
 
 def create_app(studio: Studio) -> gr.Blocks:
     """The page: a title and one panel for each entry of TABS."""
-    with OwnUploads(title="Diffusion Studio", fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)) as app:
+    with StudioBlocks(title="Diffusion Studio", fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)) as app:
         gr.HTML("<h1 class='ds-brand'>Diffusion Studio</h1><p class='ds-tagline'>See and steer how a diffusion model makes a picture.</p>")
         with gr.Tabs(selected="Denoising"):
             for name, create_tab in TABS.items():
                 with gr.Tab(name, id=name):
                     create_tab(studio)
+        create_endpoints(studio)
         keep_little(app, studio)
     return app
 

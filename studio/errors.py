@@ -26,6 +26,9 @@ __all__ = [
     "StudioBusy",
 ]
 
+# Of a name that is in no menu, so much is repeated.
+MAX_NAME = 100
+
 
 class StudioError(Exception):
     """Base of everything that the studio tells a user."""
@@ -45,6 +48,8 @@ class UnknownName(StudioError, KeyError):
     def of(cls, kind: str, name: object, known: Iterable[str]) -> "UnknownName":
         """The error for `name`, with the nearest known name or the whole menu in the message."""
         menu = sorted(known)
+        if isinstance(name, str) and len(name) > MAX_NAME:
+            name = f"{name[:MAX_NAME]}..."
         close = get_close_matches(str(name), menu, n=1)
         some = ", ".join(menu[:SHOWN]) + (f", ... ({len(menu)} in all)" if len(menu) > SHOWN else "")
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {some}."

@@ -11,8 +11,8 @@ from studio.options import SampleOptions
 from tabs.parts.api import SamplingApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.filmstrip import film
-from tabs.parts.panel import DEVICE, Change, RunPanel, Values
-from tabs.parts.running import FAILED, run_for_programs, run_shown
+from tabs.parts.panel import Change, RunPanel, Values
+from tabs.parts.running import FAILED, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, said_in_a_sentence, to_stage, unchecked
 
@@ -43,7 +43,6 @@ def create_tab(studio: SamplingApi) -> None:
         with gr.Column(elem_classes="ds-stage-column"):
             panel.create_stage()
     wire(studio, panel, controls)
-    create_endpoint(studio, panel.session, controls)
 
 
 def first_of(studio: SamplingApi) -> Any:
@@ -116,42 +115,3 @@ def shown(studio: SamplingApi, options: SampleOptions, switch: Event, session: S
 def of_kind(studio: SamplingApi, options: SampleOptions) -> SampleOptions:
     """The options as they go with their model. Clipping is for pictures: latents have no bounds of their own."""
     return dataclasses.replace(options, clip_x0=None) if studio.describe(options.model).text else options
-
-
-# --- the public endpoint -------------------------------------------------------------------------------------
-
-def create_endpoint(studio: SamplingApi, session: gr.State, controls: Controls) -> None:
-    """/sample, for programs: every option by name."""
-    def sample(
-        model: str, class_label: str, num_steps: int, timesteps: str, scheduler: str, eta: float, clip_x0: bool, seed: int, num_images: int,
-        strength: float, held: Session, init_image: str | None = None, prompt: str = "", negative_prompt: str = "", guidance_scale: float = 1.0,
-        guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0, clip_guidance_scale: float = 0.0, sigmas: str = "",
-        width: int = 0, height: int = 0, record_attention: bool = False, request: gr.Request | None = None,
-    ) -> Iterator[dict[Any, Any]]:
-        """Sample pictures, from a class or from a prompt; a width or height of 0 is the model's own.
-
-        Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
-        """
-        values = {
-            "model": model, "class_label": class_label, "num_steps": num_steps, "timesteps": timesteps, "scheduler": scheduler, "eta": eta,
-            "clip_x0": clip_x0, "seed": seed, "num_images": num_images, "strength": strength, "init_image": init_image, "prompt": prompt,
-            "negative_prompt": negative_prompt, "guidance_scale": guidance_scale, "guidance_start": guidance_start, "guidance_end": guidance_end,
-            "guidance_rescale": guidance_rescale, "clip_guidance_scale": clip_guidance_scale, "sigmas": sigmas, "width": width, "height": height,
-            "record_attention": record_attention,
-        }
-        with said_in_a_sentence():
-            for change in run_for_programs(studio, of_kind(studio, options_from(values)), Event(), held.of(request)):
-                yield {outputs[name]: value for name, value in change.items()}
-
-    first = [controls[name] for name in (*ENDPOINT, "strength")]
-    with gr.Group(visible=False):
-        further = [
-            gr.Textbox("", label="prompt"), gr.Textbox("", label="negative_prompt"), gr.Number(1, label="guidance_scale"),
-            gr.Number(0, label="guidance_start"), gr.Number(1, label="guidance_end"), gr.Number(0, label="guidance_rescale"),
-            gr.Number(0, label="clip_guidance_scale"), gr.Textbox("", label="sigmas"), gr.Number(0, label="width", precision=0),
-            gr.Number(0, label="height", precision=0), gr.Checkbox(False, label="record_attention"),
-        ]
-        outputs = {"stage": gr.Textbox(label="film"), "status": gr.Textbox(label="sentence"), "pictures": gr.Gallery(label="pictures", format="png")}
-        gr.Button().click(
-            sample, [*first, session, controls["init_image"], *further], list(outputs.values()), api_name="sample", trigger_mode="multiple", **DEVICE,
-        )

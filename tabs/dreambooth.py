@@ -1,6 +1,5 @@
 """The DreamBooth tab: a handful of pictures teach a model a new subject, seen while it learns, and tried out at once."""
 
-import inspect
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -357,28 +356,21 @@ def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
             yield escape(str(error))
 
     def on_train(*values: Any) -> dict[Any, Any]:
-        """Check everything, then start a run. Give its name to /run_status to follow it."""
         given, asked, *rest = values
         with said_in_a_sentence():
             view = studio.train_subject((asked or "").strip(), given or [], options_of(dict(zip(controls, rest))))
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
         return {**show(view.name), form.status: said, form.name: free_name(studio, view.name)}
 
-    on_train.__signature__ = named({"pictures": None, "name": "subject", **defaults()})  # type: ignore[attr-defined]
     gr.on(None, on_open_page, None, [*followed.shown, form.name, controls["base"]], **CHEAP)
     gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
     followed.run.input(show, followed.run, followed.shown, **CHEAP)
     form.estimate.click(on_estimate, list(controls.values()), form.status, **PRIVATE, **DEVICE)
     form.train.click(
-        on_train, [form.pictures, form.name, *controls.values()], [form.status, *followed.shown, form.name], api_name="train", concurrency_id="runs",
-        show_progress="minimal", show_progress_on=form.status,
+        on_train, [form.pictures, form.name, *controls.values()], [form.status, *followed.shown, form.name], api_visibility="private",
+        concurrency_id="runs", show_progress="minimal", show_progress_on=form.status,
     )
     wire_buttons(studio, followed.buttons, followed.run, followed.shown, show)
-
-
-def named(values: dict[str, Any]) -> inspect.Signature:
-    """The signature under which programs know an endpoint's arguments."""
-    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in values.items()])
 
 
 def sheets(studio: TrainingApi, kind: str, name: str, prompt: str, beside: list[str], stop: Event) -> Iterator[Sheet]:

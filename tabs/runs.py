@@ -15,6 +15,7 @@ from studio.runs import TRAINERS, RunView
 from studio.runs.folder import read_toml
 from studio.runs.trainers import options_table
 from tabs.parts.api import TrainingApi
+from tabs.parts.arguments import event_value
 from tabs.parts.following import (
     INVITATION,
     POLL_S,
@@ -59,19 +60,6 @@ def ago(seconds: float) -> str:
             count = int(seconds // length)
             return f"{count} {unit}{'s' * (count > 1)} ago"
     return ""
-
-
-def status_of(studio: TrainingApi, name: str) -> dict[str, Any]:
-    """A run in JSON, for programs."""
-    view = studio.runs.read(name)
-    place, begins_s = studio.runs.position(name)
-    model = view.path / "model"
-    return {
-        "name": view.name, "trainer": view.trainer, "state": view.state, "title": title_of(view, (place, begins_s)), "message": view.message,
-        "step": view.step, "steps": view.steps, "saved": view.saved, "left_s": view.left_s, "queue_position": place, "begins_s": begins_s,
-        "phase": view.phase, "phase_done": view.phase_done, "phase_total": view.phase_total, "command": view.command,
-        "model": str(model) if view.state == "finished" and model.is_dir() else None,
-    }
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -127,7 +115,6 @@ def create_tab(studio: TrainingApi) -> None:
     board = Board(runs=runs, stage=stage, address=address, buttons=buttons, compare=compare, chosen=gr.State(""))
     wire_board(studio, board)
     wire_starter(studio, starter, board, status, options)
-    create_endpoints(studio)
 
 
 def create_starter() -> Starter:
@@ -178,7 +165,7 @@ def wire_board(studio: TrainingApi, board: Board) -> None:
         return full([*board.shown, seen], {} if now == before else {**changes, seen: now})
 
     def on_choose(others: list[str], asked: gr.EventData) -> dict[Any, Any]:
-        return show(studio, board, asked._data["name"], others or ())
+        return show(studio, board, event_value(asked, name=str)["name"], others or ())
 
     def on_compare(name: str, others: list[str]) -> str:
         return follow_value(studio, name, board.address, others or ())
@@ -210,29 +197,6 @@ def wire_starter(studio: TrainingApi, starter: Starter, board: Board, status: gr
     starter.trainer.input(on_trainer, starter.trainer, options, **queued)
     starter.take.click(on_take, board.chosen, [starter.trainer, starter.toml], **queued)
     starter.start.click(on_start, [starter.trainer, starter.name, starter.toml], [*board.shown, status], **queued)
-
-
-def create_endpoints(studio: TrainingApi) -> None:
-    """/run_status, /run_stop and /run_resume, for programs."""
-    def run_status(name: str) -> dict:
-        """How a run stands: state, step, steps, time left, message, the path of its model once it has finished."""
-        with said_in_a_sentence():
-            return status_of(studio, name)
-
-    def run_stop(name: str) -> dict:
-        """Ask a run to save and stop, or take it out of the queue."""
-        with said_in_a_sentence():
-            studio.runs.stop(name)
-            return status_of(studio, name)
-
-    def run_resume(name: str) -> dict:
-        """Let a stopped, interrupted or failed run go on from its last checkpoint."""
-        with said_in_a_sentence():
-            studio.runs.resume(name)
-            return status_of(studio, name)
-
-    for function in (run_status, run_stop, run_resume):
-        gr.api(function, api_name=function.__name__, concurrency_id="runs")
 
 
 def parsed(text: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from studio.media.data_uris import data_uri
 from studio.media.figures import Entry, plot_schedules, save_figure, schedule_csv
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
-from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, noise_image, working_copy
+from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, working_copy
 from studio.process.schedules import CURVES, SCHEDULES, curves, schedule_options
 from studio.scratch import passing_folder
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, picture_input, said_in_a_sentence
@@ -154,37 +154,6 @@ def export(kind: str, chosen: list[NoiseOptions], names: list[str], axis: str, f
     return save_figure(plot_schedules(entries_of(chosen), view_of(names, axis)["curves"], axis), path)
 
 
-# --- public endpoints ----------------------------------------------------------------------------------------
-
-def schedule_numbers(schedule: str = "linear", num_timesteps: int = 1000, zero_terminal_snr: bool = False, respacing: str = "") -> dict:
-    """Every curve of a noise schedule against t.
-
-    schedule: linear, scaled_linear, cosine, sigmoid, sqrt_linear, sqrt, karras or flow. num_timesteps: T, 1 to 10,000.
-    respacing: "" or "ddim50" or "10,15,20". Returns schedule, num_timesteps, kept (timesteps) and curves (name -> T
-    numbers; null where a value is infinite).
-    """
-    with said_in_a_sentence():
-        options = NoiseOptions(schedule=schedule, num_timesteps=num_timesteps, zero_terminal_snr=zero_terminal_snr, respacing=respacing)
-    table = {name: finite(values) for name, values in curves(options.betas()).items()}
-    return {"schedule": schedule, "num_timesteps": num_timesteps, "kept": options.kept(), "curves": table}
-
-
-def noise_picture(picture: str | None, schedule: str, num_timesteps: int, t: int, seed: int) -> tuple["Image.Image", dict[str, Any]]:
-    """x_t of a picture, at most 256 pixels on its longer side, and the coefficients of t (null where infinite)."""
-    with said_in_a_sentence():
-        options = NoiseOptions(schedule=schedule, num_timesteps=num_timesteps, t=t, seed=seed)
-        x_t = noise_image(working_copy(open_picture(picture)), options)
-    numbers = dataclasses.asdict(options.coefficients())
-    return x_t, {name: finite(value) for name, value in numbers.items()}
-
-
-def finite(value: Any) -> Any:
-    """For JSON, which has no infinity."""
-    if isinstance(value, np.ndarray):
-        return [finite(number) for number in value.tolist()]
-    return value if np.isfinite(value) else None
-
-
 # --- the tab -------------------------------------------------------------------------------------------------
 
 def schedule_choices(names: list[str]) -> list[tuple[str, str]]:
@@ -265,7 +234,6 @@ def create_tab(studio: Any = None) -> None:
     wire_picture(form, stage)
     wire_schedules(form, stage)
     create_chain(form)
-    create_endpoints()
 
 
 def create_form() -> Form:
@@ -425,15 +393,3 @@ def create_chain(form: Form) -> None:
     form.num_timesteps.change(on_num_timesteps, [form.num_timesteps, t], t, **LATEST)
     running = run.click(on_run, form.settings | {name, t, form.seed, form.picture}, [chain, last_result, stop], **PRIVATE)
     stop.click(on_stop, last_result, [chain, stop], cancels=running, **LATEST)
-
-
-def create_endpoints() -> None:
-    """/schedule and /noise_image, for clients alone."""
-    gr.api(schedule_numbers, api_name="schedule", queue=False)
-    with gr.Group(visible=False):
-        inputs = [
-            picture_input(label="picture"), gr.Textbox("linear", label="schedule"), gr.Number(1000, label="num_timesteps", precision=0),
-            gr.Number(FIRST_T, label="t", precision=0), gr.Number(0, label="seed", precision=0),
-        ]
-        outputs = [gr.Image(label="x_t", format="png"), gr.JSON(label="coefficients")]
-        gr.Button().click(noise_picture, inputs, outputs, api_name="noise_image", queue=False)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_model", "resolve", "is_hub_id", "estimated_gib"]
 
+# Characters that file systems take, in all and between two slashes.
+MAX_PATH, MAX_PART = 1_000, 255
+
 
 def pick_device() -> "torch.device":
     """CUDA, else MPS, else the CPU."""
@@ -38,6 +41,8 @@ def resolve(name: str) -> str:
     if name in MODELS:
         source = MODELS[name].source
         return str(ASSETS / source) if MODELS[name].embedded else source
+    if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_PART for part in name.split("/")):
+        raise UnknownName.of("model", name, MODELS)
     if Path(name).is_dir() or is_single_file(name) or name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
     raise UnknownName.of("model", name, MODELS)

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 Array = np.ndarray
+MAX_RESPACING = 1_000
 MAX_TIMESTEPS = 10_000
 # The largest beta that a schedule built from a ratio may have; 1 would destroy the picture in one step.
 MAX_BETA = 0.999
@@ -267,6 +268,8 @@ def parse_timesteps(text: str | Sequence[int]) -> int | list[int]:
         if any(isinstance(count, bool) or not isinstance(count, Real) or count % 1 for count in counts):
             raise InvalidOption(f"Respacing needs whole numbers of steps, but they are {counts}.")
         counts = [int(count) for count in counts]
+    elif len(text) > MAX_RESPACING:
+        raise InvalidOption(f"Respacing is written like 'ddim50' or '10,15,20', but it has {len(text):,} characters.")
     elif match := re.fullmatch(r"ddim\s*(-?\d+)", text.strip().lower()):
         return int(match[1])
     else:

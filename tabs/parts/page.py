@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.sampling.streams import STREAMS
+from tabs.parts.calls import Calls
 from tabs.parts.theme import CSS, THEME
 from tabs.parts.uploads import OwnFiles
 
@@ -90,5 +91,8 @@ def _address(path: Path) -> str:
 
 PAGE: dict[str, Any] = {
     "theme": THEME, "css": CSS, "head": _head(),
-    "app_kwargs": {"routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))], "middleware": [Middleware(OwnFiles), Middleware(WrittenOnce)]},
+    "app_kwargs": {
+        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))],
+        "middleware": [Middleware(OwnFiles), Middleware(Calls), Middleware(WrittenOnce)],
+    },
 }

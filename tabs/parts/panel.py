@@ -23,6 +23,7 @@ from studio.options import SampleOptions
 from studio.sampling.export import read_options
 from studio.scratch import passing_folder
 from tabs.parts.api import SamplingApi, TextApi
+from tabs.parts.arguments import event_value
 from tabs.parts.controls import Controls, restored
 from tabs.parts.filmstrip import film
 from tabs.parts.keeping import DOWNLOAD, FILMS, KEEPERS, STREAMS, told
@@ -208,7 +209,7 @@ class RunPanel:
 
     def on_open_step(self, session: Session, asked: gr.EventData) -> Any:
         assert self.decoder is not None
-        return gr.HTML(decoded=decoded_step(self.decoder, session, **asked._data))
+        return gr.HTML(decoded=decoded_step(self.decoder, session, **event_value(asked, run=str, stream=str, index=int)))
 
 
 def at_the_end(session: Session) -> Change:

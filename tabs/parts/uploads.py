@@ -17,13 +17,15 @@ from studio.errors import InvalidOption, NotUploaded
 from studio.media.uploads import require_upload
 from tabs.parts.stage import said_in_a_sentence
 
-__all__ = ["OwnUploads", "OwnFiles", "own_files"]
+__all__ = ["OwnUploads", "OwnFiles", "own_files", "takes_files", "FILE_INFO"]
 
 MAX_DEPTH = 16
 # What of a reference is of use here: an address to fetch is not, and the mark is put on whether or not it was there.
 KEPT = ("path", "size", "orig_name", "mime_type")
 MARK = {"_type": "gradio.FileData"}
 TAKE_FILES = (gr.Image, gr.File, gr.UploadButton)
+# What an endpoint says of an argument that is a file.
+FILE_INFO = {"type": "object", "title": "FileData", "properties": {"path": {"type": "string"}}, "additional_description": "as /gradio_api/upload gives it"}
 
 API = "/gradio_api/"
 # Routes of Gradio's that read, write or fetch for anybody who asks, and that this page has no use for.
@@ -35,8 +37,14 @@ class OwnUploads(gr.Blocks):
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **more: Any) -> list[Any]:
         with said_in_a_sentence():
-            inputs = [own_files(value, takes_file=isinstance(block, TAKE_FILES)) for block, value in zip(block_fn.inputs, inputs)]
+            inputs = [own_files(value, takes_file=takes_files(block)) for block, value in zip(block_fn.inputs, inputs)]
         return await super().preprocess_data(block_fn, inputs, *args, **more)
+
+
+def takes_files(block: Any) -> bool:
+    """Whether what it is sent is a file or a list of them: a part of the page, or an argument of an endpoint."""
+    info = getattr(block, "_api_info", None) or {}
+    return isinstance(block, TAKE_FILES) or FILE_INFO in (info, info.get("items"))
 
 
 def upload_folder() -> Path:

@@ -20,6 +20,7 @@ from studio.runs.folder import read_run
 from studio.runs.probes import before_and_after, checkpoint_matrix, forgotten
 from studio.runs.processes import process_start
 from tabs import dreambooth, runs
+from tabs.endpoints import status_of
 from tabs.parts.following import follow_value, newest
 
 JUNK = {
@@ -142,7 +143,7 @@ def look_everywhere(studio, name, pages=None):
     stage = strict(follow_value(studio, name, str, compare=["good"]))
     assert stage["name"] == name and stage["title"]
     strict(follow_value(studio, "good", str, compare=[name]))
-    strict(json.dumps(runs.status_of(studio, name), allow_nan=False))
+    strict(json.dumps(status_of(studio, name), allow_nan=False))
     assert str(studio.runs.root / "good" / "model") in studio.models
     assert dict(dreambooth.teachable(studio)) and "good" in dreambooth.subject_runs(studio) and dreambooth.free_name(studio, "subject") == "subject"
     view = studio.runs.read(name)

@@ -6,7 +6,6 @@ import json
 from io import BytesIO
 from threading import Event
 
-import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +15,9 @@ from studio.media.images import to_pixels
 from studio.options import SampleOptions
 from studio.sampling.export import read_options
 from tabs.denoise import create_tab
+from tabs.endpoints import create_sample_endpoint
 from tabs.parts import filmstrip
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.controls import options_from
 from tabs.parts.keeping import KEEPERS
 from tabs.parts.running import how_it_went, run_shown
@@ -186,8 +187,9 @@ def test_how_it_went_counts_the_steps_taken():
 @pytest.fixture(scope="module")
 def served():
     studio = FakeStudio(step_s=0.005)
-    with gr.Blocks() as demo:
+    with StudioBlocks() as demo:
         create_tab(studio)
+        create_sample_endpoint(studio)
     _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield studio, url
     demo.close()

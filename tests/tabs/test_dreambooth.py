@@ -18,6 +18,8 @@ from studio.runs.dreambooth import EXAMPLE, fields, open_pictures, options_from,
 from studio.runs.queue import Runs
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from tabs import dreambooth as tab
+from tabs.endpoints import create_run_endpoints
+from tabs.parts.blocks import StudioBlocks
 from tabs.runs import create_tab as create_runs_tab
 
 PICTURES = sorted(str(path) for path in EXAMPLE.glob("*.png"))
@@ -42,9 +44,10 @@ def studio(tmp_path_factory):
 def client(studio):
     from gradio_client import Client
 
-    with gr.Blocks() as demo:
+    with StudioBlocks() as demo:
         tab.create_tab(studio)
         create_runs_tab(studio)
+        create_run_endpoints(studio)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield Client(url, verbose=False)
     demo.close()

@@ -17,12 +17,15 @@ from studio.media.pictures import load_picture
 from studio.process.noising import ChainFinished, ChainProgress, NoiseOptions, compare_chain, noise_image, working_copy
 from studio.process.schedules import CURVES, SCHEDULES, curves, make_betas
 from tabs import schedules as tab
+from tabs.endpoints import create_schedule_endpoints
+from tabs.parts.blocks import StudioBlocks
 
 
 @pytest.fixture(scope="module")
 def demo():
-    with gr.Blocks() as blocks:
+    with StudioBlocks() as blocks:
         tab.create_tab(None)
+        create_schedule_endpoints()
     return blocks
 
 

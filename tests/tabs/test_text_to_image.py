@@ -224,12 +224,13 @@ def test_the_real_studio_goes_through_the_same_door(tiny_sd, tmp_path):
 def test_sample_takes_a_prompt_by_name():
     from gradio_client import Client
 
-    from tabs.denoise import create_tab as create_denoise
+    from tabs.endpoints import create_sample_endpoint
+    from tabs.parts.blocks import StudioBlocks
 
     studio = FakeTextStudio()
-    with gr.Blocks() as demo:
-        create_denoise(studio)
+    with StudioBlocks() as demo:
         create_tab(studio)
+        create_sample_endpoint(studio)
     _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     try:
         client = Client(url, verbose=False)

@@ -1,0 +1,215 @@
+"""What programs call by name: every public endpoint of the studio, with typed and named arguments.
+
+    /schedule /noise_image                           numbers and pictures of a noise schedule
+    /sample                                          pictures from noise, step by step
+    /train /run_status /run_stop /run_resume         training runs; not on a public studio
+
+A StudioError raised here reaches the caller as its sentence, and values of another kind than annotated never come here
+(tabs.parts.blocks). null stands for the default of an argument.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.context import get_blocks_context
+
+from studio.media.uploads import open_picture
+from studio.process.noising import NoiseOptions, noise_image, working_copy
+from studio.process.schedules import curves
+from studio.runs.dreambooth import fields
+from tabs.denoise import of_kind
+from tabs.dreambooth import defaults, options_of
+from tabs.parts.api import SamplingApi, StudioApi, TrainingApi
+from tabs.parts.arguments import Upload
+from tabs.parts.controls import options_from
+from tabs.parts.following import title_of
+from tabs.parts.panel import DEVICE
+from tabs.parts.running import run_for_programs
+from tabs.parts.session import Session
+from tabs.parts.stage import models_of
+from tabs.parts.uploads import FILE_INFO
+
+__all__ = ["create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_run_endpoints"]
+
+# What an option of a training is by its default.
+KINDS: tuple[type, ...] = (bool, int, float, str)
+
+
+def create_endpoints(studio: StudioApi) -> None:
+    """All endpoints, inside a gr.Blocks.
+
+    Args:
+        studio: samples, and trains unless it is public.
+    """
+    create_schedule_endpoints()
+    create_sample_endpoint(studio)
+    if not studio.public:
+        create_run_endpoints(studio)
+
+
+def endpoint(function: Callable[..., Any], name: str, **options: Any) -> None:
+    """gr.api whose parts say by name what they are."""
+    made = gr.api(function, api_name=name, **options)
+    blocks = get_blocks_context()
+    assert blocks is not None
+    parts: Sequence[Any] = blocks.fns[made["id"]].inputs
+    for part, parameter in zip(parts, inspect.signature(function).parameters.values()):
+        part.label = parameter.name
+        if Upload.__name__ in str(parameter.annotation):
+            part._api_info = {"type": "array", "items": FILE_INFO} if "list" in str(parameter.annotation) else FILE_INFO
+
+
+def path_of(file: Upload | None) -> str | None:
+    """Where an upload lies."""
+    return None if file is None else str(file["path"])
+
+
+def filed(component: Any, value: Any) -> Any:
+    """Pictures as a component of the page would give them: files of the app, in JSON."""
+    return component.postprocess(value).model_dump()
+
+
+# --- schedules -----------------------------------------------------------------------------------------------
+
+def create_schedule_endpoints() -> None:
+    """/schedule and /noise_image: cheap, and therefore not queued."""
+    pictures = gr.Image(format="png", render=False)
+
+    def noise_picture(
+        picture: Upload | None = None, schedule: str = "linear", num_timesteps: int = 1000, t: int = 250, seed: int = 0,
+    ) -> tuple[dict, dict]:
+        """x_t of a picture, at most 256 pixels on its longer side, and the coefficients of t (null where infinite)."""
+        options = NoiseOptions(schedule=schedule, num_timesteps=num_timesteps, t=t, seed=seed)
+        x_t = noise_image(working_copy(open_picture(path_of(picture))), options)
+        numbers = dataclasses.asdict(options.coefficients())
+        return filed(pictures, x_t), {name: finite(value) for name, value in numbers.items()}
+
+    endpoint(schedule_numbers, "schedule", queue=False)
+    endpoint(noise_picture, "noise_image", queue=False)
+
+
+def schedule_numbers(schedule: str = "linear", num_timesteps: int = 1000, zero_terminal_snr: bool = False, respacing: str = "") -> dict:
+    """Every curve of a noise schedule against t.
+
+    schedule: linear, scaled_linear, cosine, sigmoid, sqrt_linear, sqrt, karras or flow. num_timesteps: T, 1 to 10,000.
+    respacing: "" or "ddim50" or "10,15,20". Returns schedule, num_timesteps, kept (timesteps) and curves (name -> T
+    numbers; null where a value is infinite).
+    """
+    options = NoiseOptions(schedule=schedule, num_timesteps=num_timesteps, zero_terminal_snr=zero_terminal_snr, respacing=respacing)
+    table = {name: finite(values) for name, values in curves(options.betas()).items()}
+    return {"schedule": schedule, "num_timesteps": num_timesteps, "kept": options.kept(), "curves": table}
+
+
+def finite(value: Any) -> Any:
+    """For JSON, which has no infinity."""
+    if isinstance(value, np.ndarray):
+        return [number if fits else None for number, fits in zip(value.tolist(), np.isfinite(value).tolist())]
+    return value if np.isfinite(value) else None
+
+
+# --- sampling ------------------------------------------------------------------------------------------------
+
+def create_sample_endpoint(studio: SamplingApi) -> None:
+    """/sample, whose defaults are those of the first model in the menu."""
+    first, entry = next(iter(models_of(studio, text=False).items()))
+    gallery = gr.Gallery(format="png", render=False)
+
+    def sample(
+        model: str = first, class_label: str = "", num_steps: int = entry.default_steps, timesteps: str = "", scheduler: str = "ddim", eta: float = 0.0,
+        clip_x0: bool = True, seed: int = 0, num_images: int = 4, strength: float = 0.6, init_image: Upload | None = None, prompt: str = "",
+        negative_prompt: str = "", guidance_scale: float = 1.0, guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0,
+        clip_guidance_scale: float = 0.0, sigmas: str = "", width: int = 0, height: int = 0, record_attention: bool = False,
+    ) -> Iterator[tuple[str | None, str, list | None]]:
+        """Sample pictures, from a class or from a prompt; a width or height of 0 is the model's own.
+
+        Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
+        """
+        options = options_from({
+            "model": model, "class_label": class_label, "num_steps": num_steps, "timesteps": timesteps, "scheduler": scheduler, "eta": eta,
+            "clip_x0": clip_x0, "seed": seed, "num_images": num_images, "strength": strength, "init_image": path_of(init_image), "prompt": prompt,
+            "negative_prompt": negative_prompt, "guidance_scale": guidance_scale, "guidance_start": guidance_start, "guidance_end": guidance_end,
+            "guidance_rescale": guidance_rescale, "clip_guidance_scale": clip_guidance_scale, "sigmas": sigmas, "width": width, "height": height,
+            "record_attention": record_attention,
+        })
+        session = Session(studio.kept, "program")
+        try:
+            for change in run_for_programs(studio, of_kind(studio, options), Event(), session):
+                yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
+        finally:
+            studio.kept.close(session.visitor)
+
+    as_outputs(sample, tuple[str, str, list])
+    endpoint(sample, "sample", **DEVICE)
+
+
+def as_outputs(function: Callable[..., Any], kinds: Any) -> None:
+    """What the last step of a generator gives, for gr.api to read."""
+    function.__signature__ = inspect.signature(function).replace(return_annotation=kinds)  # type: ignore[attr-defined]
+
+
+# --- training runs -------------------------------------------------------------------------------------------
+
+def create_run_endpoints(studio: TrainingApi) -> None:
+    """/train, /run_status, /run_stop and /run_resume: answered at once, however long the queue is."""
+    def train(pictures: list[Upload] | None = None, name: str = "subject", **options: Any) -> tuple[str, str]:
+        """Check everything, then start a run. Give its name to /run_status to follow it."""
+        view = studio.train_subject(name.strip(), [file["path"] for file in pictures or ()], options_of({**defaults(), **options}))
+        return f"The run {view.name} was started; it goes on when this page is closed.", view.name
+
+    def run_status(name: str) -> dict:
+        """How a run stands: state, step, steps, time left, message, the path of its model once it has finished."""
+        return status_of(studio, name)
+
+    def run_stop(name: str) -> dict:
+        """Ask a run to save and stop, or take it out of the queue."""
+        studio.runs.stop(name)
+        return status_of(studio, name)
+
+    def run_resume(name: str) -> dict:
+        """Let a stopped, interrupted or failed run go on from its last checkpoint."""
+        studio.runs.resume(name)
+        return status_of(studio, name)
+
+    endpoint(with_options(train, defaults()), "train", queue=False)
+    for function in (run_status, run_stop, run_resume):
+        endpoint(function, function.__name__, queue=False)
+
+
+def with_options(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function with each option as an argument of its own, of the kind of its default."""
+    own = [parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    kinds = {name: kind_of(name, value) for name, value in options.items()}
+    more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=options[name], annotation=kind) for name, kind in kinds.items()]
+
+    def named(*values: Any) -> Any:
+        return function(**dict(zip([parameter.name for parameter in (*own, *more)], values)))
+
+    named.__name__, named.__doc__ = function.__name__, function.__doc__
+    named.__signature__ = inspect.signature(function).replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    named.__annotations__ = {**function.__annotations__, **kinds}
+    return named
+
+
+def kind_of(name: str, value: Any) -> Any:
+    """What an option takes; a number that may have a fraction takes whole ones too."""
+    default = fields()[name].default if name in fields() else value
+    return next((kind for kind in KINDS if isinstance(default, kind)), str)
+
+
+def status_of(studio: TrainingApi, name: str) -> dict[str, Any]:
+    """A run in JSON, for programs."""
+    view = studio.runs.read(name)
+    place, begins_s = studio.runs.position(name)
+    model: Path = view.path / "model"
+    return {
+        "name": view.name, "trainer": view.trainer, "state": view.state, "title": title_of(view, (place, begins_s)), "message": view.message,
+        "step": view.step, "steps": view.steps, "saved": view.saved, "left_s": view.left_s, "queue_position": place, "begins_s": begins_s,
+        "phase": view.phase, "phase_done": view.phase_done, "phase_total": view.phase_total, "command": view.command,
+        "model": str(model) if view.state == "finished" and model.is_dir() else None,
+    }

@@ -1,0 +1,102 @@
+"""gr.Blocks as the studio needs it: one place where mistakes of callers become sentences, for every handler and route.
+
+    the caller's mistake   a StudioError, from the check of the values or from the handler: a sentence, nothing in the log
+    anything else          a defect: its traceback in the log, a sentence that says so to the caller
+"""
+
+from typing import Any
+
+import anyio
+import gradio as gr
+from gradio.exceptions import ComponentProcessingError
+from gradio.utils import SyncToAsyncIterator
+
+from studio.errors import InvalidOption, StudioError
+from tabs.parts.arguments import checked
+from tabs.parts.calls import mark_refused
+from tabs.parts.uploads import OwnUploads
+
+__all__ = ["StudioBlocks"]
+
+FAILED = "The studio failed at this; its log says why."
+# What components raise for a value of the right kind that they cannot take.
+MISTAKES = (gr.Error, StudioError, ValueError, LookupError, OSError)
+
+
+class StudioBlocks(OwnUploads):
+    """gr.Blocks whose handlers may raise StudioError, and are sent only what they take."""
+
+    async def process_api(  # type: ignore[override]  # called by name from event_id on
+        self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, iterator: Any = None, *, event_id: Any = None, **more: Any,
+    ) -> dict[str, Any]:
+        fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        try:
+            if iterator is None and not fn.is_cancel_function:
+                inputs = checked(fn, inputs)
+            return await super().process_api(fn, inputs, state, request, iterator, event_id=event_id, **more)
+        except StudioError as error:
+            mark_refused(request)
+            raise gr.Error(str(error), print_exception=False) from None
+        except gr.Error as error:
+            if not error.print_exception:
+                mark_refused(request)
+            raise
+        except Exception as error:
+            raise gr.Error(FAILED) from error
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **more: Any) -> list[Any]:
+        """What components refuse of values of the right kind (a choice that is not in the menu, a file that was never uploaded) is the caller's mistake."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args, **more)
+        except (gr.Error, ValueError, LookupError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, ComponentProcessingError) else error
+            # What is said in a sentence already stays as it is said.
+            if not isinstance(cause, MISTAKES) or getattr(error, "print_exception", None) is False:
+                raise
+            raise InvalidOption(sentence_of(cause)) from None
+
+    async def call_function(
+        self, block_fn: Any, processed_input: list[Any], iterator: Any = None, requests: Any = None, event_id: Any = None, *args: Any, **more: Any,
+    ) -> dict[str, Any]:
+        check_route(block_fn, event_id)
+        result = await super().call_function(block_fn, processed_input, iterator, requests, event_id, *args, **more)
+        if isinstance(result["iterator"], SyncToAsyncIterator):
+            result["iterator"] = ClosedAside(result["iterator"])
+        return result
+
+
+def sentence_of(error: BaseException) -> str:
+    """What a component said of a value: of several lines the first."""
+    if isinstance(error, StudioError):
+        return str(error)
+    said = error.message if isinstance(error, gr.Error) else str(error)
+    return f"This cannot be taken: {said.strip().partition(chr(10))[0] or type(error).__name__}"
+
+
+def check_route(fn: Any, event_id: Any) -> None:
+    """What draws in steps has its turn in the queue; called directly it would end after the first."""
+    if event_id is None and fn.queue and fn.types_generator:
+        name = fn.api_name if fn.api_visibility == "public" else "NAME"
+        raise InvalidOption(f"This goes on in steps: POST to /gradio_api/call/{name}, then listen at /gradio_api/call/{name}/EVENT_ID.")
+
+
+class ClosedAside:
+    """The steps of a handler that is a generator. Closed in a thread: what a run has to put in order must not hold up everyone's answers."""
+
+    def __init__(self, steps: SyncToAsyncIterator) -> None:
+        self.steps = steps
+
+    def __aiter__(self) -> "ClosedAside":
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self.steps.__anext__()
+
+    async def aclose(self) -> None:
+        steps = self.steps.iterator
+        while True:
+            try:
+                return await anyio.to_thread.run_sync(steps.close)
+            except ValueError:
+                # Its last step is under way in another thread.
+                await anyio.sleep(0.05)
