@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
     from studio.models.prompts import PromptEncoder, Tokens
+    from studio.models.room import Need
     from studio.runs import Runs, RunView
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
@@ -115,7 +117,11 @@ class Studio:
         self.model(name)
 
     def make_ready(self, options: SampleOptions) -> None:
-        """Load the model of the options and do what makes runs of such options quick. Raises UnknownName, ModelUnavailable, InvalidOption."""
+        """Load the model of the options and do what makes runs of such options quick.
+
+        Raises UnknownName, ModelUnavailable, InvalidOption, TooLarge.
+        """
+        self.require_room(options)
         self.model(options.model).make_ready(options)
 
     def residents(self) -> "list[Resident]":
@@ -157,20 +163,54 @@ class Studio:
         return self.models[name] if name in self.models else self.model(name).info
 
     def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]:
-        """Draw pictures: see studio.sampling.loop.sample."""
+        """Draw pictures: see studio.sampling.loop.sample. Raises TooLarge before the first step for what does not fit."""
         from studio.sampling.loop import sample
 
         self._check_companion(options)
         with self._out_of_memory_said():
+            self.require_room(options)
             yield from sample(self.model(options.model), options, stop)
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
         """Fork a run at a step: see studio.sampling.loop.resume."""
         from studio.sampling.loop import resume
 
-        self._check_companion(dataclasses.replace(trajectory.options, **changes))
+        options = dataclasses.replace(trajectory.options, **changes)
+        self._check_companion(options)
         with self._out_of_memory_said():
+            self.require_room(options)
             yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, **changes)
+
+    def require_room(self, *runs: SampleOptions, keep: bool = True) -> None:
+        """Refuse, in numbers, runs that do not fit into the memory that is free, or are more than a public studio does.
+
+        keep: all of them will be held at the same time. Loads their models, once it is known that there is some chance.
+        Raises TooLarge, and what the runs would raise for options that do not fit their model.
+        """
+        from studio.sampling.estimate import need_of_runs
+
+        for options in runs:
+            self._check_asked(options)
+        for name in dict.fromkeys(options.model for options in runs):
+            asked = [options for options in runs if options.model == name]
+            self._require(name, partial(need_of_runs, runs=asked, keep=keep))
+
+    def _check_asked(self, options: SampleOptions) -> None:
+        """What can be known without the model. Raises TooLarge, UnknownName."""
+        from studio.sampling.estimate import check_least, check_public
+
+        self._check_public(options.model)
+        if info := self.models.get(options.model):
+            check_least(info, options)
+            if self.public:
+                check_public(info, options)
+
+    def _require(self, name: str, need: "Callable[..., Need]") -> None:
+        from studio.models.room import require_room
+
+        offloaded = any(resident.offloaded for resident in self.residents() if resident.name == name)
+        model = self.model(name)
+        require_room(model, lambda quick: need(model, quick=quick), offloaded=offloaded, let_others_go=lambda: self._memory.only(name))
 
     def _out_of_memory_said(self) -> "AbstractContextManager[None]":
         from studio.models.memory import out_of_memory_said
@@ -178,7 +218,11 @@ class Studio:
         return out_of_memory_said(self._memory, "sampling")
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
-        """The noise path of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each."""
+        """The noise path of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each.
+
+        Raises TooLarge for options that no run can have, before the model is loaded.
+        """
+        self._check_asked(options)
         return self.model(options.model).path.curve()
 
     def tokens(self, model: str, prompt: str) -> "Tokens":
@@ -190,13 +234,19 @@ class Studio:
         return self._prompts(model).embedding(prompt)
 
     def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]":
-        """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is."""
+        """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is.
+
+        Raises TooLarge.
+        """
         import torch
 
         from studio.media.images import to_images
+        from studio.sampling.estimate import need_of_decoding
 
         if not trajectory.latent or not STREAMS[stream].decodable:
             return to_images(trajectory.pictures(stream, index))
+        num_images, _, height, width = trajectory.x_final.shape
+        self._require(trajectory.options.model, partial(need_of_decoding, num_images=num_images, height=height, width=width))
         model = self.model(trajectory.options.model)
         with torch.inference_mode():
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
@@ -220,7 +270,16 @@ class Studio:
         return vae_round_trip(self.model(model), picture, perturb, seed)
 
     def preview_pictures(self, trajectory: "Trajectory", stream: str, indices: "Sequence[int] | None" = None) -> "Tensor":
-        """Steps of a stream as pictures, (S, B, 3, h, w) or (S, B, C, H, W) of a pixel run, about [-1, 1]; no model is needed."""
+        """Steps of a stream as pictures, (S, B, 3, h, w) or (S, B, C, H, W) of a pixel run, about [-1, 1]; no model is needed.
+
+        Raises TooLarge.
+        """
+        from studio.machine import require_ram
+
+        steps = len(trajectory.steps) if indices is None else len(indices)
+        values = steps * len(trajectory.x_final) * max(3, trajectory.x_final.shape[1]) * trajectory.x_final.shape[-2:].numel()
+        # Float32, and its input in it.
+        require_ram(8 * values, f"A preview of {steps} steps", "take fewer steps at once")
         return trajectory.pictures(stream, slice(None) if indices is None else list(indices))
 
     def _check_companion(self, options: SampleOptions) -> None:

@@ -9,6 +9,7 @@ StudioError
 |-- DamagedFile        a file or folder that the studio itself wrote, and that cannot be read any more
 |-- NotWritable        a folder of the studio's that nothing can be written to
 |-- ModelUnavailable   a model that cannot be found, loaded, or does not fit the task
+|-- TooLarge           a request that takes more memory than is free, or more work than a public studio does
 |-- RunFailed          a run, of sampling or training, that ended before it was done
 `-- StudioBusy         too much is asked for at the same time; a moment later it can be had
 
@@ -22,8 +23,8 @@ from difflib import get_close_matches
 SHOWN = 40
 
 __all__ = [
-    "StudioError", "InvalidOption", "UnknownName", "BadImage", "NotUploaded", "BadRunFile", "DamagedFile", "NotWritable", "ModelUnavailable", "RunFailed",
-    "StudioBusy",
+    "StudioError", "InvalidOption", "UnknownName", "BadImage", "NotUploaded", "BadRunFile", "DamagedFile", "NotWritable", "ModelUnavailable", "TooLarge",
+    "RunFailed", "StudioBusy",
 ]
 
 # Of a name that is in no menu, so much is repeated.
@@ -78,6 +79,10 @@ class NotWritable(StudioError):
 
 class ModelUnavailable(StudioError):
     """A model that cannot be found or loaded, or that does not fit the task."""
+
+
+class TooLarge(StudioError, ValueError):
+    """A request that takes more memory than is free, or more work than a public studio does."""
 
 
 class RunFailed(StudioError):

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-__all__ = ["total_ram", "free_ram"]
+from studio.errors import TooLarge
+
+__all__ = ["total_ram", "free_ram", "require_ram", "in_words"]
 
 # Where Linux says what a container may take and takes: (limit, use, its statistics, the name there of what it can give back).
 CGROUPS = (
@@ -23,6 +25,21 @@ def free_ram() -> int:
     import psutil
 
     return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
+
+
+def require_ram(needed: int, what: str, instead: str) -> None:
+    """Refuse, in numbers, what would take more memory than is free. what: the subject of the sentence; instead: what to do.
+
+    Raises TooLarge.
+    """
+    free = free_ram()
+    if needed > free:
+        raise TooLarge(f"{what} needs about {in_words(needed)} of memory and {in_words(free)} are free: {instead}.")
+
+
+def in_words(size: float) -> str:
+    """Bytes as a person reads them: "9.3 GiB", "120 MiB"."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _containers(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:

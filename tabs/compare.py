@@ -17,7 +17,7 @@ from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
-from studio.sampling.export import labelled_grid, save_png
+from studio.sampling.export import labelled_grid, require_room_for_grid, save_png
 from studio.sampling.live import freshest
 from studio.scratch import passing_folder
 from tabs.parts.api import TextApi
@@ -106,6 +106,8 @@ class Either:
 def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event) -> Iterator[dict[str, Any]]:
     """Both runs, one after the other, then the two on their common axis. A stop leaves the page as it was."""
     runs: list[Trajectory] = []
+    yield {"status": "Preparing."}
+    studio.require_room(a, b)
     for name, options in (("A", a), ("B", b)):
         if switch.is_set():
             break
@@ -250,6 +252,9 @@ def in_words(seconds: float) -> str:
 def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event) -> Iterator[dict[str, Any]]:
     """The grid, cell by cell: the time it will take first, then what is left, then the whole as one file."""
     pictures: dict[int, Image.Image] = {}
+    studio.require_room(*(cell.options for cell in cells), keep=False)
+    info = studio.describe(cells[0].options.model)
+    require_room_for_grid(len(cells), info.width, info.height)
     yield {"status": f"{len(cells)} pictures; timing a few steps.", "stage": to_stage(grid_shown(kind, cells, pictures)), "sheet": gr.update(visible=False)}
     call_s, since = timed(studio, cells), monotonic()
     yield {"status": f"{len(cells)} pictures, about {in_words(foretold_s(cells, call_s))}."}

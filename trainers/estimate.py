@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from studio.errors import StudioError
+from studio.models.activations import kept_for_backward
 from studio.models.latents import factor_of
 from studio.runs.trainers.dreambooth import DreamBoothOptions, Estimate
-from trainers.activations import kept_for_backward
 from trainers.command_line import parse_options
 from trainers.dreambooth import PARTS, class_pictures, load_parts, make_network, prompt_inputs
 

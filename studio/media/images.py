@@ -12,7 +12,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-__all__ = ["to_pixels", "to_images", "from_images", "fit", "to_square", "grid"]
+__all__ = ["to_pixels", "to_images", "from_images", "fit", "to_square", "shrunk", "grid"]
 
 
 def to_pixels(x: "Tensor") -> np.ndarray:
@@ -39,6 +39,15 @@ def from_images(images: Sequence[Image.Image], channels: int = 3) -> "Tensor":
     if channels == 1:
         pixels = pixels[..., None]
     return torch.from_numpy(pixels).movedim(-1, 1).float() / 127.5 - 1
+
+
+def shrunk(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """(N, H, W, C) uint8 with every `factor` x `factor` pixels averaged; what is left over at the right and bottom is cut off."""
+    if factor == 1:
+        return pixels
+    height, width = pixels.shape[1] // factor, pixels.shape[2] // factor
+    blocks = pixels[:, : height * factor, : width * factor].reshape(len(pixels), height, factor, width, factor, -1)
+    return np.rint(blocks.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:

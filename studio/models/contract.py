@@ -77,6 +77,9 @@ class DiffusionModel(Protocol):
     def decode(self, x0: "Tensor") -> "Tensor":
         """States -> pictures (B, 3 or C, H, W) float32, about [-1, 1]. Gradients flow where they are wanted."""
 
+    def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
+        """Of states of that size, the height and width that are decoded together: all, or a tile."""
+
     def word_attention(self, options: "SampleOptions") -> "AttentionRecorder":
         """What records where each word is looked at. Raises InvalidOption where the family has no words or no such maps."""
 

@@ -109,6 +109,12 @@ class Latent:
         shift, scale = _shift_and_scale(self.vae, x0)
         return self.vae.decode((x0 / scale + shift).to(self.vae.dtype), return_dict=False)[0].float()
 
+    def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
+        """Of latents of that size, the height and width that go through the decoder together: all, or a tile."""
+        if height * width * self.factor**2 <= TILING_PIXELS:
+            return height, width
+        return min(height, self.vae.tile_latent_min_size), min(width, self.vae.tile_latent_min_size)
+
     def _tile(self, pixels: int) -> None:
         self.vae.use_tiling = pixels > TILING_PIXELS
 

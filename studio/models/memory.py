@@ -17,11 +17,12 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, ModelUnavailable, RunFailed
+from studio.machine import free_ram
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Resident", "Residents", "budget_gib", "estimate_gib", "measured_gib", "out_of_memory_said"]
+__all__ = ["Resident", "Residents", "budget_gib", "estimate_gib", "free_bytes", "largest_part_bytes", "measured_gib", "out_of_memory_said"]
 
 GIB = 2**30
 VARIABLE = "DIFFUSION_STUDIO_MEMORY_GIB"
@@ -87,6 +88,17 @@ class Residents:
             self._listed = ()
         release()
 
+    def only(self, name: str) -> bool:
+        """Let go of every model but this one; whether there were others."""
+        with self._lock:
+            others = [other for other in self._models if other != name]
+            for other in others:
+                del self._models[other]
+            self._listed = self._residents()
+        if others:
+            release()
+        return bool(others)
+
     def _residents(self) -> tuple[Resident, ...]:
         return tuple(resident for _, resident in reversed(self._models.values()))
 
@@ -144,6 +156,17 @@ def budget_gib(device: "torch.device") -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB * SHARE_OF_RAM
 
 
+def free_bytes(device: "torch.device") -> int:
+    """What a run can still take on the device, with what torch holds there and does not use."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return free_ram()
+
+
 def estimate_gib(source: str, known_gib: float | None, half: bool) -> float:
     """GiB before loading: the menu's figure (which is for half precision), else the weights' files."""
     if known_gib is not None:
@@ -157,6 +180,11 @@ def measured_gib(model: Any) -> float:
     """GiB of a loaded model's weights, and a little for a run."""
     held = (tensor for network in model.parts.values() for tensor in (*network.parameters(), *network.buffers()))
     return sum(tensor.numel() * tensor.element_size() for tensor in held) / GIB + RUN_GIB
+
+
+def largest_part_bytes(model: Any) -> int:
+    """Weights of the largest network: what a model that is lent part by part takes on the device while it works."""
+    return max(sum(weight.numel() * weight.element_size() for weight in part.parameters()) for part in model.parts.values())
 
 
 @contextmanager

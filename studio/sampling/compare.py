@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from studio.errors import InvalidOption
+from studio.machine import require_ram
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone, StepInfo
 
@@ -66,6 +67,9 @@ def difference_maps(a: "Trajectory", b: "Trajectory", stream: str, meetings: Seq
     """(P, B, h, w) float32 in [0, 1]: where two runs of one size differ at each meeting. Raises InvalidOption."""
     if a.x_final.shape != b.x_final.shape:
         raise InvalidOption(f"Only pictures of one number and size can be compared, but these are {_size(a)} and {_size(b)}.")
+    count, _, height, width = a.x_final.shape
+    # Both in float32, before and after they are clipped, and their difference.
+    require_ram(len(meetings) * count * height * width * 3 * 4 * 5, "This comparison", "compare fewer steps, or smaller pictures")
     ours = a.pictures(stream, [meeting.a for meeting in meetings])
     theirs = b.pictures(stream, [meeting.b for meeting in meetings])
     return (ours.clamp(-1, 1) - theirs.clamp(-1, 1)).abs().mean(dim=2) / 2

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
-from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
+from studio.errors import BadImage, InvalidOption, StudioError, TooLarge, UnknownName
+from studio.machine import require_ram
 from studio.media.images import from_images, grid, to_pixels
 from studio.options import SampleOptions
 
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["frames", "save_gif", "save_mp4", "contact_sheet", "decoded_run", "labelled_grid", "save_png", "options_text", "read_options", "STREAMS"]
+__all__ = [
+    "frames", "save_gif", "save_mp4", "contact_sheet", "decoded_run", "labelled_grid", "require_room_for_grid",
+    "save_png", "options_text", "read_options", "STREAMS",
+]
 
 STREAMS = ("x_t", "x0_hat", "eps_hat", "both")
 MAX_FRAMES = 160
+LOOKAHEAD = 60
 MIN_SIDE = 256
 HOLD_S = 1.5
 KEY = "diffusion-studio"
@@ -57,6 +62,8 @@ def frames(trajectory: "Trajectory", stream: str, scale: int | None = None, max_
     """
     scale = _scale(trajectory, scale)
     chosen = _evenly(len(trajectory.steps) + 1, max_frames)
+    # The frames, and the same in one piece.
+    _require_room("This film", _frame_pixels(trajectory, stream, scale), len(chosen), MAX_HELD_PIXELS, bytes_each=6)
     return np.stack([_enlarge(frame, scale) for frame in _small_frames(trajectory, stream, chosen)])
 
 
@@ -98,6 +105,29 @@ def _size(trajectory: "Trajectory") -> tuple[int, int]:
     """Height and width of one picture of the run, decoded."""
     height, width = trajectory.x_final.shape[-2:] if trajectory.final_pixels is None else trajectory.final_pixels.shape[1:3]
     return height, width
+
+
+# --- room for it ---------------------------------------------------------------------------------------------
+
+# Pixels of one frame; of frames that are held all at once; of a sheet.
+MAX_FRAME_PIXELS, MAX_HELD_PIXELS, MAX_SHEET_PIXELS = 2**25, 2**29, 2**28
+SMALLER = "take fewer pictures or steps, smaller ones, or one stream alone"
+
+
+def _frame_pixels(trajectory: "Trajectory", stream: str, scale: int) -> int:
+    """Of one frame, enlarged; gaps are left out."""
+    columns, (height, width) = _columns(len(trajectory.x_final)), _size(trajectory)
+    rows = -(-len(trajectory.x_final) // columns)
+    return columns * rows * height * width * scale**2 * (2 if stream == "both" else 1)
+
+
+def _require_room(what: str, frame: int, held: int, most: int, bytes_each: float) -> None:
+    """Refuse `held` frames of `frame` pixels and of `bytes_each` a pixel that are too many, or do not fit into memory. Raises TooLarge."""
+    for pixels, limit, kind in ((frame, MAX_FRAME_PIXELS, " a frame"), (frame * held, most, "")):
+        if pixels > limit:
+            raise TooLarge(f"{what} would have {pixels / 1e6:,.0f} megapixels{kind}, and at most {limit / 1e6:,.0f} can be made: {SMALLER}.")
+    # A frame on its way is there in a few versions.
+    require_ram(int(frame * (held * bytes_each + 12)), what, SMALLER)
 
 
 def _batch(pixels: np.ndarray) -> np.ndarray:
@@ -157,6 +187,8 @@ def decoded_run(
     if not trajectory.latent or not names:
         return trajectory
     jobs = [(name, index) for name in names for index in range(len(trajectory.steps))]
+    # Pictures in half precision, and the same in one piece.
+    _require_room("The film of decoded steps", _frame_pixels(trajectory, "x_t", 1), len(jobs), MAX_HELD_PIXELS, bytes_each=12)
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for done, (name, index) in enumerate(jobs):
         yield done, len(jobs)
@@ -189,6 +221,8 @@ def save_gif(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
 def _gif_frames(trajectory: "Trajectory", stream: str) -> list[Image.Image]:
     scale = _scale(trajectory, None)
     chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
+    # Pillow holds every frame once more while it looks for what has changed.
+    _require_room("This GIF", _frame_pixels(trajectory, stream, scale), len(chosen), MAX_HELD_PIXELS, bytes_each=2)
     return [_paletted(frame, scale) for frame in _small_frames(trajectory, stream, chosen)]
 
 
@@ -214,6 +248,8 @@ def save_mp4(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
     scale = _scale(trajectory, None)
     chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
     chosen += [chosen[-1]] * round(HOLD_S * _check_fps(fps))
+    # One at a time; the encoder looks ahead at some 40 frames.
+    _require_room("This MP4", _frame_pixels(trajectory, stream, scale), min(len(chosen), LOOKAHEAD), MAX_HELD_PIXELS, bytes_each=1.5)
     writer: Any = imageio.get_writer(str(path), format="FFMPEG", fps=fps, **_h264(trajectory.options))  # type: ignore[arg-type]
     with writer:
         for frame in _small_frames(trajectory, stream, chosen):
@@ -249,6 +285,7 @@ def contact_sheet(trajectory: "Trajectory", stream: str, max_steps: int = 24) ->
         UnknownName, InvalidOption.
     """
     chosen = _evenly(len(trajectory.steps) + 1, _check_max_steps(max_steps))
+    _require_room("This contact sheet", _frame_pixels(trajectory, stream, 1), len(chosen), MAX_SHEET_PIXELS, bytes_each=9)
     cells = [_cell(frame) for frame in _small_frames(trajectory, stream, chosen)]
     height, width = cells[0].shape[:2]
     columns = _sheet_columns(len(cells), height + LABEL, width)
@@ -311,11 +348,18 @@ def _place(sheet: Image.Image, cell: np.ndarray, label: tuple[str, str], row: in
     draw.text((left, top + height + 18), label[1], MUTED, font)
 
 
+def require_room_for_grid(count: int, width: int, height: int) -> None:
+    """Refuse a labelled grid of so many pictures of that size, before the first is drawn. Raises TooLarge."""
+    # The pictures, their cells, the sheet.
+    _require_room("A grid of that", width * height, count, MAX_SHEET_PIXELS, bytes_each=9)
+
+
 def labelled_grid(pictures: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str], corner: str) -> Image.Image:
     """Pictures of one size, row by row, with the names of the rows at the left, of the columns above, and `corner` where they meet.
 
     Small pictures are enlarged by whole pixels to at least 128. Returns an RGB picture; save it with `save_png`.
     """
+    require_room_for_grid(len(pictures), *pictures[0].size)
     cells = [_cell(np.asarray(picture.convert("RGB"))) for picture in pictures]
     height, width = cells[0].shape[:2]
     names = [textwrap.wrap(name, 18) or [""] for name in rows]

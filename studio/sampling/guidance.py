@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from studio.models.companions import Clip
     from studio.options import SampleOptions
 
-__all__ = ["ClassifierFree", "ClipGuided", "Watched", "guided", "acts_between", "great_circle"]
+__all__ = ["ClassifierFree", "ClipGuided", "Watched", "guided", "acts_between", "clip_for", "great_circle", "resized"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], cli
         )
     if options.record_attention:
         denoiser = Watched(inner=denoiser, recorder=model.word_attention(options))
-    return ClipGuided(inner=denoiser, model=model, read=read, clip=_clip_for(model, options), options=options) if options.clip_guidance_scale else denoiser
+    return ClipGuided(inner=denoiser, model=model, read=read, clip=clip_for(model, options), options=options) if options.clip_guidance_scale else denoiser
 
 
 def acts_between(timesteps: Sequence[float], start: float, end: float) -> tuple[float, float]:
@@ -170,7 +170,7 @@ class ClipGuided:
             side = max(1, round(min(height, width) * (SMALLEST_CUT + (1 - SMALLEST_CUT) * share)))
             top, left = round((height - side) * down), round((width - side) * right)
             cuts.append(picture[:, top : top + side, left : left + side])
-        return torch.cat([_resized(cut, self.clip.side) for cut in cuts])
+        return torch.cat([resized(cut, self.clip.side) for cut in cuts])
 
 
 def great_circle(a: Tensor, b: Tensor) -> Tensor:
@@ -179,12 +179,13 @@ def great_circle(a: Tensor, b: Tensor) -> Tensor:
     return 2 * ((a - b).norm(dim=-1) / 2).clamp(max=1 - 1e-6).arcsin() ** 2
 
 
-def _resized(picture: Tensor, side: int) -> Tensor:
+def resized(picture: Tensor, side: int) -> Tensor:
     """(3, H, W) -> (1, 3, side, side), smoothed where it shrinks."""
     return torch.nn.functional.interpolate(picture[None], (side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
-def _clip_for(model: Any, options: "SampleOptions") -> "Clip":
+def clip_for(model: Any, options: "SampleOptions") -> "Clip":
+    """The CLIP that guides. Raises ModelUnavailable."""
     from studio.models.companions import load_clip
 
     name = options.clip_model or model.info.clip

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from studio.errors import BadRunFile, StudioError
 from studio.options import SampleOptions
+from studio.process.schedules import MAX_TIMESTEPS
 from studio.sampling.steps import StepDone, StepInfo
 from studio.sampling.streams import ALWAYS, STREAMS
 
@@ -232,7 +233,7 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     """That all belong to one run; latents also need the numbers that make pictures of them."""
     x_final = tensors["x_final"]
     states = [name for name in EXTRAS if name in tensors and STREAMS[name].kind != "map"]
-    fits = num_steps >= 1 and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in (*states, *ALWAYS))
+    fits = 1 <= num_steps <= MAX_TIMESTEPS and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in (*states, *ALWAYS))
     fits = fits and all(rest.shape == (num_steps, *x_final.shape) for rest in _group("rest", RESTS, tensors).values())
     past = list(_group("history", HISTORY, tensors).values())
     fits = fits and len(past) in (0, len(HISTORY)) and all(tensor.shape == (len(past[0]), *x_final.shape) for tensor in past)
@@ -241,6 +242,8 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     for name, ndim in (("final_pixels", 4), ("init_image", 3)):
         if name in tensors:
             fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3
+    if fits and "final_pixels" in tensors:
+        fits = len(tensors["final_pixels"]) == len(x_final)
     if not fits:
         raise BadRunFile("This run file is damaged: its pictures and its steps do not match. Save it again from the studio.")
     if "rgb_map" in model or model.get("kind") == "latent":

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from studio.media.data_uris import data_uri
-from studio.media.images import grid, to_pixels
+from studio.media.images import grid, shrunk, to_pixels
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone, StepInfo
 from studio.sampling.export import options_text
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "MAX_SPRITE_PIXELS"]
 
-MAX_SPRITE_PIXELS = 4_000_000
+# Pixels of a sprite, of a live frame's pictures together, and of what the decoder made of a step: larger ones are shown smaller.
+MAX_SPRITE_PIXELS, MAX_LIVE_PIXELS, MAX_DECODED_PIXELS = 4_000_000, 1_000_000, 16_000_000
 MAX_CURVE_POINTS = 240
 
 
@@ -41,7 +42,8 @@ def film(
     trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str, Any] | None = None, autoplay: bool = False,
     tokens: "Tokens | None" = None,
 ) -> dict[str, Any]:
-    """The whole run. Long runs are thinned evenly, first and last step kept, until a sprite has 4 million pixels.
+    """The whole run. Long runs are thinned evenly, first and last step kept, until a sprite has 4 million pixels; where even
+    those two are more, pictures are shown smaller.
 
     Args:
         run: names the run, so that the stage knows a film from the live frames before it.
@@ -49,7 +51,8 @@ def film(
         autoplay: play from the first step; otherwise the last one is shown.
         tokens: of the prompt; with them, where each was looked at joins the film, if it was recorded.
     """
-    num_steps, images, _, height, width = trajectory.x_t.shape
+    num_steps, images, *_ = trajectory.x_t.shape
+    factor, height, width = _smaller(min(2, num_steps) * images, tuple(trajectory.x_t.shape[-2:]), MAX_SPRITE_PIXELS)
     every = _every(num_steps, images * height * width)
     frames = sorted({*range(0, num_steps, every), num_steps - 1})
     columns = _sprite_columns(len(frames) * images, width, height)
@@ -59,7 +62,7 @@ def film(
         "steps": steps, "frames": frames, "every": every, "tile": [width, height], "images": images,
         "sprite_columns": columns, "curve": curve or _curve_of_steps(steps), "autoplay": autoplay,
         "streams": [
-            {"name": name, "label": info.label, "src": _sprite(trajectory, name, frames, columns)}
+            {"name": name, "label": info.label, "src": _sprite(trajectory, name, frames, columns, factor)}
             for name, info in STREAMS.items() if name in trajectory.streams and info.view is not None
         ],
         "decodes": [name for name in trajectory.streams if STREAMS[name].decodable] if trajectory.latent else [],
@@ -70,9 +73,10 @@ def film(
 
 def decoded(stream: str, index: int, pictures: "Sequence[Image.Image]") -> dict[str, Any]:
     """What the real decoder made of one step, one picture a seed, as one sprite."""
-    columns = _sprite_columns(len(pictures), *pictures[0].size)
-    sheet = grid(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), columns)
-    return {"stream": stream, "index": index, "tile": list(pictures[0].size), "columns": columns, "src": data_uri(sheet)}
+    factor, height, width = _smaller(len(pictures), pictures[0].size[::-1], MAX_DECODED_PIXELS)
+    columns = _sprite_columns(len(pictures), width, height)
+    sheet = grid(np.concatenate([shrunk(np.asarray(picture.convert("RGB"))[None], factor) for picture in pictures]), columns)
+    return {"stream": stream, "index": index, "tile": [width, height], "columns": columns, "src": data_uri(sheet)}
 
 
 def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> dict[str, Any]:
@@ -94,13 +98,14 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
 
 def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: SampleOptions) -> dict[str, Any]:
     """One step of a run that is going on: x_t and x0_hat of all its pictures, and what guidance made of them."""
-    images, _, height, width = event.x_t.shape
+    images = len(event.x_t)
+    factor, height, width = _smaller(images, tuple(event.x_t.shape[-2:]), MAX_LIVE_PIXELS)
     there = [name for name, info in STREAMS.items() if info.live and getattr(event, name) is not None]
     columns = math.ceil(math.sqrt(images))
     return {
         "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
         "options": carried(options),
-        "pictures": {name: data_uri(grid(to_pixels(event.pictures(name)), columns)) for name in there},
+        "pictures": {name: data_uri(grid(shrunk(to_pixels(event.pictures(name)), factor), columns)) for name in there},
     }
 
 
@@ -152,5 +157,15 @@ def _sprite_columns(tiles: int, width: int, height: int) -> int:
     return max(1, min(tiles, round(math.sqrt(tiles * height / width))))
 
 
-def _sprite(trajectory: "Trajectory", name: str, frames: list[int], columns: int) -> str:
-    return data_uri(grid(to_pixels(trajectory.pictures(name, frames).flatten(0, 1)), columns))
+def _smaller(tiles: int, size: tuple[int, ...], most: int) -> tuple[int, int, int]:
+    """(factor, height, width): so many pixels are averaged each way that the tiles have at most `most` in all, and what is left of one."""
+    height, width = size
+    factor = next(factor for factor in range(1, max(height, width) + 1) if tiles * (height // factor) * (width // factor) <= most)
+    factor = min(factor, height, width)
+    return factor, height // factor, width // factor
+
+
+def _sprite(trajectory: "Trajectory", name: str, frames: list[int], columns: int, factor: int) -> str:
+    # Step by step: in float32 all of them at once would be many times the sprite.
+    tiles = [shrunk(to_pixels(trajectory.pictures(name, frame)), factor) for frame in frames]
+    return data_uri(grid(np.concatenate(tiles), columns))

@@ -28,6 +28,7 @@ class FakeStudio:
         self.fail_at: int | None = None
         self.asked: list[SampleOptions] = []
         self.readied: list[SampleOptions] = []
+        self.weighed: list[tuple[SampleOptions, ...]] = []
         self.kept = Kept(own_limits())
         self.models = {
             "disc": ModelInfo(
@@ -75,6 +76,9 @@ class FakeStudio:
         final = x0 if done else x_t
         if recorder.steps:
             yield Finished(images=to_images(final), trajectory=recorder.trajectory(final))
+
+    def require_room(self, *runs: SampleOptions, keep: bool = True) -> None:
+        self.weighed.append(runs)
 
     def make_ready(self, options: SampleOptions) -> None:
         self.readied.append(options)

@@ -71,6 +71,25 @@ def test_a_long_film_is_thinned_evenly_and_keeps_both_ends(monkeypatch):
             assert np.array_equal(last, to_pixels(trajectory.x_t[39, 0]))
 
 
+def test_pictures_that_no_sprite_holds_are_shown_smaller(monkeypatch):
+    steps, trajectory = run_of(num_images=3, num_steps=5)
+    for name in ("MAX_SPRITE_PIXELS", "MAX_LIVE_PIXELS", "MAX_DECODED_PIXELS"):
+        monkeypatch.setattr(filmstrip, name, 2 * 3 * 12 * 12)
+    film = filmstrip.film(trajectory, run="a")
+    assert film["frames"] == [0, 4] and film["tile"] == [10, 10]  # three by three pixels in one
+    live = filmstrip.live_frame(steps[0], run="a", curve={}, options=SampleOptions())
+    done = filmstrip.decoded("x0_hat", 0, trajectory.images)
+    for sheet, tile in ((film["streams"][0]["src"], film["tile"]), (live["pictures"]["x_t"], live["tile"]), (done["src"], done["tile"])):
+        assert pixels_of(sheet).size <= 4 * 3 * 12 * 12 * 3 and tile[0] < 32
+    exact = to_pixels(trajectory.x0_hat[4, 0]).astype(float)[:30, :30].reshape(10, 3, 10, 3, 3).mean(axis=(1, 3))
+    shown = next(stream["src"] for stream in film["streams"] if stream["name"] == "x0_hat")
+    assert np.abs(tile_of(film, shown, 3) - exact).max() <= 0.5 + 1e-3
+
+
+def tile_of(film: dict, uri: str, index: int) -> np.ndarray:
+    return tile(pixels_of(uri), index, film["sprite_columns"], *film["tile"])
+
+
 def test_infinities_travel_as_null():
     steps, trajectory = run_of()
     first = json.loads(to_stage(filmstrip.film(trajectory, run="a")))["steps"][0]

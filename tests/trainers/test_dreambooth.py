@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from studio.errors import InvalidOption
+from studio.models.activations import kept_for_backward
 from studio.runs.folder import read_run, write_state
 from studio.runs.trainers.dreambooth import METHODS, DreamBoothOptions, check
 from studio.runs.trainers.presets import PRESETS
 from studio.toybox.subject import example_pictures
 from tests.tiny_sd import save_tiny_sd
-from trainers.activations import kept_for_backward
 from trainers.dreambooth import (
     DreamBoothTask,
     draw,

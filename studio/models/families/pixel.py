@@ -93,6 +93,10 @@ class PixelModel:
         """States are pictures: (B, C, H, W) as it is."""
         return x0
 
+    def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
+        """There is nothing to decode."""
+        return height, width
+
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
         """It reads no words. Raises InvalidOption."""
         refuse_words(self.info, options)
