@@ -91,6 +91,9 @@ def _address(path: Path) -> str:
 
 PAGE: dict[str, Any] = {
     "theme": THEME, "css": CSS, "head": _head(),
+    # Gradio's own record of every call stays off: it would put a second "Runs" beside the tab of that name, keep whole films
+    # in the browser, and serve addresses that take tokens. What is to be kept, "Keep it" writes as a file.
+    "run_history": False,
     "app_kwargs": {
         "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))],
         "middleware": [Middleware(OwnFiles), Middleware(Calls), Middleware(WrittenOnce)],
