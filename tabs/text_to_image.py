@@ -20,7 +20,7 @@ from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.filmstrip import film
 from tabs.parts.panel import Change, RunPanel, Values
-from tabs.parts.running import FAILED, run_shown
+from tabs.parts.running import FAILED, LOADING, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, to_stage, unchecked
 from tabs.parts.words import create_words, tokens_of, words_of
@@ -204,12 +204,15 @@ def resident_line(studio: TextApi) -> str:
 # --- a run, as the page sees it ------------------------------------------------------------------------------
 
 def generated(studio: TextApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
-    """Changes of the page by the names of its parts: the download, then the run, then what it says of words and memory."""
-    if options.model not in [one.name for one in studio.residents()]:
-        yield {"status": "Loading the model, which takes a few seconds the first time."}
+    """Changes of the page by the names of its parts: the download, then the run, and with a model that was loaded for it words and memory."""
+    loaded = options.model in [one.name for one in studio.residents()]
+    if not loaded:
+        yield {"status": LOADING}
     yield from fetched(studio, options.model, switch)
-    yield from run_shown(studio, options, switch, session, tokens=lambda: tokens_of(studio, options))
-    yield {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt)}
+    for change in run_shown(studio, options, switch, session, tokens=lambda: tokens_of(studio, options)):
+        if "stop" in change and not loaded:
+            change |= {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt)}
+        yield change
 
 
 def fetched(studio: TextApi, model: str, switch: Event) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.sampling.streams import STREAMS
 from tabs.parts.calls import Calls
+from tabs.parts.live import ROUTE
 from tabs.parts.theme import CSS, THEME
 from tabs.parts.uploads import OwnFiles
 
@@ -91,8 +92,11 @@ def _address(path: Path) -> str:
 
 PAGE: dict[str, Any] = {
     "theme": THEME, "css": CSS, "head": _head(),
+    # Gradio's own record of every call stays off: it would put a second "Runs" beside the tab of that name, keep whole films
+    # in the browser, and serve addresses that take tokens. What is to be kept, "Keep it" writes as a file.
+    "run_history": False,
     "app_kwargs": {
-        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))],
+        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI)), ROUTE],
         "middleware": [Middleware(OwnFiles), Middleware(Calls), Middleware(WrittenOnce)],
     },
 }

@@ -13,6 +13,7 @@ from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.kept import Kept, own_limits
 from studio.media.images import to_images
 from studio.models.catalogue import ModelInfo
+from studio.models.memory import Resident
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.trajectory import Recorder, Trajectory
@@ -28,6 +29,7 @@ class FakeStudio:
         self.fail_at: int | None = None
         self.asked: list[SampleOptions] = []
         self.readied: list[SampleOptions] = []
+        self.loaded: list[str] = []
         self.kept = Kept(own_limits())
         self.models = {
             "disc": ModelInfo(
@@ -78,6 +80,9 @@ class FakeStudio:
 
     def make_ready(self, options: SampleOptions) -> None:
         self.readied.append(options)
+
+    def residents(self) -> list[Resident]:
+        return [Resident(name=name, memory_gib=0.25, last_used=0.0) for name in self.loaded]
 
     def opening_run(self) -> Trajectory | None:
         if not self.opening:

@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import time
 from io import BytesIO
 from threading import Event
 
@@ -16,7 +17,7 @@ from studio.options import SampleOptions
 from studio.sampling.export import read_options
 from tabs.denoise import create_tab
 from tabs.endpoints import create_sample_endpoint
-from tabs.parts import filmstrip
+from tabs.parts import filmstrip, live
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.controls import options_from
 from tabs.parts.keeping import KEEPERS
@@ -75,7 +76,7 @@ def test_infinities_travel_as_null():
     steps, trajectory = run_of()
     first = json.loads(to_stage(filmstrip.film(trajectory, run="a")))["steps"][0]
     assert first["sigma"] is None and first["log_snr"] is None and first["signal"] == 0 and first["noise"] == 1
-    live = json.loads(to_stage(filmstrip.live_frame(steps[0], run="a", curve={}, options=SampleOptions())))
+    live = json.loads(to_stage(filmstrip.live_frame(steps[0])))
     assert live["step"]["sigma"] is None and live["columns"] == 2
 
 
@@ -95,12 +96,21 @@ def test_a_curve_is_thinned_with_both_ends_kept():
 
 # --- the run as the page sees it -----------------------------------------------------------------------------
 
+def wait_for_step(begun: dict, index: int) -> None:
+    """Until the run that has begun took a step; it goes on meanwhile, as nobody need look at it."""
+    running, deadline = live.RUNS[begun["address"].split("/")[-1]], time.monotonic() + 10
+    while (running.newest is None or running.newest.index < index) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert running.newest is not None and running.newest.index >= index
+
+
 def test_a_stopped_run_says_where_and_keeps_its_steps():
     session, switch, studio = Session(), Event(), FakeStudio(step_s=0.01)
     last = {}
     for change in run_shown(studio, SampleOptions(model="disc", num_steps=500), switch, session):
         last = change
-        if "stage" in change and json.loads(change["stage"]).get("step", {}).get("index", 0) >= 3:
+        if "stage" in change and (begun := json.loads(change["stage"]))["kind"] == "begin":
+            wait_for_step(begun, 3)
             switch.set()
     film, done = json.loads(last["stage"]), len(session.trajectory.steps)
     assert film["kind"] == "film" and not film["complete"] and len(film["steps"]) == done

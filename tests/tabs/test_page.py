@@ -52,6 +52,13 @@ def test_nothing_beside_the_files_of_the_page_is_served(client, path):
     assert client.get(f"/gradio_api/studio-ui/{path}").status_code == 404
 
 
+def test_runs_are_those_of_the_tab_alone(client):
+    page = client.get("/").text
+    footer = re.search(r'\\?"footer_links\\?":\s*(\[[^\]]*\])', page)
+    assert footer and "api" in footer[1] and "runs" not in footer[1]
+    assert client.get("/gradio_api/runs").status_code in (403, 404) and client.post("/gradio_api/run-history/connect", json={}).status_code >= 403
+
+
 def test_files_are_found_behind_a_root_path():
     app = gr.mount_gradio_app(FastAPI(), bare_page(), path="/studio", **PAGE)
     with TestClient(app) as client:
