@@ -241,13 +241,16 @@ class Studio:
         import torch
 
         from studio.media.images import to_images
-        from studio.sampling.estimate import need_of_decoding
+        from studio.sampling.estimate import check_public_work, need_of_decoding
 
         if not trajectory.latent or not STREAMS[stream].decodable:
             return to_images(trajectory.pictures(stream, index))
         num_images, _, height, width = trajectory.x_final.shape
-        self._require(trajectory.options.model, partial(need_of_decoding, num_images=num_images, height=height, width=width))
         model = self.model(trajectory.options.model)
+        if self.public:
+            # The run may be a stranger's file.
+            check_public_work(model.info, width * model.factor, height * model.factor, num_images, 1)
+        self._require(model.name, partial(need_of_decoding, num_images=num_images, height=height, width=width))
         with torch.inference_mode():
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from studio.models.conditioning import Conditioning
     from studio.models.contract import DiffusionModel
 
-__all__ = ["need_of_runs", "need_of_decoding", "check_public", "check_least", "num_steps_of", "PUBLIC_WORK", "PUBLIC_SIDES"]
+__all__ = ["need_of_runs", "need_of_decoding", "check_public", "check_public_work", "check_least", "num_steps_of", "PUBLIC_WORK", "PUBLIC_SIDES"]
 
 MIB = 2**20
 
@@ -43,16 +43,20 @@ PUBLIC_SIDES = 4
 
 def check_public(info: "ModelInfo", options: SampleOptions) -> None:
     """Refuse what is more than a visitor of a public studio may ask for, in numbers. Raises TooLarge."""
-    width, height, steps = options.width or info.width, options.height or info.height, num_steps_of(options)
+    check_public_work(info, options.width or info.width, options.height or info.height, options.num_images, num_steps_of(options))
+
+
+def check_public_work(info: "ModelInfo", width: int, height: int, num_images: int, steps: int) -> None:
+    """The same for pictures of so many pixels each way, in so many steps. Raises TooLarge."""
     if width > PUBLIC_SIDES * info.width or height > PUBLIC_SIDES * info.height:
         raise TooLarge(
             f"A public studio draws at most {PUBLIC_SIDES * info.width} x {PUBLIC_SIDES * info.height} pixels with {info.label}, but this is "
             f"{width} x {height}: make it smaller, or start the studio on your own machine."
         )
-    work = width * height * options.num_images * steps
+    work = width * height * num_images * steps
     if work > PUBLIC_WORK:
         raise TooLarge(
-            f"A public studio draws at most {PUBLIC_WORK:,} pixels in all steps of a run, but {width} x {height} pixels x {options.num_images} pictures x "
+            f"A public studio draws at most {PUBLIC_WORK:,} pixels in all steps of a run, but {width} x {height} pixels x {num_images} pictures x "
             f"{steps} steps are {work:,}: take fewer pictures or steps, or make it smaller."
         )
 

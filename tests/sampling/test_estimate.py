@@ -1,10 +1,6 @@
 """What is asked is weighed before it begins: runs, decoding, films, sheets, grids, comparisons; refused in numbers, and never what fits."""
 
 import dataclasses
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +14,8 @@ from studio.models import activations
 from studio.sampling import estimate, export
 from studio.sampling.compare import common_axis, difference_maps
 from studio.sampling.estimate import PUBLIC_SIDES, PUBLIC_WORK, RECORDED_BYTES, need_of_runs, num_steps_of
+from tests.peak import CAN_MEASURE, foretold_and_measured
 
-ROOT = Path(__file__).parents[2]
 GIB, MIB = 2**30, 2**20
 
 
@@ -153,33 +149,12 @@ def test_options_that_do_not_fit_the_model_are_refused_as_the_run_would(tiny_mod
         Studio().require_room(SampleOptions(model=tiny_model, prompt="a star", clip_guidance_scale=3.0))
 
 
-MEASURED = """
-import ctypes, gc, json
-from studio import SampleOptions, Studio
-from studio.sampling.estimate import need_of_runs
-
-def held(key):
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
-
-studio, options = Studio(), SampleOptions(**OPTIONS)
-list(studio.sample(SampleOptions(model=options.model, num_steps=2)))
-need = need_of_runs(studio.model(options.model), [options], quick=False)
-gc.collect(), ctypes.CDLL(None).malloc_trim(0)
-open("/proc/self/clear_refs", "w").write("5")  # the peak is counted anew
-before = held("VmRSS")
-for event in studio.sample(options):
-    pass
-print(json.dumps([need.together, held("VmHWM") - before]))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read as Linux tells it")
+@pytest.mark.skipif(not CAN_MEASURE, reason="the peak of a process is read as Linux tells it")
 @pytest.mark.parametrize("options", [
     {"model": "toybox-ddpm", "num_images": 48, "num_steps": 4}, {"model": "toybox-sd", "num_images": 24, "num_steps": 2, "guidance_scale": 4.0},
 ], ids=str)
 def test_what_is_foretold_is_what_a_process_takes(options):
-    code = MEASURED.replace("OPTIONS", repr(options))
-    told, took = json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    told, took = foretold_and_measured(**options)
     assert 0.6 * took < told < 1.5 * took
 
 
@@ -197,6 +172,15 @@ def test_a_public_studio_bounds_the_work_of_a_run_before_it_loads_a_model(change
         with pytest.raises(TooLarge, match=sentence):
             asked()
     assert studio.residents() == []
+
+
+def test_a_strangers_file_is_not_decoded_beyond_the_bounds_of_a_public_studio():
+    run = list(Studio().sample(SampleOptions(model="toybox-sd", num_steps=1)))[-1].trajectory
+    studio = Studio(public=True)
+    for shape, sentence in (((1, 4, 128, 128), "this is 512 x 512"), ((3000, 4, 16, 16), "x 3000 pictures x 1 steps")):
+        with pytest.raises(TooLarge, match=sentence):
+            studio.decode(dataclasses.replace(run, x_final=torch.zeros(shape)), "x0_hat", 0)
+    assert studio.decode(run, "x0_hat", 0)[0].size == (64, 64)
 
 
 def test_the_largest_run_of_a_public_studio_fits_into_what_a_session_keeps():
