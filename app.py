@@ -21,6 +21,7 @@ from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
 from tabs.endpoints import create_endpoints
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
+from tabs.parts.queue import MAX_THREADS
 from tabs.parts.sign_in import USERS_FILE, ask_for_user, signed_in
 from tabs.parts.visitors import MAX_VISITORS, keep_little
 from trainers.contrast import train_contrast
@@ -78,10 +79,10 @@ def main() -> None:
     sweep()
     os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch_folder() / "gradio"))
     app = create_app(Studio(public=args.public or on_spaces, folders=args.folder))
-    app.queue(default_concurrency_limit=4, max_size=64)
+    app.queue(default_concurrency_limit=4)
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, max_file_size="30mb",
-        show_error=False, state_session_capacity=MAX_VISITORS, **page,
+        show_error=False, state_session_capacity=MAX_VISITORS, max_threads=MAX_THREADS, enable_monitoring=False, **page,
     )
 
 

@@ -14,6 +14,7 @@ from gradio.utils import SyncToAsyncIterator
 from studio.errors import InvalidOption, StudioError
 from tabs.parts.arguments import checked
 from tabs.parts.calls import mark_refused
+from tabs.parts.queue import VisitorQueue
 from tabs.parts.uploads import OwnUploads
 
 __all__ = ["StudioBlocks"]
@@ -24,7 +25,12 @@ MISTAKES = (gr.Error, StudioError, ValueError, LookupError, OSError)
 
 
 class StudioBlocks(OwnUploads):
-    """gr.Blocks whose handlers may raise StudioError, and are sent only what they take."""
+    """gr.Blocks whose handlers may raise StudioError, and are sent only what they take; its queue has places by visitor."""
+
+    def queue(self, *args: Any, **options: Any) -> "StudioBlocks":
+        super().queue(*args, **options)
+        self._queue = VisitorQueue(self._queue)
+        return self
 
     async def process_api(  # type: ignore[override]  # called by name from event_id on
         self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, iterator: Any = None, *, event_id: Any = None, **more: Any,
