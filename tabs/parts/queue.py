@@ -4,7 +4,8 @@
     waiting     somebody listens; among visitors who wait for the same, the one served longest ago comes first
     under way   until it is over, or the visitor is gone
 
-A visitor is a session of the page or of a client; where many sessions come from one address, that is bounded as well.
+A visitor is who signed in, or else a session of the page or of a client (tabs.parts.visitors); where many sessions come
+from one address, that is bounded as well.
 What is refused is told through the stream, in a sentence: clients put words of their own for every refusal of the call.
 """
 
@@ -21,6 +22,8 @@ from fastapi import HTTPException
 from gradio.queueing import Event, Queue
 from gradio.route_utils import get_fn
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
+
+from tabs.parts.visitors import visitor_of
 
 __all__ = ["VisitorQueue", "Places", "MAX_THREADS"]
 
@@ -39,15 +42,15 @@ SLEEP_S = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """How many calls may wait or be under way: of one session, from one address, of all."""
+    """How many calls may wait or be under way: of one visitor, from one address, of all."""
 
-    session: int
+    visitor: int
     address: int
     all: int
 
 
-ON_DEVICE = Places(session=4, address=32, all=64)
-QUICK = Places(session=24, address=128, all=256)
+ON_DEVICE = Places(visitor=4, address=32, all=64)
+QUICK = Places(visitor=24, address=128, all=256)
 
 
 class Mailbox(asyncio.Queue):
@@ -81,6 +84,10 @@ class Ticket:
     def on_device(self) -> bool:
         return self.event.concurrency_id == DEVICE
 
+    @property
+    def visitor(self) -> str:
+        return visitor_of(self.event.session_hash, self.event.username)
+
     def is_heard(self) -> bool:
         self.heard = self.heard or self.mailbox.readers > 0 or self.mailbox.reads > self.reads
         return self.heard
@@ -100,7 +107,7 @@ class VisitorQueue(Queue):
         )
         self.sleep_when_free, self.ANALYTICS_MAX_EVENTS = SLEEP_S, 64
         self.tickets: dict[str, Ticket] = {}
-        # Which of how many it was that a session was served last; served longest ago first.
+        # Which of how many it was that a visitor was served last; served longest ago first.
         self.served: OrderedDict[str, int] = OrderedDict()
         self.turns, self.looked = 0, 0.0
         self.on_gone: Callable[[str], None] = lambda session: None
@@ -114,7 +121,7 @@ class VisitorQueue(Queue):
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         body.session_hash = body.session_hash or uuid4().hex
         fn, mailbox, address = get_fn(self.blocks, None, body), self._mailbox(body.session_hash), address_of(request)
-        if sentence := self._refusal(fn.concurrency_id == DEVICE, body.session_hash, address):
+        if sentence := self._refusal(fn.concurrency_id == DEVICE, visitor_of(body.session_hash, username), address):
             return True, self._refused(Event(body.session_hash, fn, request, username), mailbox, sentence), "success"
         reads = mailbox.reads
         answer = await super().push(body, request, username)
@@ -130,12 +137,12 @@ class VisitorQueue(Queue):
             mailbox = self.pending_messages_per_session[session] = Mailbox()  # type: ignore[assignment]
         return mailbox
 
-    def _refusal(self, on_device: bool, session: str, address: str) -> str | None:
+    def _refusal(self, on_device: bool, visitor: str, address: str) -> str | None:
         """Why there is no place for one more of this visitor, in a sentence."""
         places = ON_DEVICE if on_device else QUICK
         mine = [ticket for ticket in self.tickets.values() if ticket.on_device == on_device]
-        if sum(ticket.event.session_hash == session for ticket in mine) >= places.session:
-            return f"You have {places.session} waiting or under way already: wait until one of them is over, or stop it."
+        if sum(ticket.visitor == visitor for ticket in mine) >= places.visitor:
+            return f"You have {places.visitor} waiting or under way already: wait until one of them is over, or stop it."
         heard = [ticket for ticket in mine if ticket.is_heard()]
         if len(heard) >= places.all:
             return f"The queue is full: {len(heard)} are waiting. Try again in a little while."
@@ -165,9 +172,9 @@ class VisitorQueue(Queue):
             free = queue.concurrency_limit is None or queue.current_concurrency < queue.concurrency_limit
             ready = [event for event in queue.queue if self._is_heard(event)] if free else []
             if ready:
-                event = min(ready, key=lambda event: self.served.get(event.session_hash, 0))
+                event = min(ready, key=lambda event: self.served.get(self.tickets[event._id].visitor, 0))
                 queue.queue.remove(event)
-                self._serve(event.session_hash)
+                self._serve(self.tickets[event._id].visitor)
                 return [event], False, concurrency_id
         return None
 
@@ -175,10 +182,10 @@ class VisitorQueue(Queue):
         ticket = self.tickets.get(event._id)
         return ticket is not None and ticket.is_heard()
 
-    def _serve(self, session: str) -> None:
+    def _serve(self, visitor: str) -> None:
         self.turns += 1
-        self.served[session] = self.turns
-        self.served.move_to_end(session)
+        self.served[visitor] = self.turns
+        self.served.move_to_end(visitor)
         while len(self.served) > SESSIONS:
             self.served.popitem(last=False)
 

@@ -1,4 +1,4 @@
-"""What the server keeps of each visitor beside what the tabs keep: as little as it can."""
+"""Who a visitor is, and what the server keeps of each beside what the tabs keep: as little as it can."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,10 +6,15 @@ from typing import Any
 import gradio as gr
 from gradio import state_holder
 
-__all__ = ["keep_little", "MAX_VISITORS"]
+__all__ = ["keep_little", "visitor_of", "MAX_VISITORS"]
 
 # Sessions that Gradio remembers at once; the one used longest ago is forgotten first. Anybody may invent names for sessions.
 MAX_VISITORS = 1000
+
+
+def visitor_of(session: str, username: str | None) -> str:
+    """Who has places in the queue and turns on the device: the user where one signed in, with all their pages, else the session."""
+    return f"user {username}" if username else session
 
 
 class LeanState(state_holder.SessionState):

@@ -117,22 +117,40 @@ def test_what_nobody_listens_for_is_dropped_after_a_while(served, monkeypatch):
 def test_a_visitor_holds_only_a_few_places(served):
     held, blocks, http = served
     session = uuid.uuid4().hex
-    for i in range(ON_DEVICE.session + 1):
+    for i in range(ON_DEVICE.visitor + 1):
         join(blocks, http, "hold", str(i), session=session)
     listener = Listener(http, session)
     until(lambda: listener.heard)
-    assert listener.heard[0][1] == f"You have {ON_DEVICE.session} waiting or under way already: wait until one of them is over, or stop it."
+    assert listener.heard[0][1] == f"You have {ON_DEVICE.visitor} waiting or under way already: wait until one of them is over, or stop it."
     held.gate.set()
     listener.join(60)
-    assert sorted(value for value, _ in listener.heard[1:]) == [str(i) for i in range(ON_DEVICE.session)]
-    assert not blocks._queue.tickets
+    assert sorted(value for value, _ in listener.heard[1:]) == [str(i) for i in range(ON_DEVICE.visitor)]
+    until(lambda: not blocks._queue.tickets)
+
+
+def test_all_sessions_of_a_user_who_signed_in_are_one_visitor(served):
+    held, blocks, http = served
+    blocks.app.auth, blocks.app.tokens = lambda name, password: True, {}
+    for token in ("one", "two"):
+        blocks.app.tokens[token] = "ada"
+    cookie = f"access-token-unsecure-{blocks.app.cookie_id}"
+    listeners = []
+    for i in range(ON_DEVICE.visitor):
+        http.cookies.set(cookie, ("one", "two")[i % 2])
+        listeners.append(Listener(http, join(blocks, http, "hold", str(i))[0]))
+    [(_, sentence)] = listen(http, join(blocks, http, "hold", "one more")[0])
+    assert sentence.startswith(f"You have {ON_DEVICE.visitor} waiting")
+    held.gate.set()
+    for listener in listeners:
+        listener.join(60)
+    assert len(held.begun) == ON_DEVICE.visitor
 
 
 @pytest.fixture
 def full(served, monkeypatch):
     """A queue in which every place on the device is taken by somebody who listens."""
     held, blocks, http = served
-    monkeypatch.setattr("tabs.parts.queue.ON_DEVICE", type(ON_DEVICE)(session=4, address=6, all=6))
+    monkeypatch.setattr("tabs.parts.queue.ON_DEVICE", type(ON_DEVICE)(visitor=4, address=6, all=6))
     listeners = [Listener(http, join(blocks, http, "hold", str(i))[0]) for i in range(6)]
     until(lambda: sum(ticket.is_heard() for ticket in blocks._queue.tickets.values()) == 6)
     yield held, blocks, http, listeners
@@ -157,7 +175,7 @@ def test_quick_endpoints_answer_while_it_is_full(full):
 
 def test_many_sessions_from_one_address_leave_places_to_others(served, monkeypatch):
     held, blocks, http = served
-    monkeypatch.setattr("tabs.parts.queue.ON_DEVICE", type(ON_DEVICE)(session=4, address=3, all=6))
+    monkeypatch.setattr("tabs.parts.queue.ON_DEVICE", type(ON_DEVICE)(visitor=4, address=3, all=6))
     monkeypatch.setattr("tabs.parts.queue.address_of", lambda request: request.headers.get("x-test-address", "here"))
     listeners = [Listener(http, join(blocks, http, "hold", str(i))[0]) for i in range(3)]
     until(lambda: sum(ticket.is_heard() for ticket in blocks._queue.tickets.values()) == 3)
