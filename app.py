@@ -22,6 +22,7 @@ from tabs.endpoints import create_endpoints
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
 from tabs.parts.queue import MAX_THREADS
+from tabs.parts.ready import make_ready_once_up
 from tabs.parts.sign_in import USERS_FILE, ask_for_user, signed_in
 from tabs.parts.visitors import MAX_VISITORS, keep_little
 from trainers.contrast import train_contrast
@@ -37,16 +38,21 @@ TABS = {
     "DreamBooth": dreambooth.create_tab,
     "Runs": runs.create_tab,
 }
+# The tab that a page opens with.
+OPENED = "Denoising"
 
 
 def create_app(studio: Studio) -> gr.Blocks:
     """The page: a title and one panel for each entry of TABS."""
     with StudioBlocks(title="Diffusion Studio", fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)) as app:
         gr.HTML("<h1 class='ds-brand'>Diffusion Studio</h1><p class='ds-tagline'>See and steer how a diffusion model makes a picture.</p>")
-        with gr.Tabs(selected="Denoising"):
+        first = {}
+        with gr.Tabs(selected=OPENED):
             for name, create_tab in TABS.items():
                 with gr.Tab(name, id=name):
-                    create_tab(studio)
+                    first[name] = create_tab(studio)
+        # The opened tab's model comes first.
+        make_ready_once_up(studio, [press for name in sorted(first, key=OPENED.__ne__) if (press := first[name])])
         create_endpoints(studio)
         keep_little(app, studio)
     return app

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -12,6 +13,7 @@ from tabs.parts.api import SamplingApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.filmstrip import film
 from tabs.parts.panel import Change, RunPanel, Values
+from tabs.parts.ready import FirstPress
 from tabs.parts.running import FAILED, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, said_in_a_sentence, to_stage, unchecked
@@ -26,8 +28,8 @@ MAIN = ("scheduler", "num_steps", "eta", "seed", "num_images")
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: SamplingApi) -> None:
-    """The components, handlers and wiring of the tab.
+def create_tab(studio: SamplingApi) -> FirstPress:
+    """The components, handlers and wiring of the tab; gives what its first press asks for.
 
     Args:
         studio: samples, and gives the recorded run that the tab opens with.
@@ -42,7 +44,9 @@ def create_tab(studio: SamplingApi) -> None:
             panel.create_files()
         with gr.Column(elem_classes="ds-stage-column"):
             panel.create_stage()
-    wire(studio, panel, controls)
+    opened = wire(studio, panel, controls)
+    first = options_from({name: control.value for name, control in controls.items()})
+    return FirstPress(options=first, changes=partial(shown, studio), opened=opened)
 
 
 def first_of(studio: SamplingApi) -> Any:
@@ -67,8 +71,8 @@ def create_more() -> Controls:
         }
 
 
-def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> None:
-    """The handlers of the tab."""
+def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> Any:
+    """The handlers of the tab; gives the event that shows the recorded run."""
     model, label = controls["model"], controls["class_label"]
 
     def on_open_page() -> str | None:
@@ -87,12 +91,13 @@ def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> None:
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         return shown(studio, options_from({name: values[control] for name, control in controls.items()}), switch, values[panel.session])
 
-    gr.on(None, on_open_page, None, panel.stage, **CHEAP)
+    opened = gr.on(None, on_open_page, None, panel.stage, **CHEAP)
     keep_fresh(model, studio, text=False)
     model.input(on_model, model, [model, controls["num_steps"], label], **PRIVATE, concurrency_id="files", concurrency_limit=2)
     wire_scheduler(controls)
     panel.wire_run(changes, controls.values(), failed=lambda values: {"stage": FAILED})
     panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model)
+    return opened
 
 
 # --- what the controls say -----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 from threading import Event
@@ -20,6 +20,7 @@ from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.filmstrip import film
 from tabs.parts.panel import Change, RunPanel, Values
+from tabs.parts.ready import FirstPress
 from tabs.parts.running import FAILED, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, to_stage, unchecked
@@ -36,8 +37,8 @@ MAIN = ("negative_prompt", "guidance_scale", "num_steps", "scheduler", "seed", "
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: TextApi) -> None:
-    """The components, handlers and wiring of the tab.
+def create_tab(studio: TextApi) -> FirstPress | None:
+    """The components, handlers and wiring of the tab; gives what its first press asks for, where there is a model for it.
 
     Args:
         studio: samples, and says what a prompt is to a model.
@@ -60,9 +61,13 @@ def create_tab(studio: TextApi) -> None:
                 words = create_words("t2i-words")
         panel.places |= {"resident": resident, "words": words}
         others = create_areas(studio, controls)
-    wire(studio, panel, controls)
+    opened = wire(studio, panel, controls)
     for other in others:
         other.success(lambda name: model_line(studio, name), model, resident, **CHEAP)
+    if not model.value:
+        return None
+    first = options_from({name: control.value for name, control in controls.items()})
+    return FirstPress(options=first, changes=partial(generated, studio), opened=opened)
 
 
 def create_model(studio: TextApi) -> tuple[gr.Dropdown, gr.HTML]:
@@ -113,8 +118,8 @@ def create_areas(studio: TextApi, controls: Controls) -> list[Any]:
     return [compared, gridded, looked]
 
 
-def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> None:
-    """The handlers of the tab."""
+def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
+    """The handlers of the tab; gives the event that shows the recorded run."""
     model, prompt, words, resident = controls["model"], controls["prompt"], panel.places["words"], panel.places["resident"]
     reading: dict[str, Any] = {**PRIVATE, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
 
@@ -136,7 +141,7 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> None:
         options = options_from({name: values[control] for name, control in controls.items()})
         return generated(studio, options, switch, values[panel.session])
 
-    gr.on(None, on_open_page, None, [panel.stage, words, model], **CHEAP)
+    opened = gr.on(None, on_open_page, None, [panel.stage, words, model], **CHEAP)
     keep_fresh(model, studio, text=True)
     model.input(on_model, model, [resident, controls["num_steps"], controls["guidance_scale"]], **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
@@ -147,6 +152,7 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> None:
         failed=lambda values: {"stage": FAILED, "resident": model_line(studio, values[model])},
     )
     panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model)
+    return opened
 
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------

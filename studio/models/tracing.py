@@ -71,6 +71,8 @@ class Traced:
         with warnings.catch_warnings():
             # A graph is used for its own shapes alone, so what a trace decides by them holds.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            # torch.compile, which is to replace graphs, wants a compiler on the user's machine.
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
             return torch.jit.freeze(torch.jit.trace(module.eval(), inputs, check_trace=False))
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Any:
