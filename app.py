@@ -17,7 +17,7 @@ import gradio as gr
 
 from studio import Studio, StudioError
 from studio.scratch import scratch_folder, sweep
-from tabs import contrast, denoise, dreambooth, runs, schedules, text_to_image
+from tabs import contrast, denoise, dreambooth, rank, runs, schedules, text_to_image
 from tabs.endpoints import create_endpoints
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
@@ -37,6 +37,7 @@ TABS = {
     "One step or many": partial(contrast.create_tab, train_contrast=train_contrast),
     "DreamBooth": dreambooth.create_tab,
     "Runs": runs.create_tab,
+    "Rank": rank.create_tab,
 }
 # The tab that a page opens with.
 OPENED = "Denoising"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from studio.models.memory import Resident, Residents
     from studio.models.prompts import PromptEncoder, Tokens
     from studio.models.room import Need
+    from studio.rankings import Rankings
+    from studio.rankings.making import TaskMade, TaskOptions
     from studio.runs import Runs, RunView
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
@@ -47,9 +49,12 @@ class Studio:
         public: serve strangers: only the embedded models, no folders and no Hub ids, no training.
         runs_root: the folder of training runs; by default DIFFUSION_STUDIO_RUNS, or "runs".
         folders: further folders that the options of trainings may lead to: pictures, models.
+        rankings_root: the folder of rankings; by default DIFFUSION_STUDIO_RANKINGS, or "rankings". DATABASE_URL may name a PostgreSQL database.
     """
 
-    def __init__(self, *, public: bool = False, runs_root: str | Path | None = None, folders: "Sequence[str | Path]" = ()) -> None:
+    def __init__(
+        self, *, public: bool = False, runs_root: str | Path | None = None, folders: "Sequence[str | Path]" = (), rankings_root: str | Path | None = None,
+    ) -> None:
         from studio.runs import Runs
         from studio.runs.following import Follower
 
@@ -62,6 +67,8 @@ class Studio:
         self.fetch: Fetch | None = None
         self._residents: Residents | None = None
         self._lock = threading.Lock()
+        self._rankings_root = rankings_root
+        self._rankings: Rankings | None = None
 
     @property
     def models(self) -> dict[str, ModelInfo]:
@@ -78,6 +85,22 @@ class Studio:
         if self.public:
             raise InvalidOption("Training is off on this public studio; start the studio on your own machine to train.")
         return self._runs
+
+    @property
+    def rankings(self) -> "Rankings":
+        """The rankings, opened when they are first needed. Raises NotWritable, StudioBusy, DamagedFile, InvalidOption."""
+        from studio.rankings import open_rankings, rankings_folder
+
+        with self._lock:
+            if self._rankings is None:
+                self._rankings = open_rankings(self._rankings_root or rankings_folder(), os.environ.get("DATABASE_URL", ""))
+            return self._rankings
+
+    def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]":
+        """Draw pictures and put them up for ranking: see studio.rankings.making.make_tasks."""
+        from studio.rankings.making import make_tasks
+
+        return make_tasks(self.rankings, self.sample, options)
 
     def train_subject(self, name: str, pictures: "Sequence[str | Path]", options: "Mapping[str, Any]") -> "RunView":
         """Teach a subject from files of pictures, as a run (DreamBooth): see studio.runs.dreambooth.start."""

@@ -44,6 +44,7 @@ def tiny_model(tiny_model_folder) -> str:
 def _own_cache(tmp_path_factory):
     """What the studio computes and keeps lies in a folder of the tests, not in the user's."""
     os.environ["DIFFUSION_STUDIO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["DIFFUSION_STUDIO_RANKINGS"] = str(tmp_path_factory.mktemp("rankings"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
     SamplingApi     pictures from noise, and runs that were kept        Denoising, One step or many
     TextApi         and prompts, memory, single steps decoded           Text to image, Compare, Grid, Anatomy
     TrainingApi     and training runs                                   DreamBooth, Runs
+    RankingApi      and rankings by hand                                Rank
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from studio.models.anatomy import Part, RoundTrip
     from studio.models.memory import Resident
     from studio.models.prompts import Tokens
+    from studio.rankings import Rankings
+    from studio.rankings.making import TaskMade, TaskOptions
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["SamplingApi", "TextApi", "TrainingApi", "StudioApi"]
+__all__ = ["SamplingApi", "TextApi", "TrainingApi", "RankingApi", "StudioApi"]
 
 
 class SamplingApi(Protocol):
@@ -75,7 +78,15 @@ class TrainingApi(SamplingApi, Protocol):
     def delete_run(self, name: str) -> None: ...
 
 
-class StudioApi(TextApi, TrainingApi, Protocol):
+class RankingApi(SamplingApi, Protocol):
+    """And rankings by hand."""
+
+    @property
+    def rankings(self) -> "Rankings": ...
+    def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]": ...
+
+
+class StudioApi(TextApi, TrainingApi, RankingApi, Protocol):
     """All of it."""
 
 

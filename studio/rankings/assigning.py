@@ -1,0 +1,259 @@
+"""Who gets which task: every slot of a task to another annotator, the order of the pictures shuffled for each.
+
+A slot is a row that the database holds once (unique on task and slot), so two annotators can never get the same.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from studio.checks import require_int, require_text
+from studio.errors import InvalidOption
+from studio.rankings.ranking import FLAGS
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from studio.rankings.database import Rankings
+    from studio.rankings.schema import Assignment, Task
+
+__all__ = ["OpenTask", "ShownPicture", "open_tasks", "save_draft", "Progress", "progress", "require_name"]
+
+MAX_NAME = 80
+MAX_AHEAD = 5
+# Whoever leaves a task lie so long has left; its slot is given to another when no other is free.
+ABANDONED_S = 3600.0
+# One task in so many is one that the annotator has ranked before, at least so many submissions ago.
+REPEAT_EVERY, REPEAT_AFTER = 10, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownPicture:
+    """A picture as an annotator sees it. position: its place in the task, which every list of a ranking follows."""
+
+    position: int
+    sha256: str
+    suffix: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenTask:
+    """A task that an annotator has before them. pictures: in the order of the screen; draft: what was said so far."""
+
+    assignment: int
+    prompt: str
+    collection: str
+    pictures: Sequence[ShownPicture]
+    draft: Mapping[str, Any] | None = None
+    repeat: bool = field(default=False)
+
+
+def require_name(name: object) -> str:
+    """An annotator's name, without what stands around it. Raises InvalidOption."""
+    require_text("annotator", name, MAX_NAME)
+    if not (stripped := str(name).strip()):
+        raise InvalidOption("Say who ranks: write a name first.")
+    return stripped
+
+
+def open_tasks(rankings: "Rankings", annotator: str, count: int = 2, collection: str = "") -> list[OpenTask]:
+    """The tasks that the annotator has open, the oldest first, new ones given out until there are `count`; fewer where there are no more.
+
+    Args:
+        count: 1 to 5; the second can be fetched while the first is ranked.
+        collection: only tasks of this name; "" for all.
+    Raises InvalidOption, and as rankings.write does.
+    """
+    require_int("count", count, 1, MAX_AHEAD)
+    require_text("collection", collection)
+    name = require_name(annotator)
+    return rankings.write(lambda session: opened(session, name, count, collection, rankings.clock()))
+
+
+def opened(session: "Session", name: str, count: int, collection: str, now: float) -> list[OpenTask]:
+    from sqlalchemy import select
+
+    from studio.rankings.schema import OPEN, Annotator, Assignment, Task
+    from studio.rankings.tasks import the_one
+
+    annotator = the_one(session, Annotator, name=name, otherwise={"created": now})
+    wanted = select(Assignment).join(Task, Task.id == Assignment.task_id).where(Assignment.annotator_id == annotator, Assignment.state == OPEN)
+    if collection:
+        wanted = wanted.where(Task.collection == collection)
+    mine = list(session.scalars(wanted.order_by(Assignment.opened, Assignment.id).limit(count)))
+    while len(mine) < count and (given := next_assignment(session, annotator, collection, now)) is not None:
+        mine.append(given)
+    return [shown(session, assignment) for assignment in mine]
+
+
+def next_assignment(session: "Session", annotator: int, collection: str, now: float) -> "Assignment | None":
+    """A task that the annotator has not seen, or now and then one that they have; None where there are no more."""
+    if (task := task_to_repeat(session, annotator, collection)) is not None:
+        return assign(session, task, annotator, None, now, repeat=1)
+    task = free_task(session, annotator, collection)
+    if task is None and give_back(session, collection, now):
+        task = free_task(session, annotator, collection)
+    return None if task is None else assign(session, task, annotator, take_slot(session, task), now)
+
+
+def assign(session: "Session", task: "Task", annotator: int, slot: int | None, now: float, repeat: int = 0) -> "Assignment":
+    from sqlalchemy import func, select
+
+    from studio.rankings.schema import OPEN, Assignment, TaskItem
+
+    size = session.scalar(select(func.count()).where(TaskItem.task_id == task.id)) or 0
+    order = list(range(size))
+    # The same annotator sees the same order again after a reload, another one another.
+    random.Random(f"{task.id}/{annotator}/{repeat}").shuffle(order)
+    row = Assignment(task_id=task.id, annotator_id=annotator, slot=slot, repeat=repeat, state=OPEN, shown=order, draft=None, opened=now, closed=None)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def free_task(session: "Session", annotator: int, collection: str) -> "Task | None":
+    """The first task with a free slot that the annotator was never given; after the last one that they were given, else from the start."""
+    from sqlalchemy import exists, func, select
+
+    from studio.rankings.schema import Assignment, Task
+
+    last = session.scalar(select(func.max(Assignment.task_id)).where(Assignment.annotator_id == annotator)) or 0
+    given = exists().where(Assignment.task_id == Task.id, Assignment.annotator_id == annotator)
+    wanted = select(Task).where(Task.taken < Task.overlap, ~given).order_by(Task.id).limit(1).with_for_update(skip_locked=True)
+    if collection:
+        wanted = wanted.where(Task.collection == collection)
+    return session.scalar(wanted.where(Task.id > last)) or session.scalar(wanted)
+
+
+def take_slot(session: "Session", task: "Task") -> int:
+    """The lowest free slot, which is taken from now on."""
+    from sqlalchemy import select
+
+    from studio.rankings.schema import Assignment
+
+    held = set(session.scalars(select(Assignment.slot).where(Assignment.task_id == task.id, Assignment.slot.is_not(None))))
+    task.taken = len(held) + 1
+    return next(slot for slot in range(task.overlap) if slot not in held)
+
+
+def give_back(session: "Session", collection: str, now: float) -> int:
+    """Free the slots of tasks that were left lying for an hour; their drafts stay. Gives how many."""
+    from sqlalchemy import select
+
+    from studio.rankings.schema import OPEN, Assignment, Task
+
+    wanted = select(Assignment, Task).join(Task, Task.id == Assignment.task_id)
+    wanted = wanted.where(Assignment.state == OPEN, Assignment.slot.is_not(None), Assignment.opened < now - ABANDONED_S)
+    left = session.execute(wanted.where(Task.collection == collection) if collection else wanted).all()
+    for assignment, task in left:
+        assignment.slot = None
+        task.taken -= 1
+    session.flush()
+    return len(left)
+
+
+def task_to_repeat(session: "Session", annotator: int, collection: str) -> "Task | None":
+    """Now and then a task that the annotator ranked a while ago: how well they agree with themselves is told from it."""
+    from sqlalchemy import exists, func, select
+    from sqlalchemy.orm import aliased
+
+    from studio.rankings.schema import SUBMITTED, Assignment, Task
+
+    mine = select(func.count()).where(Assignment.annotator_id == annotator)
+    firsts = session.scalar(mine.where(Assignment.repeat == 0)) or 0
+    repeats = session.scalar(mine.where(Assignment.repeat == 1)) or 0
+    if repeats >= firsts // REPEAT_EVERY:
+        return None
+    other = aliased(Assignment)
+    again = exists().where(other.task_id == Assignment.task_id, other.annotator_id == annotator, other.repeat == 1)
+    wanted = select(Task).join(Assignment, Assignment.task_id == Task.id)
+    wanted = wanted.where(Assignment.annotator_id == annotator, Assignment.repeat == 0, Assignment.state == SUBMITTED, ~again)
+    if collection:
+        wanted = wanted.where(Task.collection == collection)
+    # The last few are still in mind.
+    return session.scalar(wanted.order_by(Assignment.closed.desc()).offset(REPEAT_AFTER).limit(1))
+
+
+def shown(session: "Session", assignment: "Assignment") -> OpenTask:
+    """The task as its annotator sees it."""
+    from sqlalchemy import select
+
+    from studio.rankings.schema import Generation, Picture, Prompt, Task, TaskItem
+
+    prompt, collection = session.execute(
+        select(Prompt.text, Task.collection).join(Task, Task.prompt_id == Prompt.id).where(Task.id == assignment.task_id),
+    ).one()
+    rows = session.execute(
+        select(TaskItem.position, Picture.sha256, Picture.suffix, Picture.width, Picture.height)
+        .join(Generation, Generation.id == TaskItem.generation_id).join(Picture, Picture.sha256 == Generation.picture)
+        .where(TaskItem.task_id == assignment.task_id),
+    ).all()
+    pictures = {row.position: ShownPicture(**row._mapping) for row in rows}
+    return OpenTask(
+        assignment=assignment.id, prompt=prompt, collection=collection, pictures=tuple(pictures[position] for position in assignment.shown),
+        draft=assignment.draft, repeat=assignment.repeat > 0,
+    )
+
+
+def save_draft(rankings: "Rankings", annotator: str, assignment: int, draft: Mapping[str, Any]) -> None:
+    """Keep what was said so far of an open task, so that it survives a reload. Raises InvalidOption, and as rankings.write does."""
+    from studio.rankings.submitting import own_assignment
+
+    name, kept = require_name(annotator), checked_draft(draft)
+
+    def change(session: "Session") -> None:
+        own_assignment(session, name, assignment, open_only=True).draft = kept
+
+    rankings.write(change)
+
+
+def checked_draft(draft: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a draft a page may keep: lists of the sizes that a ranking has. Raises InvalidOption."""
+    from studio.rankings.ranking import MAX_PICTURES
+
+    known = ("ranks", "ratings", "flags")
+    if not isinstance(draft, Mapping) or not all(isinstance(draft.get(name, []), list) and len(draft.get(name, [])) <= MAX_PICTURES for name in known):
+        raise InvalidOption(f"A draft must be an object with the lists {', '.join(known)}, one entry a picture.")
+    ranks = [rank if isinstance(rank, int) and 1 <= rank <= MAX_PICTURES else None for rank in draft.get("ranks", [])]
+    flags = [[flag for flag in of if flag in FLAGS] if isinstance(of, list) else [] for of in draft.get("flags", [])]
+    ratings = [{str(key)[:20]: value for key, value in of.items() if isinstance(value, int)} if isinstance(of, dict) else {} for of in draft.get("ratings", [])]
+    return {"ranks": ranks, "ratings": [dict(list(of.items())[:3]) for of in ratings], "flags": flags}
+
+
+# --- how far it is -------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """submitted: by this annotator; left: tasks that can still be given to them; total: rankings wanted in all; done: of them there are."""
+
+    submitted: int
+    left: int
+    total: int
+    done: int
+    seconds_each: float | None
+
+
+def progress(rankings: "Rankings", annotator: str, collection: str = "") -> Progress:
+    """How far the annotator, and all together, are. seconds_each: the median of their last 50 rankings. Raises as rankings.reading does."""
+    from sqlalchemy import func, select
+
+    from studio.rankings.schema import SUBMITTED, Annotator, Assignment, RankingRow, Task
+
+    name = require_name(annotator)
+    of = (lambda query: query.where(Task.collection == collection)) if collection else (lambda query: query)
+    with rankings.reading() as session:
+        who = session.scalar(select(Annotator.id).where(Annotator.name == name)) or 0
+        mine = of(select(func.count()).select_from(Assignment).join(Task, Task.id == Assignment.task_id).where(Assignment.annotator_id == who))
+        submitted = session.scalar(mine.where(Assignment.state == SUBMITTED)) or 0
+        given = session.scalar(mine.where(Assignment.repeat == 0, Assignment.state != "open")) or 0
+        tasks, total, taken = session.execute(of(select(func.count(), func.coalesce(func.sum(Task.overlap), 0), func.coalesce(func.sum(Task.taken), 0)))).one()
+        free = session.scalar(of(select(func.count()).select_from(Task).where(Task.taken >= Task.overlap))) or 0
+        times = session.scalars(
+            select(RankingRow.seconds).join(Assignment, Assignment.id == RankingRow.assignment_id)
+            .where(Assignment.annotator_id == who, RankingRow.seconds > 0).order_by(RankingRow.submitted.desc()).limit(50),
+        ).all()
+    each = sorted(times)[len(times) // 2] if times else None
+    return Progress(submitted=submitted, left=max(0, min(tasks - given, tasks - free)), total=int(total), done=int(taken), seconds_each=each)

@@ -1,0 +1,1 @@
+"""How the tables of the rankings came to be, for Alembic."""

@@ -1,0 +1,236 @@
+"""The Rank tab: pictures of a prompt put in order by hand, tasks made from any model, and how well annotators agree."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gradio as gr
+
+from studio.errors import InvalidOption, StudioError
+from studio.options import SampleOptions
+from studio.rankings import FLAGS, RATINGS, OpenTask, Ranking, Submitted, collections, open_tasks, progress, save_draft, skip, submit, undo
+from studio.rankings.agreement import agreement, read_table, strengths, win_rates
+from studio.rankings.example import add_example
+from studio.rankings.making import TaskOptions, toybox_prompts
+from studio.rankings.pictures import picture_path
+from tabs.parts.api import RankingApi
+from tabs.parts.arguments import event_value
+from tabs.parts.panel import DEVICE
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
+
+__all__ = ["create_tab", "board_value", "Pictures"]
+
+AHEAD = 3
+ALL = ("All", "")
+INVITATION = "Every task here is ranked. Make further ones on the left, or choose another collection."
+Pictures = Callable[[str, str], str]
+
+
+# --- what the page is shown ----------------------------------------------------------------------------------
+
+def board_value(studio: RankingApi, pictures: Pictures, name: str, collection: str, **more: Any) -> str:
+    """JSON text for Studio.rank: the annotator's open tasks, how far they are, and what is said to what they did.
+
+    Args:
+        pictures: the address of a picture from its name and suffix.
+        more: acknowledged, feedback, error, failed: see assets/ui/rank.js.
+    """
+    tasks = open_tasks(studio.rankings, name, AHEAD, collection)
+    return to_stage({
+        "annotator": name, "collection": collection, "tasks": [task_value(task, pictures) for task in tasks],
+        "progress": asdict(progress(studio.rankings, name, collection)), "flags": FLAGS, "ratings": RATINGS, "invitation": INVITATION, **more,
+    })
+
+
+def task_value(task: OpenTask, pictures: Pictures) -> dict[str, Any]:
+    shown = [{"position": one.position, "src": pictures(one.sha256, one.suffix), "width": one.width, "height": one.height} for one in task.pictures]
+    return {"assignment": task.assignment, "prompt": task.prompt, "collection": task.collection, "repeat": task.repeat, "pictures": shown, "draft": task.draft}
+
+
+def agreement_value(studio: RankingApi, collection: str) -> str:
+    """JSON text for Studio.agreement."""
+    table = read_table(studio.rankings, collection)
+    models, rates = win_rates(table)
+    return to_stage({
+        **asdict(agreement(table)), "strengths": [asdict(one) for one in strengths(table)],
+        "matrix": {"models": models, "rates": [[round(rate, 3) if rate == rate else None for rate in row] for row in rates.tolist()]},
+    })
+
+
+# --- what annotators do --------------------------------------------------------------------------------------
+
+def on_submit(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
+    said = event_value(event, assignment=int, request=str, ranks=list, ratings=list, flags=list, seconds=float)
+    ranking = Ranking(**{part: said[part] for part in ("ranks", "ratings", "flags", "seconds")})
+    done: Submitted = submit(studio.rankings, name, said["assignment"], ranking, said["request"])
+    return {"acknowledged": done.assignment, "feedback": done.gold}
+
+
+def on_skip(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
+    said = event_value(event, assignment=int, request=str, reason=str)
+    skip(studio.rankings, name, said["assignment"], said["reason"], said["request"])
+    return {"acknowledged": said["assignment"]}
+
+
+def on_undo(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
+    task = undo(studio.rankings, name, event_value(event, collection=str)["collection"])
+    if task is None:
+        raise InvalidOption("There is nothing to take back.")
+    return {"reopened": task.assignment}
+
+
+def on_draft(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
+    said = event_value(event, assignment=int, draft=dict)
+    save_draft(studio.rankings, name, said["assignment"], said["draft"])
+    return {}
+
+
+ACTIONS: dict[str, Callable[[RankingApi, str, gr.EventData], dict[str, Any]]] = {
+    "submit": on_submit, "skip": on_skip, "undo": on_undo, "draft": on_draft, "next": lambda studio, name, event: {},
+}
+
+
+def acted(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
+    """Do what the page asks; what is refused is told on the board, so that nothing that was ranked is lost."""
+    said = event_value(event, do=str, assignment=int | None)
+    if said["do"] not in ACTIONS:
+        raise InvalidOption(f"The board can {', '.join(ACTIONS)}, but {said['do'][:40]!r} was asked.")
+    try:
+        return {"did": said["do"], **ACTIONS[said["do"]](studio, name, event)}
+    except StudioError as error:
+        return {"did": said["do"], "error": str(error), "failed": said["assignment"]}
+
+
+# --- the tab -------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """What makes tasks."""
+
+    prompts: gr.Textbox
+    suggest: gr.Button
+    models: gr.Dropdown
+    pictures: gr.Slider
+    steps: gr.Number
+    guidance: gr.Slider
+    seed: gr.Number
+    overlap: gr.Number
+    collection: gr.Textbox
+    make: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+
+    @property
+    def asked(self) -> list[Any]:
+        return [self.prompts, self.models, self.pictures, self.steps, self.guidance, self.seed, self.overlap, self.collection]
+
+
+def create_tab(studio: RankingApi) -> None:
+    """The components, handlers and wiring of the tab.
+
+    Args:
+        studio: keeps the rankings, and draws the pictures of new tasks.
+    """
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            name = gr.Textbox("me", label="Who ranks", max_lines=1, elem_id="rank-name", info="Each annotator has an order of pictures of their own.")
+            collection = unchecked(gr.Dropdown([ALL], value="", label="Collection", elem_id="rank-collection"))
+            maker = create_maker(studio)
+        with gr.Column(elem_classes="ds-stage-column"):
+            board = drawn_by("rank", '<div class="ds-stage ds-rank"></div>', elem_id="rank-board")
+            with gr.Accordion("Agreement", open=False, elem_id="rank-agreement") as shown:
+                agreed = drawn_by("agreement", '<div class="ds-stage ds-agreement"></div>', elem_id="rank-agreed")
+    wire_board(studio, board, name, collection)
+    wire_maker(studio, maker, collection)
+
+    def on_agreement(chosen: str) -> str:
+        with said_in_a_sentence():
+            return agreement_value(studio, chosen)
+
+    gr.on([shown.expand, collection.input], on_agreement, collection, agreed, **PRIVATE, concurrency_id="rank")
+
+
+def create_maker(studio: RankingApi) -> Maker:
+    """The form of new tasks."""
+    menu = menu_of(studio, text=True)
+    with gr.Accordion("Make tasks", open=False, elem_id="rank-make"):
+        parts: dict[str, Any] = {
+            "prompts": gr.Textbox(label="Prompts", lines=4, max_lines=12, info="One on each line; each becomes a task.", elem_id="rank-prompts"),
+            "suggest": gr.Button("Take ten of the toy world", size="sm", elem_id="rank-suggest"),
+            "models": unchecked(gr.Dropdown(menu, value=[menu[0][1]] if menu else [], multiselect=True, label="Models", elem_id="rank-models",
+                                            info="The pictures of a task are shared out among them.")),
+            "pictures": unchecked(gr.Slider(2, 9, 4, step=1, label="Pictures of a task", elem_id="rank-pictures")),
+            "steps": gr.Number(20, precision=0, label="Steps", elem_id="rank-steps"),
+            "guidance": unchecked(gr.Slider(1, 15, 4, step=0.5, label="Guidance", elem_id="rank-guidance")),
+            "seed": gr.Number(0, precision=0, label="Seed", info="The same seed again goes on where it ended.", elem_id="rank-seed"),
+            "overlap": gr.Number(1, precision=0, label="Annotators for each task", elem_id="rank-overlap"),
+            "collection": gr.Textbox("mine", label="Into the collection", max_lines=1, elem_id="rank-into"),
+        }
+        with gr.Row(elem_classes="ds-press"):
+            parts["make"] = gr.Button("Make", variant="primary", elem_id="rank-make-run", min_width=80)
+            parts["stop"] = gr.Button("Stop", elem_id="rank-make-stop", min_width=60)
+        parts["status"] = gr.HTML(elem_id="rank-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+    return Maker(**parts)
+
+
+def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection: gr.Dropdown) -> None:
+    """Tie the board to the rankings: it asks for tasks when it is first seen, and for the next with each answer."""
+    known: dict[str, str] = {}
+
+    def address(sha256: str, suffix: str) -> str:
+        if sha256 not in known:
+            known[sha256] = f"gradio_api/file={board.move_resource_to_block_cache(picture_path(studio.rankings.folder, sha256, suffix))}"
+        return known[sha256]
+
+    def on_act(name: str, chosen: str, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+        who = getattr(request, "username", None) or name
+        try:
+            begin(studio)
+            answer = acted(studio, who, event)
+            return {board: board_value(studio, address, who, chosen, **answer), collection: menu(studio)}
+        except StudioError as error:
+            return {board: to_stage({"error": str(error), "tasks": None}), collection: gr.skip()}
+
+    board.submit(on_act, [name, collection], [board, collection], trigger_mode="multiple", concurrency_id="rank", concurrency_limit=4, **PRIVATE)
+    gr.on([name.change, collection.input], None, None, board, js="() => window.Studio.askForTasks()", **CHEAP)
+
+
+def begin(studio: RankingApi) -> None:
+    """An empty database begins with the example."""
+    if not collections(studio.rankings):
+        add_example(studio.rankings)
+
+
+def menu(studio: RankingApi) -> Any:
+    """The collections there are, with the number of their tasks."""
+    return gr.update(choices=[ALL, *((f"{name} ({count} tasks)", name) for name, count in collections(studio.rankings).items())])
+
+
+def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> None:
+    """Tie the form to the making of tasks."""
+    def on_make(*values: Any) -> Iterator[dict[Any, Any]]:
+        with said_in_a_sentence():
+            options = options_of(*values)
+            with closing(studio.make_tasks(options)) as made:
+                yield {maker.status: "Drawing the first prompt."}
+                for task in made:
+                    yield {maker.status: f"Task {task.index + 1} of {task.total}{'' if task.new else ' was there already'}.", collection: menu(studio)}
+        yield {maker.status: f"{len(options.prompts)} tasks are in the collection {options.collection}.", collection: gr.update(value=options.collection)}
+
+    making = maker.make.click(on_make, maker.asked, [maker.status, collection], api_visibility="private", show_progress="minimal", **DEVICE)
+    making.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
+    maker.stop.click(lambda: "Stopped; the tasks that were made stay. Make goes on with the same options.", None, maker.status, cancels=[making], **CHEAP)
+    maker.suggest.click(lambda seed: "\n".join(toybox_prompts(10, int(seed or 0))), maker.seed, maker.prompts, **CHEAP)
+
+
+def options_of(
+    prompts: str, models: list[str], pictures: int, steps: float, guidance: float, seed: float, overlap: float, collection: str,
+) -> TaskOptions:
+    """What the form says. Raises InvalidOption."""
+    lines = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
+    sampling = SampleOptions(model=models[0] if models else "", num_steps=steps, guidance_scale=guidance)  # type: ignore[arg-type]
+    return TaskOptions(
+        prompts=lines, models=models or [], sampling=sampling, pictures=pictures, seed=seed, overlap=overlap,  # type: ignore[arg-type]
+        collection=(collection or "").strip() or "mine",
+    )
