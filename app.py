@@ -23,6 +23,7 @@ from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
 from tabs.parts.queue import MAX_THREADS
 from tabs.parts.ready import make_ready_once_up
+from tabs.parts.receiving import receive_within, upload_room
 from tabs.parts.sign_in import USERS_FILE, ask_for_user, signed_in
 from tabs.parts.visitors import MAX_VISITORS, keep_little
 from trainers.contrast import train_contrast
@@ -56,6 +57,7 @@ def create_app(studio: Studio) -> gr.Blocks:
         make_ready_once_up(studio, [press for name in sorted(first, key=OPENED.__ne__) if (press := first[name])])
         create_endpoints(studio)
         keep_little(app, studio)
+        receive_within(upload_room(studio))
     return app
 
 

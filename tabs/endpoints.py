@@ -30,6 +30,7 @@ from tabs.parts.arguments import Upload
 from tabs.parts.controls import options_from
 from tabs.parts.following import title_of
 from tabs.parts.panel import DEVICE
+from tabs.parts.receiving import require_disk
 from tabs.parts.running import run_for_programs
 from tabs.parts.session import Session
 from tabs.parts.stage import models_of
@@ -71,7 +72,8 @@ def path_of(file: Upload | None) -> str | None:
 
 
 def filed(component: Any, value: Any) -> Any:
-    """Pictures as a component of the page would give them: files of the app, in JSON."""
+    """Pictures as a component of the page would give them: files of the app, in JSON. Raises StudioBusy."""
+    require_disk()
     return component.postprocess(value).model_dump()
 
 

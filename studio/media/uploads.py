@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, TILELENGTH, TILEWIDTH, TiffImageFile
 
+from studio.disk_room import used
 from studio.errors import BadImage, NotUploaded, StudioBusy
 from studio.files import lies_within
 
@@ -89,6 +90,7 @@ def require_upload(path: object, folders: Iterable[str | Path]) -> str:
         NotUploaded: for anything else, in one and the same sentence, so that nothing is learned of what else there is.
     """
     if isinstance(path, str) and ".." not in Path(path).parts and lies_within(path, folders) and Path(path).is_file():
+        used(path)
         return path
     raise NotUploaded("This is no file that was uploaded here, or it is no longer kept; upload it, then use what the upload gave.")
 

@@ -4,6 +4,7 @@
     anything else          a defect: its traceback in the log, a sentence that says so to the caller
 """
 
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,9 +13,12 @@ from gradio.exceptions import ComponentProcessingError
 from gradio.utils import SyncToAsyncIterator
 
 from studio.errors import InvalidOption, StudioError
+from studio.files import lies_within
+from studio.scratch import scratch_folder
 from tabs.parts.arguments import checked
 from tabs.parts.calls import mark_refused
 from tabs.parts.queue import VisitorQueue
+from tabs.parts.receiving import require_disk
 from tabs.parts.uploads import OwnUploads
 
 __all__ = ["StudioBlocks"]
@@ -22,6 +26,8 @@ __all__ = ["StudioBlocks"]
 FAILED = "The studio failed at this; its log says why."
 # What components raise for a value of the right kind that they cannot take.
 MISTAKES = (gr.Error, StudioError, ValueError, LookupError, OSError)
+HANDED_OUT = (gr.File, gr.DownloadButton, gr.Image, gr.Gallery, gr.Video)
+LONGEST_PATH = 4096
 
 
 class StudioBlocks(OwnUploads):
@@ -61,6 +67,13 @@ class StudioBlocks(OwnUploads):
                 raise
             raise InvalidOption(sentence_of(cause)) from None
 
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        """Gradio keeps every file that it hands out: there must be room for it first."""
+        fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        if any(isinstance(block, HANDED_OUT) for block in fn.outputs):
+            await anyio.to_thread.run_sync(require_disk, size_of(predictions))
+        return await super().postprocess_data(fn, predictions, state)
+
     async def call_function(
         self, block_fn: Any, processed_input: list[Any], iterator: Any = None, requests: Any = None, event_id: Any = None, *args: Any, **more: Any,
     ) -> dict[str, Any]:
@@ -69,6 +82,14 @@ class StudioBlocks(OwnUploads):
         if isinstance(result["iterator"], SyncToAsyncIterator):
             result["iterator"] = ClosedAside(result["iterator"])
         return result
+
+
+def size_of(prediction: Any) -> int:
+    """Bytes of the files in what a handler gives."""
+    if isinstance(prediction, dict | list | tuple):
+        return sum(map(size_of, prediction.values() if isinstance(prediction, dict) else prediction))
+    is_path = isinstance(prediction, Path) or (isinstance(prediction, str) and len(prediction) < LONGEST_PATH)
+    return Path(prediction).stat().st_size if is_path and lies_within(prediction, [scratch_folder()]) and Path(prediction).is_file() else 0
 
 
 def sentence_of(error: BaseException) -> str:

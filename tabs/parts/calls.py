@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 from gradio.block_function import BlockFunction
-from gradio.data_classes import CancelBody, PredictBody, SimplePredictBody
+from gradio.data_classes import CancelBody, PredictBody, ResetBody, SimplePredictBody
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.responses import JSONResponse, Response
@@ -195,29 +195,36 @@ def check_cancel(blocks: Any, where: list[str], call: dict[str, Any]) -> None:
     as_model(CancelBody, call)
 
 
+def check_reset(blocks: Any, where: list[str], call: dict[str, Any]) -> None:
+    """/reset, which old clients send beside /cancel"""
+    as_model(ResetBody, call)
+
+
 def check_part(blocks: Any, where: list[str], call: dict[str, Any]) -> None:
     """/component_server, which calls functions of components: there are none here."""
     raise Refusal(404, "No part of this page has functions of its own to call.")
 
 
 ROUTES: dict[str, Callable[[Any, list[str], dict[str, Any]], None]] = {
-    "run": check_direct, "api": check_direct, "call": check_named, "queue": check_queue, "cancel": check_cancel, "component_server": check_part,
+    "run": check_direct, "api": check_direct, "call": check_named, "queue": check_queue, "cancel": check_cancel, "reset": check_reset,
+    "component_server": check_part,
 }
 
 
 def check_session(name: str | None) -> None:
-    if name is not None and len(name) > MAX_NAME:
-        raise Refusal(REFUSED, f"session_hash must be a text of at most {MAX_NAME} characters, but it has {len(name)}.")
+    if name is not None and not 1 <= len(name) <= MAX_NAME:
+        raise Refusal(REFUSED, f"session_hash must be a text of 1 to {MAX_NAME} characters, but it has {len(name)}.")
 
 
 def handler_of(blocks: Any, name: str | None, index: int | None = None) -> BlockFunction:
     """The handler by its name, or else by its index in /config. Raises Refusal where there is none."""
     if name is None:
-        if index in blocks.fns:
+        # Some handlers are JavaScript alone: there is nothing of them to call.
+        if index in blocks.fns and blocks.fns[index].fn is not None:
             return blocks.fns[index]
         raise Refusal(404, f"There is no handler {shown(index)} here; if the page is an old one, load it again.")
     for fn in blocks.fns.values():
-        if fn.api_name == name:
+        if fn.api_name == name and fn.fn is not None:
             return fn
     public = [f"/{fn.api_name}" for fn in blocks.fns.values() if fn.api_visibility == "public" and fn.api_name]
     raise Refusal(404, str(UnknownName.of("endpoint", f"/{name[:MAX_NAME]}", public)))

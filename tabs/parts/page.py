@@ -94,6 +94,8 @@ PAGE: dict[str, Any] = {
     # Gradio's own record of every call stays off: it would put a second "Runs" beside the tab of that name, keep whole films
     # in the browser, and serve addresses that take tokens. What is to be kept, "Keep it" writes as a file.
     "run_history": False,
+    # Its count of calls, and a panel of them, would be there for anybody who asks.
+    "enable_monitoring": False,
     "app_kwargs": {
         "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))],
         "middleware": [Middleware(OwnFiles), Middleware(Calls), Middleware(WrittenOnce)],

@@ -28,8 +28,13 @@ TAKE_FILES = (gr.Image, gr.File, gr.UploadButton)
 FILE_INFO = {"type": "object", "title": "FileData", "properties": {"path": {"type": "string"}}, "additional_description": "as /gradio_api/upload gives it"}
 
 API = "/gradio_api/"
-# Routes of Gradio's that read, write or fetch for anybody who asks, and that this page has no use for.
-CLOSED = ("proxy=", "process_recording", "run-history", "runs", "vibe-")
+# The routes of Gradio's that its page and its clients have a use for here. The others read, write, fetch or keep something for
+# anybody who asks, and a new version may bring more of them.
+OPEN = frozenset({
+    "api", "app_id", "call", "cancel", "component_server", "config", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset", "run",
+    "startup-events", "studio-ui", "theme.css", "upload", "upload_progress", "user",
+})
+NAMES_FILE = ("file=", "file/")
 
 
 class OwnUploads(gr.Blocks):
@@ -80,7 +85,7 @@ def is_reference(value: dict[str, Any]) -> bool:
 
 
 class OwnFiles:
-    """ASGI middleware: of the server's files only uploads, and what this app handed out, are served; nothing is fetched from elsewhere."""
+    """ASGI middleware: of the server's files only uploads, and what this app handed out, are served; of Gradio's routes only those in use."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -88,9 +93,16 @@ class OwnFiles:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             wanted = scope["path"].partition(API)[2]
-            if wanted.startswith(CLOSED) or (wanted.startswith(("file=", "file/")) and not is_served(wanted[len("file=") :])):
+            if wanted and not is_open(wanted):
                 return await JSONResponse({"detail": "There is nothing here that is served."}, 403)(scope, receive, send)
         await self.app(scope, receive, send)
+
+
+def is_open(wanted: str) -> bool:
+    """Whether the rest of an address below Gradio's own leads to something that is served."""
+    if wanted.startswith(NAMES_FILE):
+        return is_served(wanted[len(NAMES_FILE[0]) :])
+    return wanted.partition("/")[0] in OPEN
 
 
 def is_served(path: str) -> bool:
