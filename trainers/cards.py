@@ -19,7 +19,10 @@ __all__ = ["JUDGES", "write_card", "poster", "command"]
 DATA = {
     "digits": "scikit-learn's handwritten digits (1,437 of 1,797; 360 are held out), enlarged from 8x8 to 16x16 by bicubic interpolation",
     "toybox": "40,000 scenes of the studio's own Toybox; a tenth of the (object, colour, background) combinations is never shown",
-    "toybox-large": "the same scenes with every object large and in the middle",
+    "toybox-large": (
+        "40,000 scenes of the studio's own Toybox, every object large and in the middle; "
+        "a tenth of the (object, colour, background) combinations is never shown"
+    ),
 }
 # What the recipe alone does not say of the weights that are shipped.
 NOTES = {

@@ -44,6 +44,7 @@ def make_network(options: DDPMOptions, channels: int, num_classes: int) -> torch
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
         attention_head_dim=32, norm_num_groups=16, num_class_embeds=num_classes + 1 if num_classes else None,
+        resnet_time_scale_shift="scale_shift" if options.time_scales else "default",
     )
 
 
@@ -83,7 +84,8 @@ class DDPMTask(Task):
         labels = labels.masked_fill(dropped, self.num_classes)
         x0, t, noise, labels = (tensor.to(device) for tensor in (x0.contiguous(memory_format=torch.channels_last), t, noise, labels))
         losses = self.diffusion.training_losses(as_model(network, labels if self.num_classes else None), x0, t, noise)["loss"]
-        weights = min_snr_weights(options.mean_type, snr_of(self.alphas_cumprod, t), options.min_snr_gamma) if options.min_snr_gamma else 1.0
+        snr = snr_of(self.alphas_cumprod, t)
+        weights = min_snr_weights(options.mean_type, snr, options.min_snr_gamma, options.min_snr_offset) if options.min_snr_gamma else 1.0
         return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
 
     def sheet(self, network: Any) -> Any:

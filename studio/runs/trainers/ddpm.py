@@ -26,11 +26,15 @@ class DDPMOptions(LoopOptions):
     var_type: str = option("fixed_small", "variance of a reverse step; learned ones double the output channels", VAR_TYPES)
     loss_type: str = option("mse", "rescaled_mse and the kl losses: arXiv:2102.09672", LOSS_TYPES)
     min_snr_gamma: float = option(0.0, "weigh the mse by min(SNR, gamma), 0 = off; 5 in arXiv:2303.09556", low=0, high=1000)
+    min_snr_offset: float = option(
+        0.0, "added to it; 1 keeps the noisiest steps, which decide what stands where, at the weight that v-prediction gives them", low=0, high=1000,
+    )
     label_drop: float = option(0.1, "share of pictures trained without their label, 0 to 1", low=0, high=1)
     # the network
     widths: str = option("32,64,96", "channels of each level, comma-separated multiples of 16")
     layers: int = option(1, "residual blocks a level", low=1, high=8)
     attention_from: int = option(1, "self-attention from this level down (0 = the full resolution)", low=0, high=8)
+    time_scales: bool = option(False, "timestep and class scale the features besides shifting them (arXiv:2105.05233, section 3.1)")
     dropout: float = option(0.0, "dropout inside the residual blocks, 0 to 1", low=0, high=1)
 
     def __post_init__(self) -> None:
