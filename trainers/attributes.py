@@ -46,6 +46,14 @@ class AttributeOptions(LoopOptions):
     prompts: int = option(200, "how many prompts of each kind are judged", low=1, high=100_000)
 
 
+def softened(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, H, W), a share of them halved and enlarged again, all with a little noise."""
+    soft = (torch.rand(len(x), generator=generator) < share)[:, None, None, None]
+    small = nn.functional.avg_pool2d(x, 2)
+    x = torch.where(soft, nn.functional.interpolate(small, scale_factor=2, mode="bilinear"), x)
+    return x + 0.05 * torch.randn(x.shape, generator=generator)
+
+
 def labels_of(scenes: list[Scene]) -> dict[str, Tensor]:
     """{attribute: (B,) indices}."""
     return {name: torch.tensor([values.index(getattr(scene, name)) for scene in scenes]) for name, values in ATTRIBUTES.items()}
@@ -62,11 +70,7 @@ class AttributeTask(Task):
         self.network = Examiner()
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
-        x = self.data.batch(indices)
-        soft = (torch.rand(len(x), generator=generator) < self.options.blur)[:, None, None, None]
-        small = nn.functional.avg_pool2d(x, 2)
-        x = torch.where(soft, nn.functional.interpolate(small, scale_factor=2, mode="bilinear"), x)
-        x = x + 0.05 * torch.randn(x.shape, generator=generator)
+        x = softened(self.data.batch(indices), self.options.blur, generator)
         logits = split_logits(network(x.to(device)))
         each = torch.stack([nn.functional.cross_entropy(logits[name], self.labels[name][indices].to(device), reduction="none") for name in ATTRIBUTES]).sum(0)
         right = torch.stack([(logits[name].argmax(1).cpu() == self.labels[name][indices]).float() for name in ATTRIBUTES])

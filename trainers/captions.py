@@ -1,8 +1,10 @@
 """Captioned pictures to learn from, in memory.
 
-    toybox      the embedded world; every picture has its full caption, and varied ones without end
-    <folder>    pictures with a metadata.jsonl of {"file_name", "text"} lines, as `datasets` image folders have it,
-                or with a .txt beside each picture
+    toybox          the embedded world, one object a picture; every picture has its full caption, and varied ones without end
+    toybox-pairs    the same with two objects a picture
+    toybox-world    half of each
+    <folder>        pictures with a metadata.jsonl of {"file_name", "text"} lines, as `datasets` image folders have it,
+                    or with a .txt beside each picture
 """
 
 import json
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from studio.toybox import Scene, caption, render_batch, scene_stream
+from studio.toybox import WORLDS, AnyScene, caption, render_batch
 
 __all__ = ["Captioned", "load_captioned", "tokenize", "toybox_scenes", "word"]
 
@@ -29,7 +31,7 @@ class Captioned:
     """pixels (N, 3, H, W) uint8; texts: what is known of each picture, a Toybox scene or a caption."""
 
     pixels: Tensor
-    texts: Sequence[Scene | str]
+    texts: Sequence[AnyScene | str]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -43,7 +45,7 @@ class Captioned:
         return word(self.texts[index], rng)
 
 
-def word(text: Scene | str, rng: np.random.Generator | None = None) -> str:
+def word(text: AnyScene | str, rng: np.random.Generator | None = None) -> str:
     """A scene in words: complete without rng, and half the time with it; a plain caption as it is."""
     if isinstance(text, str):
         return text
@@ -57,14 +59,14 @@ def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
     return told(tokenizer, texts).input_ids
 
 
-def toybox_scenes(seed: int, count: int, split: str = "train") -> list[Scene]:
-    """`count` scenes of a split."""
+def toybox_scenes(seed: int, count: int, split: str = "train", world: str = "toybox") -> list[Any]:
+    """`count` scenes of a split of one of the WORLDS."""
     from itertools import islice
 
-    return list(islice(scene_stream(seed, split=split), count))
+    return list(islice(WORLDS[world](seed, split), count))
 
 
-def draw(scenes: Sequence[Scene], resolution: int, chunk: int = 1000) -> Tensor:
+def draw(scenes: Sequence[AnyScene], resolution: int, chunk: int = 1000) -> Tensor:
     """(N, 3, resolution, resolution) uint8."""
     from tqdm import tqdm
 
@@ -74,11 +76,11 @@ def draw(scenes: Sequence[Scene], resolution: int, chunk: int = 1000) -> Tensor:
 
 def load_captioned(data: str, resolution: int, *, limit: int = 40_000, seed: int = 0, split: str = "train") -> Captioned:
     """The pictures named by `data` (see the module). Raises InvalidOption with what to do."""
-    if data == "toybox":
-        scenes = toybox_scenes(seed, limit, split)
+    if data in WORLDS:
+        scenes = toybox_scenes(seed, limit, split, data)
         return Captioned(pixels=draw(scenes, resolution), texts=scenes)
     if not Path(data).is_dir():
-        raise InvalidOption(f"{data!r} is neither toybox nor a folder of captioned pictures.")
+        raise InvalidOption(f"{data!r} is none of {', '.join(WORLDS)}, nor a folder of captioned pictures.")
     return _folder(Path(data), resolution, limit)
 
 

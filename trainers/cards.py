@@ -13,12 +13,17 @@ from studio.runs.trainers.options import LoopOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers.attributes import AttributeOptions
 from trainers.judge import JudgeOptions, judge
+from trainers.reader import ReaderOptions
 
 __all__ = ["JUDGES", "write_card", "poster", "command"]
 
 DATA = {
     "digits": "scikit-learn's handwritten digits (1,437 of 1,797; 360 are held out), enlarged from 8x8 to 16x16 by bicubic interpolation",
     "toybox": "40,000 scenes of the studio's own Toybox; a tenth of the (object, colour, background) combinations is never shown",
+    "toybox-world": (
+        "40,000 scenes of the studio's own Toybox, half of them of one object, half of two in a relation; a tenth of the (object, colour, background) "
+        "combinations and a tenth of the ordered pairs of objects are never shown"
+    ),
     "toybox-large": (
         "40,000 scenes of the studio's own Toybox, every object large and in the middle; "
         "a tenth of the (object, colour, background) combinations is never shown"
@@ -32,18 +37,16 @@ NOTES = {
         "which was ended early. Longer training would make the outlines firmer; that of the digits is long enough, this one's is not."
     ),
     "toybox-examiner": "Judged in fp16, as it is kept.",
+    "toybox-reader": "Judged in fp16, as it is kept.",
     "toybox-clip": (
-        "The first two stages had learned colours and sizes, which are enough to find a caption among 64 random ones. The third teaches the text "
-        "tower every word, by telling captions apart that differ in one; the last trains the picture tower to it."
+        "The text tower learns first, from words alone, to tell captions apart that differ in one respect; then the picture tower learns to follow it. "
+        "Trained together, colours alone find the right caption for so long that the other words are never learned."
     ),
-    "toybox-sd": (
-        "The autoencoder's plan was shortened from 6,000 steps at step 1,400. Its encoder was then fixed, its decoder trained on alone; "
-        "the text encoder is toybox-clip's. Under that of CLIP's first stage the UNet learned colours, backgrounds and sizes only (objects 9.5 %, "
-        "places 33.5 %); under the one that tells every word apart it learned the rest in the last run."
-    ),
+    "toybox-sd": "The first stage is the autoencoder; the text encoder is toybox-clip's.",
 }
 PROGRAMS: dict[type, str] = {
-    DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", DreamBoothOptions: "dreambooth",
+    DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", ReaderOptions: "reader",
+    DreamBoothOptions: "dreambooth",
 }
 
 POSTER = (
@@ -87,11 +90,12 @@ def judge_clip(folder: Path) -> dict[str, Any]:
     from transformers import CLIPModel, CLIPTokenizer
 
     from studio.toybox import ATTRIBUTES
-    from trainers.clip import attribute_accuracy, retrieval_accuracy
+    from trainers.clip import attribute_accuracy, pair_accuracy, retrieval_accuracy
 
     model, tokenizer = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
     by_attribute = {attribute: attribute_accuracy(model, tokenizer, attribute) for attribute in ATTRIBUTES}
-    return {split: retrieval_accuracy(model, tokenizer, split=split) for split in ("held_out", "train")} | {"by_attribute": by_attribute}
+    found = {split: retrieval_accuracy(model, tokenizer, split=split) for split in ("held_out", "train")}
+    return found | {"by_attribute": by_attribute, "two_objects": pair_accuracy(model, tokenizer)}
 
 
 def judge_latent(folder: Path) -> dict[str, Any]:
@@ -99,16 +103,35 @@ def judge_latent(folder: Path) -> dict[str, Any]:
     from studio.models.examiner import load_examiner, own_accuracy
     from trainers.attributes import judge_prompts
     from trainers.latent import load_vae
-    from trainers.vae import reconstruction_psnr
+    from trainers.vae import preview_explained, reconstruction_psnr
 
-    examiner = load_examiner()
+    examiner, vae = load_examiner(), load_vae(str(folder / "vae"))
     poster(folder).save(folder / "poster.png")
     return {
-        "psnr_db": reconstruction_psnr(load_vae(str(folder / "vae"))),
+        "psnr_db": reconstruction_psnr(vae), "psnr_two_objects_db": reconstruction_psnr(vae, world="toybox-pairs"),
+        "preview_explained": preview_explained(vae, world="toybox-world"), "two_objects": judge_two(folder),
         "examiner_on_renders": own_accuracy(),
         "fresh_prompts": judge_prompts(str(folder), examiner, split="train"),
         "unseen_combinations": judge_prompts(str(folder), examiner, split="held_out"),
     }
+
+
+def judge_two(folder: Path) -> dict[str, dict[str, float]]:
+    """What the reader sees in pictures of fresh prompts of two objects: {split: {what: share}}."""
+    from studio.models.catalogue import ASSETS
+    from studio.models.scene_reader import load_reader
+    from trainers.reader import judge_world
+
+    reader = load_reader(ASSETS / "models" / "toybox-reader")
+    return {split: judge_world(str(folder), reader, world="toybox-pairs", split=split) for split in ("train", "held_out")}
+
+
+def judge_reader(folder: Path) -> dict[str, Any]:
+    """Its answers on 1,000 fresh renders of one object, and as many of two."""
+    from studio.models.scene_reader import load_reader
+    from trainers.reader import examine_fresh
+
+    return examine_fresh(load_reader(folder))
 
 
 def judge_examiner(folder: Path) -> dict[str, Any]:
@@ -129,6 +152,7 @@ JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "digits-ddpm": lambda folder: judge(JudgeOptions(model="digits-ddpm", data="digits")),
     "toybox-ddpm": lambda folder: judge(JudgeOptions(model="toybox-ddpm", data="toybox-large")),
     "toybox-examiner": judge_examiner,
+    "toybox-reader": judge_reader,
     "toybox-clip": judge_clip,
     "toybox-sd": judge_latent,
     "domino": judge_domino,
@@ -179,7 +203,7 @@ def _flag(field: str, value: Any) -> str:
 
 def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: dict[str, Any]) -> None:
     """README.md of a model: data, recipe, measured quality."""
-    cards = {"toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "domino": domino_card}
+    cards = {"toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "toybox-reader": reader_card, "domino": domino_card}
     kind = cards.get(name, pixel_card)
     (folder / "README.md").write_text(kind(folder, name, stages, quality))
 
@@ -271,6 +295,32 @@ A convolutional network that reads object, colour, background, size and position
 """
 
 
+def reader_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of the reader."""
+    questions = list(dict.fromkeys([*quality["one"], *quality["two"]]))
+    rows = "\n".join(f"| {question} | {_share(quality['one'], question)} | {_share(quality['two'], question)} |" for question in questions)
+    return f"""# {name}
+
+A convolutional network that finds every object of a 64x64 picture of the toy world, with its kind, colour, size and place, and reads
+the background; {_millions(folder):.2f} million parameters in fp16. `studio.models.scene_reader.load_reader` loads it.
+
+| | |
+|---|---|
+| data | 40,000 renders of one object and of two, of all combinations, half of them softened; no generated picture |
+| recipe | {_recipe(stages)} |
+| training | {_training(name, stages)} |
+| licence | MIT |
+
+## Measured
+
+1,000 fresh renders of one object, and 1,000 of two.
+
+| right | one object | two objects |
+|---|---|---|
+{rows}
+"""
+
+
 def domino_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of the example run of DreamBooth."""
     from trainers.subject import RUNS, subject_card
@@ -283,6 +333,8 @@ def clip_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str,
     from studio.toybox import ATTRIBUTES
 
     rows = "\n".join(f"| {attribute} | {len(ATTRIBUTES[attribute])} | {share:.1%} |" for attribute, share in quality["by_attribute"].items())
+    choices = {"relation": 4, "swapped colours": 2}
+    rows += "".join(f"\n| two objects: {what} | {choices[what]} | {share:.1%} |" for what, share in quality["two_objects"].items())
     return f"""# {name}
 
 A small CLIP of the toy world: {_millions(folder):.2f} million parameters in fp16, pictures of 64x64 in patches of 8, texts of up to 32 tokens.
@@ -292,7 +344,7 @@ Toybox is one token; any other word falls into pieces down to single bytes.
 {_usage(CLIP_USAGE, name)}
 | | |
 |---|---|
-| data | {DATA["toybox"]}; half of the captions complete, half reworded with parts left out |
+| data | {DATA[stages[-1].data]}; half of the captions complete, half reworded with parts left out |
 | recipe | {_recipe(stages)} |
 | training | {_training(name, stages)} |
 | licence | MIT |
@@ -318,6 +370,8 @@ def latent_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[st
     """The card of the text-to-image model."""
     options, columns = stages[-1], [quality[key] for key in ("fresh_prompts", "unseen_combinations", "examiner_on_renders")]
     rows = "\n".join(f"| {attribute} | " + " | ".join(_share(column, attribute) for column in columns) + " |" for attribute in columns[0])
+    two = [quality["two_objects"][split] for split in ("train", "held_out")]
+    rows_of_two = "\n".join(f"| {question} | " + " | ".join(_share(column, question) for column in two) + " |" for question in two[0])
     return f"""# {name}
 
 Text to image at 64x64 with the whole anatomy of Stable Diffusion, {_millions(folder):.2f} million parameters in fp16: a CLIP text
@@ -331,7 +385,7 @@ The pictures are those of the first seeds, none was chosen; DDIM, 25 steps, guid
 {_usage(LATENT_USAGE, name)}
 | | |
 |---|---|
-| data | {DATA["toybox"]}; two captions each, one complete and one reworded |
+| data | {DATA[options.data]}; two captions each, one complete and one reworded |
 | recipe | {_recipe(stages)} |
 | process | scaled_linear, T = 1000, the network predicts {options.prediction_type}; a tenth of captions empty |
 | loss | Min-SNR, gamma {options.min_snr_gamma:g}, offset {options.min_snr_offset:g} |
@@ -340,7 +394,8 @@ The pictures are those of the first seeds, none was chosen; DDIM, 25 steps, guid
 
 ## Measured
 
-Reconstruction of 1,024 fresh scenes by the autoencoder: **{quality["psnr_db"]:.1f} dB** PSNR.
+Reconstruction of 1,024 fresh scenes by the autoencoder: **{quality["psnr_db"]:.1f} dB** PSNR, of as many scenes of two objects
+{quality["psnr_two_objects_db"]:.1f} dB. The linear preview explains {quality["preview_explained"]:.1%} of the colours' variance.
 
 200 prompts that say everything, a fresh seed each (DDIM, 25 steps, guidance 4), read by a network that was trained on renders
 alone; "unseen" are 200 prompts whose combination of object, colour and background was never trained on.
@@ -348,6 +403,13 @@ alone; "unseen" are 200 prompts whose combination of object, colour and backgrou
 | right | fresh prompts | unseen combinations | the reader's own accuracy on renders |
 |---|---|---|---|
 {rows}
+
+200 prompts of two objects that say everything, read by toybox-reader; "unseen" are prompts with a combination, or an order of two
+objects, that was never trained on.
+
+| right | fresh prompts | unseen |
+|---|---|---|
+{rows_of_two}
 
 Measured by `python -m trainers.rebuild toybox-sd --judge-only`.
 """

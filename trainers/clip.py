@@ -4,8 +4,8 @@
 
 Every step: a batch of pictures and their captions; each picture must find its caption among the batch, and each caption
 its picture (Radford et al. 2021, arXiv:2103.00020, figure 3; the temperature is learned). Beside the captions of the
-batch stand near ones, which differ from a picture's own in one attribute (arXiv:2210.01936): without them colours alone
-find the right caption, and the words for objects and places are never told apart. The tokenizer is a byte-level BPE as
+batch stand near ones (near.py): without them colours alone find the right caption, and the words for objects and places
+are never told apart. The tokenizer is a byte-level BPE as
 CLIP's, with a vocabulary of its own: a word it does not know falls into pieces, never into an error.
 
 The result, <output>/model, is a CLIPModel folder that transformers loads, with tokenizer and image processor.
@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from studio.runs.trainers.clip import ClipOptions
-from studio.toybox import ATTRIBUTES, Scene, caption
+from studio.toybox import ATTRIBUTES, RELATIONS, WORLDS, PairScene, caption
 from trainers.captions import Captioned, draw, load_captioned, tokenize, toybox_scenes, word
 from trainers.loop import Losses, StepLog, Task, run_loop
+from trainers.near import near_scene, swapped_colours, with_relation
 from trainers.pipelines import save_network
 from trainers.program import run_program
 
-__all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy", "attribute_accuracy"]
+__all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy", "attribute_accuracy", "pair_accuracy"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -54,7 +55,7 @@ def make_tokenizer(texts: Iterable[str], max_tokens: int) -> Any:
 def toybox_texts() -> list[str]:
     """Every word of the embedded world, several times over."""
     rng = np.random.default_rng(0)
-    return [caption(scene, rng) for scene in toybox_scenes(0, 4000, "all")]
+    return [caption(scene, rng) for scene in toybox_scenes(0, 6000, "all", "toybox-world")]
 
 
 # --- the network ---------------------------------------------------------------------------------------------
@@ -72,19 +73,6 @@ def make_network(options: ClipOptions, tokenizer: Any) -> Any:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=options.width))
 
 
-# How often each attribute is the one that a near caption has wrong.
-NEAR = {"object": 0.4, "position": 0.3, "size": 0.1, "colour": 0.1, "background": 0.1}
-
-
-def near_scene(scene: Scene | str, rng: np.random.Generator) -> Scene | str:
-    """The scene with one attribute changed; a plain caption as it is."""
-    if isinstance(scene, str):
-        return scene
-    attribute = list(NEAR)[rng.choice(len(NEAR), p=list(NEAR.values()))]
-    others = [name for name in ATTRIBUTES[attribute] if name != getattr(scene, attribute)]
-    return replace(scene, **{attribute: others[rng.integers(len(others))]})
-
-
 class ClipTask(Task):
     """Captioned pictures and the two towers."""
 
@@ -92,7 +80,7 @@ class ClipTask(Task):
         self.options = options
         torch.manual_seed(options.seed)
         if options.towers == "text":
-            self.data = Captioned(pixels=torch.empty(0), texts=toybox_scenes(options.seed, options.data_limit))
+            self.data = Captioned(pixels=torch.empty(0), texts=toybox_scenes(options.seed, options.data_limit, world=options.data))
         else:
             self.data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
         self.size = len(self.data.texts)
@@ -143,7 +131,7 @@ def text_features(model: Any, ids: Tensor) -> Tensor:
 
 
 def _new(options: ClipOptions, data: Captioned) -> tuple[Any, Any]:
-    texts = toybox_texts() if options.data == "toybox" else [str(text) for text in data.texts]
+    texts = toybox_texts() if options.data in WORLDS else [str(text) for text in data.texts]
     tokenizer = make_tokenizer(texts, options.max_tokens)
     return tokenizer, make_network(options, tokenizer)
 
@@ -174,11 +162,13 @@ def train(options: ClipOptions, *, progress: bool = True) -> Iterator[StepLog]:
 # --- judging -------------------------------------------------------------------------------------------------
 
 @torch.inference_mode()
-def retrieval_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", groups: int = 50, choices: int = 64, seed: int = 5_000) -> float:
+def retrieval_accuracy(
+    model: Any, tokenizer: Any, *, split: str = "held_out", groups: int = 50, choices: int = 64, seed: int = 5_000, world: str = "toybox",
+) -> float:
     """Share of pictures that find their own full caption among `choices` different ones, over groups x choices scenes."""
     right = 0
     for group in range(groups):
-        by_caption = {caption(scene): scene for scene in toybox_scenes(seed + group, 2 * choices, split)}
+        by_caption = {caption(scene): scene for scene in toybox_scenes(seed + group, 2 * choices, split, world)}
         texts, scenes = zip(*list(by_caption.items())[:choices])
         pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
         logits = model(input_ids=tokenize(tokenizer, list(texts)), pixel_values=pictures.batch(torch.arange(choices))).logits_per_image
@@ -197,6 +187,32 @@ def attribute_accuracy(model: Any, tokenizer: Any, attribute: str, *, split: str
         logits = model(input_ids=tokenize(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
         right += names[int(logits.argmax())] == getattr(scene, attribute)
     return right / count
+
+
+def told_relations(scene: PairScene, rng: np.random.Generator) -> list[str]:
+    """The scene's full caption, then the same with each other relation that says something."""
+    others = [relation for relation in RELATIONS if relation not in (scene.relation, "and")]
+    return [caption(scene), *(caption(with_relation(scene, relation, rng)) for relation in others)]
+
+
+def told_colours(scene: PairScene, rng: np.random.Generator) -> list[str]:
+    """The scene's full caption, and the one with the two colours swapped."""
+    return [caption(scene), caption(swapped_colours(scene, rng))]
+
+
+@torch.inference_mode()
+def pair_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", count: int = 200, seed: int = 9_500) -> dict[str, float]:
+    """Share of pictures of two that find their caption among the four relations, and beside the one with swapped colours."""
+    scenes = [scene for scene in toybox_scenes(seed, 2 * count, split, "toybox-pairs") if scene.relation != "and" and scene.first.colour != scene.second.colour]
+    scenes = scenes[:count]
+    pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
+    right = {"relation": 0, "swapped colours": 0}
+    for i, scene in enumerate(scenes):
+        rng = np.random.default_rng([seed, i])
+        for name, texts in (("relation", told_relations(scene, rng)), ("swapped colours", told_colours(scene, rng))):
+            logits = model(input_ids=tokenize(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
+            right[name] += int(logits.argmax()) == 0
+    return {name: share / len(scenes) for name, share in right.items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,6 +25,7 @@ from studio.errors import InvalidOption
 from studio.files import written_aside
 from studio.models.latents import scaled
 from studio.runs.trainers.latent import LatentOptions, check
+from studio.toybox import WORLDS, caption
 from trainers.captions import Captioned, load_captioned, tokenize, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.pipelines import make_pipeline, save_pipeline
@@ -38,6 +39,11 @@ SHEET_PROMPTS = (
     "a black cat on a green background", "a pink flower in the bottom right corner on a white background", "a large brown house on a blue background",
     "a white boat on the left on a red background", "a small gray umbrella in the top left corner on an orange background",
     "a teal mushroom on the right on a purple background",
+)
+PAIR_PROMPTS = (
+    "a red heart to the left of a small blue star on a yellow background", "a large green tree above a brown car on a white background",
+    "a black cat and an orange fish on a teal background", "a small pink flower to the right of a gray house on a blue background",
+    "a white boat below a large yellow moon on a black background", "a purple cup to the left of a red cup on a green background",
 )
 
 
@@ -85,13 +91,13 @@ def _take_weights(unet: Any, pipeline: Path) -> None:
         torch.nn.init.zeros_(unet.add_embedding.norm2.weight)
 
 
-def make_scheduler(prediction_type: str) -> Any:
-    """Stable Diffusion's process: 1000 steps, scaled_linear."""
+def make_scheduler(prediction_type: str, zero_terminal_snr: bool = False) -> Any:
+    """Stable Diffusion's process: 1000 steps, scaled_linear; with zero terminal SNR its last step is noise alone."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=prediction_type, timestep_spacing="trailing",
+        steps_offset=1, prediction_type=prediction_type, timestep_spacing="trailing", rescale_betas_zero_snr=zero_terminal_snr,
     )
 
 
@@ -139,11 +145,10 @@ def prepare(options: LatentOptions, vae: Any, encoder: Any, tokenizer: Any) -> d
 
 def kept_pictures(options: LatentOptions, count: int) -> Tensor:
     """The indices, of `count`, of the pictures that `options.only` leaves. Raises InvalidOption where it leaves none."""
-    from studio.toybox import caption
-
     if not options.only:
         return torch.arange(count)
-    texts = map(caption, toybox_scenes(options.seed, options.data_limit)) if options.data == "toybox" else map(str, _load(options).texts)
+    world = options.data in WORLDS
+    texts = map(caption, toybox_scenes(options.seed, options.data_limit, world=options.data)) if world else map(str, _load(options).texts)
     kept = torch.tensor([i for i, text in enumerate(texts) if options.only in text.split()], dtype=torch.long)
     if not len(kept):
         raise InvalidOption(f"No caption holds the word {options.only!r}; leave `only` empty to train on all pictures.")
@@ -170,7 +175,7 @@ class LatentTask(Task):
 
     def __init__(self, options: LatentOptions):
         check(options)
-        self.options = options
+        self.options, self.early = options, options.early
         torch.manual_seed(options.seed)
         self.vae = load_vae(options.vae)
         self.encoder, self.tokenizer = load_text_encoder(options.clip)
@@ -178,7 +183,7 @@ class LatentTask(Task):
         self.latents, self.features, self.which = parts["latents"], parts["features"], parts["which"]
         self.kept = kept_pictures(options, len(self.latents))
         self.size = len(self.kept)
-        self.scheduler = make_scheduler(options.prediction_type)
+        self.scheduler = make_scheduler(options.prediction_type, options.zero_terminal_snr)
         self.network = make_network(options, self.latents.shape[1], self.latents.shape[-1], self.features.shape[-1])
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
@@ -204,8 +209,9 @@ class LatentTask(Task):
         from studio.media.images import grid, to_image
 
         pipeline = self._pipeline(network, self.vae).to(network.device)
-        generators = [torch.Generator().manual_seed(seed) for seed in range(len(SHEET_PROMPTS))]
-        pictures = pipeline(list(SHEET_PROMPTS), num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np").images
+        prompts = list(SHEET_PROMPTS if self.options.data == "toybox" else SHEET_PROMPTS[:6] + PAIR_PROMPTS)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+        pictures = pipeline(prompts, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np").images
         return to_image(grid((pictures * 255).round().astype(np.uint8), 6, gap=2))
 
     def _pipeline(self, unet: Any, vae: Any) -> Any:

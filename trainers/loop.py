@@ -73,12 +73,14 @@ class StopAsked(Exception):
 class Task(ABC):
     """What a trainer adds to the loop. A subclass sets the three attributes and says what the loss is.
 
-    network: what is trained (its parameters that require gradients). size: how many examples there are.
+    network: what is trained (its parameters that require gradients). size: how many examples there are. early: the steps
+    after which the result so far is kept besides, in <output>/early; 0 = never.
     """
 
     options: Any
     network: torch.nn.Module
     size: int
+    early: int = 0
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -405,6 +407,9 @@ def _keep(run: Training, log: StepLog, stopping: bool) -> None:
         if run.accelerator.scaler is not None:
             facts["scaler"] = run.accelerator.scaler.state_dict()
         run.folder.save_checkpoint(log.step, parts, facts, options.keep_checkpoints)
+    if done == run.task.early:
+        with run.averaged.applied(run.task.network) as network:
+            run.task.save(network, run.folder.path / "early")
     if _sheet_is_due(run, done):
         _draw_sheet(run, done)
 

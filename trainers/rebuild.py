@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from studio.errors import RunFailed, StudioError, UnknownName
 from studio.models.catalogue import ASSETS
-from studio.runs.folder import write_config
+from studio.runs.folder import read_state, write_config
 from studio.runs.trainers.clip import ClipOptions
 from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.latent import LatentOptions
@@ -23,28 +23,20 @@ from studio.runs.trainers.options import LoopOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers import cards
 from trainers.attributes import AttributeOptions
+from trainers.reader import ReaderOptions
 from trainers.subject import RUNS
 
-__all__ = ["RECIPES", "rebuild"]
+__all__ = ["RECIPES", "put_early", "rebuild"]
 
-CLIP = ClipOptions(output="runs/toybox-clip", near_captions=0, steps=760, checkpoint_every=100, sample_every=0)
+LEAST_FREE = 2**30  # bytes, for checkpoints and drawn scenes
+
 WORDS = ClipOptions(
-    output="runs/toybox-clip-text", start="runs/toybox-clip-pictures/model", towers="text", near_captions=3, batch_size=64, steps=600, lr=5e-4, seed=3,
+    data="toybox-world", output="runs/toybox-clip-text", towers="text", near_captions=3, batch_size=64, steps=2500, lr=1e-3,
     checkpoint_every=200, sample_every=0,
 )
-VAE = VaeOptions(output="runs/toybox-vae", widths="16,48,96", steps=1750, batch_size=16, checkpoint_every=200, sample_every=1000)
-
-
-def latent_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
-    """A stage of the one run of toybox-sd; each goes on where the one before ended."""
-    common = {"output": "runs/toybox-sd", "decoder": "runs/toybox-vae-decoder/model", "widths": "64,96,96", "checkpoint_every": 250, "sample_every": 500}
-    return lambda: LatentOptions(steps=steps, **{**common, **changes})
-
-
-def words_stage(steps: int, **changes: Any) -> Callable[[], LatentOptions]:
-    """A stage of the run that learned every word."""
-    return latent_stage(steps, output="runs/toybox-sd-words", start="runs/toybox-sd-pooled/model", clip=f"{WORDS.output}/model", **changes)
-
+VAE = VaeOptions(
+    data="toybox-world", output="runs/toybox-vae", widths="16,48,96", preview_weight=0.05, steps=6000, batch_size=16, checkpoint_every=200, sample_every=1000,
+)
 
 # The stages of a model, made when they are due.
 RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
@@ -59,24 +51,18 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         sample_every=1000, checkpoint_every=100,
     ),),
     "toybox-examiner": (lambda: AttributeOptions(output="runs/attributes", steps=1500, sample_every=0),),
+    "toybox-reader": (lambda: ReaderOptions(output="runs/toybox-reader", steps=4000, sample_every=0, checkpoint_every=200),),
+    # The text tower first, from words alone: beside pictures, colours are enough for a long time, and the other words are never told apart.
     "toybox-clip": (
-        lambda: CLIP,
-        lambda: replace(CLIP, output="runs/toybox-clip-pictures", start="runs/toybox-clip/model", towers="picture", steps=300, lr=5e-4, seed=1),
-        # Colours alone had solved the first two. From here near captions ask for every word: the text tower first, from words alone.
         lambda: WORDS,
-        lambda: replace(WORDS, output="runs/toybox-clip-near", start=f"{WORDS.output}/model", towers="picture", steps=1800, batch_size=96, lr=1e-3, seed=4),
+        lambda: replace(WORDS, output="runs/toybox-clip", start=f"{WORDS.output}/model", towers="picture", batch_size=96, steps=4000, seed=1),
     ),
     "toybox-sd": (
         lambda: VAE,
-        lambda: replace(VAE, output="runs/toybox-vae-decoder", start="runs/toybox-vae/model", decoder_only=True, steps=1200, seed=1),
-        latent_stage(2500, lr_plan="constant", text_in_time=False, min_snr_offset=0.0),
-        latent_stage(2950, lr_plan="constant", text_in_time=False),
-        latent_stage(3950, lr_plan="constant", text_in_time=False, only="large"),
-        # From here the pooled caption reaches every block: a new run from the weights of the one before.
-        latent_stage(930, output="runs/toybox-sd-pooled", start="runs/toybox-sd/model"),
-        # From here the text encoder tells every word apart.
-        words_stage(1003, lr_plan="constant", only="large"),
-        words_stage(6000),
+        lambda: LatentOptions(
+            data="toybox-world", output="runs/toybox-sd", vae=f"{VAE.output}/model", clip="runs/toybox-clip/model", widths="64,96,96",
+            steps=12_000, early=4000, checkpoint_every=250, sample_every=1000,
+        ),
     ),
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
@@ -102,28 +88,59 @@ def _train_stages(name: str) -> None:
 
 
 def _finish(options: LoopOptions) -> None:
-    """Run a stage to its end as its own program, as the studio does; one that is cut off goes on at the next call."""
+    """Run a stage to its end as its own program, as the studio does; one that is cut off goes on at the next call.
+
+    Raises RunFailed with what to do where it cannot begin or does not end.
+    """
     folder = Path(options.output)
+    _require_predecessors(options)
     folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < LEAST_FREE:
+        raise RunFailed(f"Only {free / 2**20:.0f} MiB are free where {folder} lies; a recipe needs {LEAST_FREE / 2**30:g} GiB. Free some space, then go on.")
     write_config(folder, options)
-    subprocess.run([sys.executable, "-m", f"trainers.{cards.PROGRAMS[type(options)]}", "--config", str(folder / "options.toml")], check=True)
+    program = [sys.executable, "-m", f"trainers.{cards.PROGRAMS[type(options)]}", "--config", str(folder / "options.toml")]
+    if subprocess.run(program).returncode or not (folder / "model").is_dir():
+        raise RunFailed(f"{folder} did not end: {read_state(folder).message or 'its log says why.'}")
+
+
+def _require_predecessors(options: LoopOptions) -> None:
+    """Refuse a stage whose parts are still to be trained."""
+    for name in ("start", "vae", "clip", "decoder"):
+        part = getattr(options, name, "")
+        if part and not Path(part).is_dir():
+            maker = next((model for model, stages in RECIPES.items() for stage in stages if f"{stage().output}/model" == part), None)
+            first = f"run `python -m trainers.rebuild {maker}` first" if maker else "put it there first"
+            raise RunFailed(f"{options.output} needs {part}, which is not there; {first}.")
 
 
 def _put_into_assets(stages: list[LoopOptions], folder: Path) -> None:
-    """The last stage's model; a decoder that was trained apart takes the place of the autoencoder it began from."""
+    """The last stage's model, its last sheet of samples, and the early model beside it where one was kept."""
     run = Path(stages[-1].output)
     if not (run / "model").is_dir():
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(run / "model", folder)
-    for stage in stages[:-1]:
-        if isinstance(stage, VaeOptions) and stage.decoder_only and (Path(stage.output) / "model").is_dir():
-            shutil.copytree(Path(stage.output) / "model", folder / "vae", dirs_exist_ok=True)
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes for the owner alone
+    _take(run / "model", folder)
+    if (run / "early").is_dir():
+        put_early(run / "early", folder, folder.with_name(f"{folder.name}-early"))
     sheets = sorted((run / "samples").glob("*.png"))
     if sheets:
         shutil.copy(sheets[-1], folder / "samples.png")
+
+
+def put_early(early: Path, whole: Path, folder: Path) -> None:
+    """The early UNet as a pipeline folder of its own, every other part of it a link to that of the whole model beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _take(early / "unet", folder / "unet")
+    shutil.copy(early / "model_index.json", folder / "model_index.json")
+    for part in sorted(path.name for path in early.iterdir() if path.is_dir() and path.name != "unet"):
+        (folder / part).symlink_to(Path("..") / whole.name / part, target_is_directory=True)
+
+
+def _take(source: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def main() -> None:
@@ -132,8 +149,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(RECIPES), help="which models (default: all)")
     parser.add_argument("--judge-only", action="store_true", help="take what is in the run folder, or else in assets/, as it is")
     args = parser.parse_args()
-    for name in args.names:
-        rebuild(name, judge_only=args.judge_only)
+    try:
+        for name in args.names:
+            if name not in RECIPES:
+                raise UnknownName.of("recipe", name, RECIPES)
+            rebuild(name, judge_only=args.judge_only)
+    except StudioError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

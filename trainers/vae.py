@@ -5,7 +5,8 @@
 
 Each step: encode to a mean and a variance, draw z, decode, descend on the reconstruction error + a little KL to N(0, I)
 (Kingma & Welling 2013, arXiv:1312.6114; Rombach et al. 2021, arXiv:2112.10752, appendix G). Optionally a perceptual
-term: the distance of the hidden features of a CLIP picture tower. With --decoder-only the encoder is left as it is, so
+term, the distance of the hidden features of a CLIP picture tower, and one for previews: what the best linear map from
+latents to small pictures leaves unexplained. With --decoder-only the encoder is left as it is, so
 that latents that something else learned from stay valid.
 
 The result, <output>/model, is an AutoencoderKL folder of diffusers with its scaling factor measured: 1 / std of latents.
@@ -25,7 +26,7 @@ from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.pipelines import save_network
 from trainers.program import run_program
 
-__all__ = ["VaeOptions", "train", "reconstruction_psnr"]
+__all__ = ["VaeOptions", "train", "preview_error", "preview_explained", "reconstruction_psnr"]
 
 
 def make_network(options: VaeOptions) -> Any:
@@ -49,10 +50,27 @@ class _Both(torch.nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         posterior = self.vae.encode(x).latent_dist
         z = posterior.mean + posterior.std * noise
-        return self.vae.decode(z, return_dict=False)[0], posterior.kl() / z[0].numel()
+        return self.vae.decode(z, return_dict=False)[0], posterior.kl() / z[0].numel(), posterior.mean
+
+
+def preview_error(latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean squared error, share of the colours' variance explained) of the best linear map from these latents to the
+    pictures, averaged over each latent's pixels. Its slope is exact although the map is taken as fixed: at the best map
+    the error is flat in it.
+
+    latents (B, C, h, w), pictures (B, 3, H, W).
+    """
+    colours = torch.nn.functional.avg_pool2d(pictures, pictures.shape[-1] // latents.shape[-1]).movedim(1, -1).reshape(-1, 3)
+    design = torch.nn.functional.pad(latents.movedim(1, -1).reshape(-1, latents.shape[1]), (0, 1), value=1.0)
+    with torch.no_grad():
+        # A trace of ridge bears latents of which one is constant.
+        square = design.T @ design + 1e-4 * torch.eye(design.shape[1], dtype=design.dtype, device=design.device)
+        best = torch.linalg.solve(square, design.T @ colours)
+    error = (design @ best - colours).square().mean()
+    return error, 1 - error.detach() / (colours - colours.mean(0)).square().mean()
 
 
 class VaeTask(Task):
@@ -75,12 +93,15 @@ class VaeTask(Task):
         side = x.shape[-1] // 2 ** (len(self.options.level_widths) - 1)
         noise = torch.randn((len(x), self.options.latent_channels, side, side), generator=generator).to(device)
         x = x.to(device)
-        reconstruction, kl = network(x, noise)
+        reconstruction, kl, latents = network(x, noise)
         mse = (reconstruction - x).square().mean(dim=(1, 2, 3))
+        preview, explained = preview_error(latents, x)
         descend = (mse + self.options.kl_weight * kl).mean()
+        if self.options.preview_weight:
+            descend = descend + self.options.preview_weight * preview
         if self.perceptual:
             descend = descend + self.options.perceptual_weight * self.perceptual(reconstruction, x)
-        return Losses(descend=descend, each=mse, extra={"kl": kl.mean(), "psnr": 10 * torch.log10(4 / mse.mean())})
+        return Losses(descend=descend, each=mse, extra={"kl": kl.mean(), "psnr": 10 * torch.log10(4 / mse.mean()), "preview": explained})
 
     def sheet(self, network: Any) -> Any:
         from studio.media.images import grid, to_image, to_pixels
@@ -122,11 +143,21 @@ def measure_scaling_factor(vae: Any, data: Captioned, count: int = 1024) -> floa
 
 
 @torch.inference_mode()
-def reconstruction_psnr(vae: Any, *, split: str = "held_out", count: int = 1024, seed: int = 6_000) -> float:
+def preview_explained(vae: Any, *, world: str = "toybox", count: int = 512, seed: int = 6_500) -> float:
+    """Share of the colours' variance that the best linear map explains of what the decoder shows of fresh scenes."""
+    scenes = toybox_scenes(seed, count, "all", world)
+    data = Captioned(pixels=draw(scenes, vae.config.sample_size), texts=scenes)
+    latents = torch.cat([vae.encode(data.batch(chunk)).latent_dist.mode() for chunk in torch.arange(count).split(64)])
+    decoded = torch.cat([vae.decode(chunk).sample.clamp(-1, 1) for chunk in latents.split(64)])
+    return float(preview_error(latents, decoded)[1])
+
+
+@torch.inference_mode()
+def reconstruction_psnr(vae: Any, *, split: str = "held_out", count: int = 1024, seed: int = 6_000, world: str = "toybox") -> float:
     """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error of the 8-bit pictures), over fresh scenes."""
     from studio.media.images import to_pixels
 
-    scenes = toybox_scenes(seed, count, split)
+    scenes = toybox_scenes(seed, count, split, world)
     data = Captioned(pixels=draw(scenes, vae.config.sample_size), texts=scenes)
     errors = []
     for chunk in torch.arange(count).split(64):

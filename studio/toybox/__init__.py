@@ -14,6 +14,8 @@ from studio.toybox.files import scene_from_json, scene_to_json
 from studio.toybox.pairs import (
     INVERSE,
     RELATIONS,
+    WORLDS,
+    AnyScene,
     PairScene,
     Thing,
     arrange,
@@ -25,7 +27,7 @@ from studio.toybox.pairs import (
     seen_relation,
     world_stream,
 )
-from studio.toybox.render import depth, edges, instances, render, render_batch, segmentation
+from studio.toybox.render import centre_of, depth, edges, instances, nearest_position, render, render_batch, segmentation
 from studio.toybox.sheet import contact_sheet
 from studio.toybox.words import caption, imagine, parse_caption, parse_pair, unknown_words, vocabulary, with_article
 from studio.toybox.world import (
@@ -42,6 +44,7 @@ from studio.toybox.world import (
 
 __all__ = [
     "ATTRIBUTES",
+    "AnyScene",
     "COLOURS",
     "INVERSE",
     "OBJECTS",
@@ -51,8 +54,10 @@ __all__ = [
     "SIZES",
     "Scene",
     "Thing",
+    "WORLDS",
     "arrange",
     "caption",
+    "centre_of",
     "contact_sheet",
     "depth",
     "edges",
@@ -62,6 +67,7 @@ __all__ = [
     "is_held_out",
     "is_pair_held_out",
     "is_scene_held_out",
+    "nearest_position",
     "pair_stream",
     "parse_caption",
     "parse_pair",

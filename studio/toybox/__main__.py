@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from studio.errors import StudioError
-from studio.toybox import PairScene, Scene, contact_sheet, imagine, scene_from_json
+from studio.toybox import AnyScene, Scene, contact_sheet, imagine, scene_from_json
 
 CUP = Scene(object="cup", colour="orange", background="purple", size="large", angle=-5.0)
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     sheet.save(args.output, optimize=True)
 
 
-def _asked_scene(args: argparse.Namespace) -> Scene | PairScene | None:
+def _asked_scene(args: argparse.Namespace) -> AnyScene | None:
     if args.scene:
         return scene_from_json(Path(args.scene).read_text())
     return imagine(args.caption, np.random.default_rng(args.seed)) if args.caption is not None else None

@@ -12,13 +12,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from studio.errors import InvalidOption
-from studio.toybox.pairs import PairScene, Thing
+from studio.toybox.pairs import AnyScene, PairScene, Thing
 from studio.toybox.world import Scene
 
 _PAIRS = ("jitter", "centre")  # JSON has lists where scenes have tuples
 
 
-def scene_to_json(scene: Scene | PairScene) -> str:
+def scene_to_json(scene: AnyScene) -> str:
     """The scene as a file's text, to be read by scene_from_json."""
     if isinstance(scene, PairScene):
         data: dict[str, Any] = {"background": scene.background, "relation": scene.relation, "things": [asdict(scene.first), asdict(scene.second)]}
@@ -28,7 +28,7 @@ def scene_to_json(scene: Scene | PairScene) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def scene_from_json(text: str) -> Scene | PairScene:
+def scene_from_json(text: str) -> AnyScene:
     """The scene that a file describes. Raises InvalidOption for what is no scene, or none that the world can hold."""
     data = _read(text)
     things = data.get("things")

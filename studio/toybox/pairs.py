@@ -7,7 +7,7 @@ room, so small, medium and large are smaller than in a picture of one. Where the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -105,6 +105,9 @@ class PairScene:
             raise InvalidOption(f"The {self.first.object} is not {self.relation} the {self.second.object} where their centres lie; move one of them.")
 
 
+AnyScene = Scene | PairScene  # what a picture of the world can be
+
+
 def overlap(one: Thing, other: Thing) -> float:
     """How much of the smaller thing's square the larger one's covers, 0 to 1."""
     sides = (one.extent + other.extent - abs(a - b) for a, b in zip(one.centre, other.centre))
@@ -159,7 +162,7 @@ def is_pair_held_out(before: str, after: str) -> bool:
     return (before, after) in _held_out_pairs()
 
 
-def is_scene_held_out(scene: Scene | PairScene) -> bool:
+def is_scene_held_out(scene: AnyScene) -> bool:
     """Whether a scene is kept out of training: for a combination of object, colour and background, or for its ordered pair."""
     if isinstance(scene, Scene):
         return is_held_out(scene.object, scene.colour, scene.background)
@@ -226,12 +229,16 @@ def _stream(rng: np.random.Generator, split: str) -> Iterator[PairScene]:
             yield scene
 
 
-def world_stream(seed: int, split: str = "train") -> Iterator[Scene | PairScene]:
+def world_stream(seed: int, split: str = "train") -> Iterator[AnyScene]:
     """The whole world: half scenes of one, as scene_stream gives them, half of two, as pair_stream does."""
     check_stream(seed, split)
     return _mixed(scene_stream(seed, split), pair_stream(seed, split), np.random.default_rng([seed, 1]))
 
 
-def _mixed(ones: Iterator[Scene], twos: Iterator[PairScene], rng: np.random.Generator) -> Iterator[Scene | PairScene]:
+def _mixed(ones: Iterator[Scene], twos: Iterator[PairScene], rng: np.random.Generator) -> Iterator[AnyScene]:
     while True:
         yield next(ones) if rng.random() < 0.5 else next(twos)
+
+
+# The worlds that models learn, by the name that trainers take as --data: (seed, split) -> scenes without end.
+WORLDS: dict[str, Callable[[int, str], Iterator[AnyScene]]] = {"toybox": scene_stream, "toybox-pairs": pair_stream, "toybox-world": world_stream}

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from studio.errors import InvalidOption
-from studio.toybox.pairs import PairScene
+from studio.toybox.pairs import AnyScene
 from studio.toybox.shapes import FIELD_EXTENT, FIELD_SAMPLES, fields
-from studio.toybox.world import OBJECTS, Scene
+from studio.toybox.world import OBJECTS, POSITIONS, Scene
 
 Rgb = tuple[int, int, int]
 
@@ -93,7 +93,7 @@ class _Patch(NamedTuple):
     distances: np.ndarray
 
 
-def render(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+def render(scene: AnyScene, size: int = 64) -> np.ndarray:
     """The picture of a scene: (size, size, 3) uint8 RGB, anti-aliased.
 
     Drawn for the size asked for, 16 to 1024 pixels; raises InvalidOption for another size.
@@ -104,7 +104,7 @@ def render(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
     return picture
 
 
-def render_batch(scenes: Iterable[Scene | PairScene], size: int = 64) -> np.ndarray:
+def render_batch(scenes: Iterable[AnyScene], size: int = 64) -> np.ndarray:
     """The pictures of scenes: (N, size, size, 3) uint8 RGB, each the same as `render` gives."""
     _check(size)
     scenes = list(scenes)
@@ -114,7 +114,7 @@ def render_batch(scenes: Iterable[Scene | PairScene], size: int = 64) -> np.ndar
     return pictures
 
 
-def segmentation(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+def segmentation(scene: AnyScene, size: int = 64) -> np.ndarray:
     """What is seen where: (size, size) uint8, 0 for background, 1 + OBJECTS.index(object) for each object.
 
     A pixel belongs to the foremost object that holds its centre.
@@ -122,13 +122,13 @@ def segmentation(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
     return _painted(scene, size, [1 + OBJECTS.index(part.object) for part in _parts(scene)])
 
 
-def instances(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+def instances(scene: AnyScene, size: int = 64) -> np.ndarray:
     """Which object is seen where: (size, size) uint8, 0 for background, 1 for the first object, 2 for the second."""
     count = len(_parts(scene))
     return _painted(scene, size, list(range(count, 0, -1)))
 
 
-def edges(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+def edges(scene: AnyScene, size: int = 64) -> np.ndarray:
     """The outlines of what is seen, holes included: (size, size) uint8, 255 on the edge, else 0.
 
     One pixel wide: the pixels of an object that have a neighbour (up, down, left, right) that lies behind it.
@@ -139,7 +139,7 @@ def edges(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
     return np.where(behind < middle, np.uint8(255), np.uint8(0))
 
 
-def depth(scene: Scene | PairScene, size: int = 64) -> np.ndarray:
+def depth(scene: AnyScene, size: int = 64) -> np.ndarray:
     """How near everything is: (size, size) float32 in [0, 1], 1 is nearest.
 
     The background is a plane that recedes smoothly from the bottom (NEAR) to the top (FAR); objects stand before it,
@@ -166,25 +166,35 @@ def _check(size: int) -> None:
         raise InvalidOption(f"{size=} must be a whole number of pixels from {MIN_SIZE} to {MAX_SIZE}.")
 
 
-def _parts(scene: Scene | PairScene) -> tuple[_Part, ...]:
+def _parts(scene: AnyScene) -> tuple[_Part, ...]:
     """The objects of a scene, from back to front."""
     if isinstance(scene, Scene):
-        return (_Part(scene.object, scene.colour, _centre(scene), HALF_EXTENT[scene.size], scene.angle, OBJECT_DEPTH, BULGE),)
+        return (_Part(scene.object, scene.colour, centre_of(scene), HALF_EXTENT[scene.size], scene.angle, OBJECT_DEPTH, BULGE),)
     order = ((scene.second, SECOND_DEPTH, SECOND_BULGE), (scene.first, FIRST_DEPTH, FIRST_BULGE))
     return tuple(_Part(thing.object, thing.colour, thing.centre, thing.extent, thing.angle, near, bulge) for thing, near, bulge in order)
 
 
-def _centre(scene: Scene) -> tuple[float, float]:
+def centre_of(scene: Scene) -> tuple[float, float]:
     """Where the object's middle lies, from the upper left corner, in fractions of the picture's side."""
-    words = scene.position.split()
-    across = ("right" in words) - ("left" in words)
-    down = ("bottom" in words) - ("top" in words)
+    across, down = _way(scene.position)
     offset = OFFSET[scene.size]
     dx, dy = scene.jitter
     return 0.5 + across * offset + dx, 0.5 + down * offset + dy
 
 
-def _painted(scene: Scene | PairScene, size: int, labels: list[int]) -> np.ndarray:
+def _way(position: str) -> tuple[int, int]:
+    """(x, y) of a named place, each -1, 0 or 1."""
+    words = position.split()
+    return ("right" in words) - ("left" in words), ("bottom" in words) - ("top" in words)
+
+
+def nearest_position(size: str, centre: tuple[float, float]) -> str:
+    """The named place that an object of this size with this middle stands at, alone in its picture."""
+    x, y = ((middle - 0.5) / OFFSET[size] for middle in centre)
+    return min(POSITIONS, key=lambda position: math.dist(_way(position), (x, y)))
+
+
+def _painted(scene: AnyScene, size: int, labels: list[int]) -> np.ndarray:
     """(size, size) uint8: the label of the foremost part that holds each pixel's centre; one label a part, from back to front."""
     _check(size)
     picture = np.zeros((size, size), np.uint8)
@@ -244,7 +254,7 @@ def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
 # ---- painting ----------------------------------------------------------------------------------------
 
 
-def _paint(picture: np.ndarray, scene: Scene | PairScene) -> None:
+def _paint(picture: np.ndarray, scene: AnyScene) -> None:
     picture[...] = BACKGROUND_RGB[scene.background]
     for place, part in enumerate(_parts(scene)):
         scale = part.extent * len(picture)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studio.errors import InvalidOption
-from studio.toybox.pairs import PairScene
+from studio.toybox.pairs import AnyScene
 from studio.toybox.render import depth, edges, instances, render
 from studio.toybox.words import caption
 from studio.toybox.world import COLOURS, OBJECTS, POSITIONS, Scene
@@ -26,7 +26,7 @@ Cell = tuple[np.ndarray, str]  # a picture (PICTURE, PICTURE, 3) uint8, and the 
 
 
 def contact_sheet(
-    scenes: Sequence[Scene | PairScene] | None = None, *, columns: int = 5, truth: Scene | PairScene | None = None
+    scenes: Sequence[AnyScene] | None = None, *, columns: int = 5, truth: AnyScene | None = None
 ) -> Image.Image:
     """Scenes with their captions underneath, as a PIL image in RGB.
 
@@ -63,7 +63,7 @@ def _rows(cells: list[Cell], columns: int) -> list[list[Cell]]:
     return [cells[start : start + columns] for start in range(0, len(cells), columns)]
 
 
-def _truth_cells(scene: Scene | PairScene) -> list[Cell]:
+def _truth_cells(scene: AnyScene) -> list[Cell]:
     return [
         (render(scene, PICTURE), caption(scene)),
         (render(scene, 32).repeat(PICTURE // 32, 0).repeat(PICTURE // 32, 1), "in 32 pixels"),

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from studio.errors import InvalidOption
-from studio.toybox.pairs import INVERSE, PairScene, Thing, arrange
+from studio.toybox.pairs import INVERSE, AnyScene, PairScene, Thing, arrange
 from studio.toybox.world import COLOURS, MAX_ANGLE, MAX_JITTER, OBJECTS, Scene, pick
 
 # The first wording of each is the one of the full caption.
@@ -65,7 +65,7 @@ _USUAL_WORDING = 0.6  # how often a varied caption takes the first wording
 _FROM_THE_OTHER_SIDE, _RELATION_UNSAID = 0.3, 0.15
 
 
-def caption(scene: Scene | PairScene, rng: np.random.Generator | None = None) -> str:
+def caption(scene: AnyScene, rng: np.random.Generator | None = None) -> str:
     """The scene in words.
 
     Without rng, the full caption (see the module). The medium size and the centre go unsaid: "a red heart on a white
@@ -249,7 +249,7 @@ def unknown_words(text: str) -> tuple[str, ...]:
 # ---- imagining ---------------------------------------------------------------------------------------
 
 
-def imagine(text: str, rng: np.random.Generator) -> Scene | PairScene:
+def imagine(text: str, rng: np.random.Generator) -> AnyScene:
     """A scene that the caption describes; what it leaves unsaid is drawn from rng, the medium size and the centre excepted.
 
     Raises InvalidOption for a text that the world cannot hold: no object, three, or a relation that it does not know.

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from studio.errors import InvalidOption
-from studio.toybox import Scene, caption
-from trainers import attributes, clip, latent, vae
-from trainers.captions import Captioned, load_captioned
+from studio.toybox import ATTRIBUTES, INVERSE, Scene, caption, parse_pair, seen_relation
+from trainers import attributes, clip, latent, near, vae
+from trainers.captions import Captioned, load_captioned, toybox_scenes, word
 from trainers.cards import command
 
 CLIP = {"resolution": 32, "data_limit": 64, "width": 32, "text_layers": 1, "vision_layers": 1, "batch_size": 16, "steps": 4, "sample_every": 0, "warmup": 1}
@@ -96,23 +96,67 @@ def test_words_alone_teach_the_text_tower_what_differs(tmp_path):
 
 def test_a_near_scene_differs_in_one_attribute():
     scene = Scene(object="star", colour="red", background="blue", size="small", position="left")
-    changed = [clip.near_scene(scene, np.random.default_rng(seed)) for seed in range(200)]
-    differing = [[name for name in clip.ATTRIBUTES if getattr(other, name) != getattr(scene, name)] for other in changed]
-    assert all(len(names) == 1 for names in differing) and {names[0] for names in differing} == set(clip.ATTRIBUTES)
-    assert clip.near_scene("a caption", np.random.default_rng(0)) == "a caption"
+    changed = [near.near_scene(scene, np.random.default_rng(seed)) for seed in range(200)]
+    differing = [[name for name in ATTRIBUTES if getattr(other, name) != getattr(scene, name)] for other in changed]
+    assert all(len(names) == 1 for names in differing) and {names[0] for names in differing} == set(ATTRIBUTES)
+    assert near.near_scene("a caption", np.random.default_rng(0)) == "a caption"
 
 
-@pytest.mark.parametrize("near", [0, 2])
-def test_near_captions_are_further_wrong_answers(tmp_path, near):
-    task = clip.ClipTask(clip.ClipOptions(output=str(tmp_path), near_captions=near, **CLIP))
+def test_a_near_scene_of_two_says_something_else_in_one_respect():
+    wrong = set()
+    for k, scene in enumerate(toybox_scenes(3, 400, "all", "toybox-pairs")):
+        other = near.near_scene(scene, np.random.default_rng(k))
+        before, after = parse_pair(caption(scene)), parse_pair(caption(other))
+        changed = [name for name, one, two in zip(("first", "relation", "second", "background"), before, after) if one != two]
+        swapped = changed == ["first", "second"] and before[0]["colour"] == after[2]["colour"] and before[2]["colour"] == after[0]["colour"]
+        assert len(changed) == 1 or swapped
+        wrong.add("colours" if swapped else changed[0])
+    assert wrong == {"first", "relation", "second", "background", "colours"}
+
+
+def test_a_wrong_relation_is_never_true_of_the_picture():
+    for k, scene in enumerate(toybox_scenes(4, 300, "all", "toybox-pairs")):
+        other = near.WRONG["relation"](scene, np.random.default_rng(k))
+        assert other.relation not in (scene.relation, "and", seen_relation(scene))
+        assert scene.relation != "and" or other.relation == INVERSE[seen_relation(scene)]
+
+
+def test_every_caption_of_the_world_fits_into_the_text_tower():
+    tokenizer, rng = clip.make_tokenizer(clip.toybox_texts(), 32), np.random.default_rng(0)
+    texts = [word(scene, rng) for scene in toybox_scenes(5, 1500, "all", "toybox-world")]
+    lengths = [len(ids) for ids in tokenizer(texts).input_ids]
+    assert max(lengths) <= 32 and all(" ".join(tokenizer.tokenize(text)).count("</w>") == len(text.split()) for text in texts)
+
+
+@pytest.mark.parametrize("towers", ["both", "text"])
+def test_a_clip_learns_from_the_world_of_two(tmp_path, towers):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    options = clip.ClipOptions(output=str(tmp_path), data="toybox-world", towers=towers, near_captions=2, **CLIP)
+    assert all(np.isfinite(log.loss) for log in clip.train(options, progress=False))
+    model = CLIPModel.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    shares = clip.pair_accuracy(model, CLIPTokenizer.from_pretrained(tmp_path / "model"), count=8)
+    assert set(shares) == {"relation", "swapped colours"} and all(0 <= share <= 1 for share in shares.values())
+
+
+def test_the_captions_that_relations_are_judged_by_differ_in_the_relation_alone():
+    scene = next(scene for scene in toybox_scenes(6, 50, "all", "toybox-pairs") if scene.relation == "above")
+    texts = clip.told_relations(scene, np.random.default_rng(0))
+    assert texts[0] == caption(scene) and len(set(texts)) == 4
+    assert {text.replace("to the left of", "above").replace("to the right of", "above").replace("below", "above") for text in texts} == {texts[0]}
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_near_captions_are_further_wrong_answers(tmp_path, wrong):
+    task = clip.ClipTask(clip.ClipOptions(output=str(tmp_path), near_captions=wrong, **CLIP))
     indices = torch.arange(16)
-    assert len(task._captions(indices, 1)) == 16 * (1 + near)
+    assert len(task._captions(indices, 1)) == 16 * (1 + wrong)
     losses = task.losses(task.network, indices, torch.Generator().manual_seed(0), torch.device("cpu"))
     # With all answers equally likely, right ones are found by chance alone: log of their number, from either side.
     with torch.no_grad():
         task.network.logit_scale.fill_(-20)
     losses = task.losses(task.network, indices, torch.Generator().manual_seed(0), torch.device("cpu"))
-    assert losses.descend.item() == pytest.approx((np.log(16 * (1 + near)) + np.log(16)) / 2, abs=1e-3)
+    assert losses.descend.item() == pytest.approx((np.log(16 * (1 + wrong)) + np.log(16)) / 2, abs=1e-3)
 
 
 def test_accuracy_by_attribute_is_a_share(trained):
@@ -161,6 +205,44 @@ def test_the_perceptual_term_is_zero_for_equal_pictures_and_counts_in_the_loss(t
     assert losses[0] > losses[1]
 
 
+def test_the_preview_term_is_what_least_squares_leave():
+    torch.manual_seed(0)
+    latents = torch.randn(4, 3, 8, 8)
+    colours = torch.einsum("oc,bchw->bohw", torch.tensor([[1.0, 2, 0], [0, 1, -1], [0.5, 0, 0]]), latents) + 0.3
+    pictures = colours.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    error, explained = vae.preview_error(latents, pictures)
+    assert error.item() < 1e-6 and explained.item() > 0.9999
+    noisy = pictures + torch.randn(4, 3, 8, 8).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    by_numpy = np.linalg.lstsq(
+        np.c_[latents.movedim(1, -1).reshape(-1, 3), np.ones(256)], torch.nn.functional.avg_pool2d(noisy, 4).movedim(1, -1).reshape(-1, 3), rcond=None,
+    )[1]
+    assert vae.preview_error(latents, noisy)[0].item() == pytest.approx(float(by_numpy.sum()) / (256 * 3), rel=1e-4)
+
+
+def test_the_slope_of_the_preview_term_is_that_of_the_refitted_map():
+    torch.manual_seed(0)
+    latents, pictures, way = torch.randn(2, 4, 8, 8).double().requires_grad_(), torch.randn(2, 3, 16, 16).double(), torch.randn(2, 4, 8, 8).double()
+    error, _ = vae.preview_error(latents, pictures)
+    error.backward()
+    ahead, behind = (vae.preview_error(latents.detach() + step * way, pictures)[0] for step in (1e-4, -1e-4))
+    assert ((ahead - behind) / 2e-4).item() == pytest.approx((latents.grad * way).sum().item(), rel=1e-3)
+
+
+def test_the_preview_term_makes_latents_that_a_linear_map_reads(tmp_path):
+    shares = []
+    for weight in (0.0, 1.0):
+        options = vae.VaeOptions(output=str(tmp_path / str(weight)), preview_weight=weight, data="toybox-world", **{**VAE, "steps": 40, "lr": 3e-3})
+        shares.append(np.mean([log.extra["preview"] for log in list(vae.train(options, progress=False))[-5:]]))
+    assert shares[1] > shares[0] + 0.02
+
+
+def test_what_previews_explain_is_measured_on_fresh_scenes(trained):
+    from trainers.latent import load_vae
+
+    model = load_vae(str(trained / "vae/model"))
+    assert 0 < vae.preview_explained(model, world="toybox-world", count=16) <= 1
+
+
 # --- latent --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -190,6 +272,44 @@ def test_a_resumed_latent_run_reads_its_cache_and_ends_in_the_very_same_weights(
     assert [log.step for log in latent.train(latent_options(trained, tmp_path / "cut"), progress=False)] == [2, 3]
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_an_early_model_is_kept_besides_and_differs_in_its_network_alone(trained, tmp_path):
+    list(latent.train(latent_options(trained, tmp_path, early=2), progress=False))
+    for part, same in (("vae", True), ("text_encoder", True), ("unet", False)):
+        (one,), (other,) = ([load_file(file) for file in (tmp_path / name / part).glob("*.safetensors")] for name in ("early", "model"))
+        assert all(torch.equal(one[name], other[name]) for name in one) == same
+    two_steps = latent_options(trained, tmp_path / "two", steps=2, lr_plan="constant")
+    list(latent.train(two_steps, progress=False))
+    list(latent.train(latent_options(trained, tmp_path / "four", early=2, lr_plan="constant"), progress=False))
+    early, two = (load_file(folder / "unet/diffusion_pytorch_model.safetensors") for folder in (tmp_path / "four/early", tmp_path / "two/model"))
+    assert all(torch.equal(early[name], two[name]) for name in early)
+
+
+def test_with_zero_terminal_snr_the_last_step_is_noise_alone_and_the_folder_says_so(trained, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    scheduler = latent.make_scheduler("v_prediction", zero_terminal_snr=True)
+    z, noise = torch.ones(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    assert torch.allclose(scheduler.add_noise(z, noise, torch.tensor([999])), noise, atol=1e-3)
+    assert not torch.allclose(latent.make_scheduler("v_prediction").add_noise(z, noise, torch.tensor([999])), noise, atol=1e-3)
+    logs = list(latent.train(latent_options(trained, tmp_path, zero_terminal_snr=True, data="toybox-world", sample_every=4), progress=False))
+    assert all(np.isfinite(log.loss) for log in logs)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.scheduler.config.rescale_betas_zero_snr
+    assert np.isfinite(np.asarray(pipeline("a red star", num_inference_steps=2, output_type="np").images)).all()
+    with pytest.raises(InvalidOption, match="v_prediction"):
+        latent.LatentOptions(zero_terminal_snr=True, prediction_type="epsilon")
+
+
+def test_the_studio_samples_a_model_with_zero_terminal_snr(trained, tmp_path):
+    from studio import Finished, SampleOptions, Studio
+
+    list(latent.train(latent_options(trained, tmp_path, zero_terminal_snr=True, steps=1), progress=False))
+    for scheduler in ("ddim", "ddpm"):
+        *_, finished = Studio().sample(SampleOptions(model=str(tmp_path / "model"), prompt="a red star", num_steps=3, scheduler=scheduler))
+        assert isinstance(finished, Finished) and torch.isfinite(finished.trajectory.x_final).all()
 
 
 def test_dropped_captions_are_the_empty_one(trained, tmp_path):

@@ -53,6 +53,22 @@ def test_plain_diffusers_loads_the_result(tmp_path):
     assert pipeline.unet.config.num_class_embeds == 11 and pipeline.scheduler.config.beta_schedule == "squaredcos_cap_v2"
 
 
+def test_a_network_whose_features_are_scaled_by_time_is_loaded_as_such(tmp_path):
+    from diffusers import DDPMPipeline
+
+    finish(tmp_path, time_scales=True, mean_type="sample", min_snr_gamma=5.0, min_snr_offset=1.0)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.unet.config.resnet_time_scale_shift == "scale_shift" and pipeline.scheduler.config.prediction_type == "sample"
+    *_, finished = Studio().sample(SampleOptions(model=str(tmp_path / "model"), class_label="7", num_steps=2))
+    assert torch.isfinite(finished.trajectory.x_final).all()
+
+
+def test_an_offset_keeps_the_weight_of_the_noisiest_steps():
+    snr = torch.tensor([0.0, 0.5, 5.0, 100.0])
+    assert min_snr_weights("sample", snr, 5.0, 1.0).tolist() == [1.0, 1.5, 6.0, 6.0]
+    assert min_snr_weights("sample", snr, 5.0).tolist() == [0.0, 0.5, 5.0, 5.0]
+
+
 def test_a_resumed_run_ends_in_the_very_same_weights(tmp_path):
     finish(tmp_path / "whole", steps=6)
     stopped = train(options(tmp_path / "stopped", steps=6), progress=False)
@@ -158,7 +174,10 @@ def test_the_digits_are_split_once_and_for_all():
     assert sum(tuple(row.flatten().tolist()) in seen for row in held_out.pixels) <= 1  # the data itself may hold a double
 
 
-NONSENSE = [{"steps": 0}, {"lr": 0.0}, {"lr": 1e3}, {"label_drop": 2.0}, {"widths": "10,20"}, {"widths": "wide"}, {"resolution": 15}, {"batch_size": -1}]
+NONSENSE = [
+    {"steps": 0}, {"lr": 0.0}, {"lr": 1e3}, {"label_drop": 2.0}, {"min_snr_offset": -1.0},
+    {"widths": "10,20"}, {"widths": "wide"}, {"resolution": 15}, {"batch_size": -1},
+]
 
 
 @pytest.mark.parametrize("changes", NONSENSE)

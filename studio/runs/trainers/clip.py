@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from studio.errors import InvalidOption
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room
+from studio.toybox import WORLDS
 
 __all__ = ["ClipOptions"]
 
@@ -12,7 +13,9 @@ __all__ = ["ClipOptions"]
 class ClipOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.clip --help` prints them."""
 
-    data: str = option("toybox", "toybox, or a folder of captioned pictures", path="name")
+    data: str = option(
+        "toybox", "toybox (one object a picture), toybox-pairs (two), toybox-world (half of each), or a folder of captioned pictures", path="name",
+    )
     output: str = option("runs/toybox-clip", "the run folder; an unfinished run in it is resumed", path="write")
     resolution: int = option(64, "pixels a side of the pictures, a multiple of the patch", low=1, high=1024)
     data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
@@ -21,7 +24,7 @@ class ClipOptions(LoopOptions):
     lr_plan: str = option("trapezoid", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
     weight_decay: float = option(0.05, "AdamW's weight decay", low=0, high=100)
     near_captions: int = option(
-        2, "captions a picture that differ from its own in one attribute, as further wrong answers; toybox only, 0 = none", low=0, high=64,
+        2, "captions a picture that nearly fit (see trainers.near), as further wrong answers; the toybox worlds only, 0 = none", low=0, high=64,
     )
     # the towers
     patch: int = option(8, "pixels a side of a patch of the picture tower", low=1, high=256)
@@ -42,7 +45,7 @@ class ClipOptions(LoopOptions):
             raise InvalidOption(f"towers must be both, text or picture, but it is {self.towers!r}.")
         if self.towers == "picture" and not self.start:
             raise InvalidOption("The picture tower alone needs a text tower to learn from: name a CLIP folder with start.")
-        if self.towers == "text" and self.data != "toybox":
+        if self.towers == "text" and self.data not in WORLDS:
             raise InvalidOption("The text tower alone learns from several wordings of a scene, which only toybox has; set data to toybox.")
         if self.resolution % self.patch:
             raise InvalidOption(f"resolution must be a multiple of the patch, but {self.resolution=} and {self.patch=}.")

@@ -12,7 +12,9 @@ __all__ = ["VaeOptions"]
 class VaeOptions(LoopOptions):
     """The knobs of a run; `python -m trainers.vae --help` prints them."""
 
-    data: str = option("toybox", "toybox, or a folder of captioned pictures", path="name")
+    data: str = option(
+        "toybox", "toybox (one object a picture), toybox-pairs (two), toybox-world (half of each), or a folder of captioned pictures", path="name",
+    )
     output: str = option("runs/toybox-vae", "the run folder; an unfinished run in it is resumed", path="write")
     resolution: int = option(64, "pixels a side, a multiple of 2 per level of the network", low=1, high=1024)
     data_limit: int = option(40_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
@@ -25,6 +27,9 @@ class VaeOptions(LoopOptions):
     widths: str = option("32,64,64", "channels of each level, comma-separated multiples of 8; one level fewer halvings")
     latent_channels: int = option(4, "channels of a latent", low=1, high=64)
     kl_weight: float = option(1e-5, "weight of the KL term (mean over latents) beside the mean squared error", low=0, high=1000)
+    preview_weight: float = option(
+        0.0, "weight of the error of the best linear map from latents to small pictures, which previews live on; 0 = off", low=0, high=1000,
+    )
     perceptual_weight: float = option(0.0, "weight of the perceptual term, 0 = off", low=0, high=1000)
     perceptual_model: str = option("runs/toybox-clip/model", "the CLIP folder whose features it compares", path="read")
     start: str = option("", "a VAE folder to go on from, or nothing", path="read")
