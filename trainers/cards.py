@@ -58,6 +58,8 @@ POSTER = (
     "a green hexagon on the right on a yellow background", "a blue ring in the top left corner on a brown background",
 )
 
+MEASURED = "## Measured"  # from here on a card says what was measured
+
 # How each kind of folder is used without the studio; tests/test_assets.py runs what stands in the cards.
 PIXEL_USAGE = """import torch
 from diffusers import DDPMPipeline
@@ -100,30 +102,25 @@ def judge_clip(folder: Path) -> dict[str, Any]:
 
 def judge_latent(folder: Path) -> dict[str, Any]:
     """Reconstruction of the autoencoder; what the examiner reads off pictures of fresh prompts; the examiner's own accuracy."""
+    from studio.models.catalogue import ASSETS
     from studio.models.examiner import load_examiner, own_accuracy
+    from studio.models.scene_reader import load_reader
     from trainers.attributes import judge_prompts
     from trainers.latent import load_vae
+    from trainers.reader import judge_world
     from trainers.vae import preview_explained, reconstruction_psnr
 
-    examiner, vae = load_examiner(), load_vae(str(folder / "vae"))
+    # Loaded first: without them nothing needs to be drawn.
+    examiner, reader, vae = load_examiner(), load_reader(ASSETS / "models" / "toybox-reader"), load_vae(str(folder / "vae"))
     poster(folder).save(folder / "poster.png")
     return {
         "psnr_db": reconstruction_psnr(vae), "psnr_two_objects_db": reconstruction_psnr(vae, world="toybox-pairs"),
-        "preview_explained": preview_explained(vae, world="toybox-world"), "two_objects": judge_two(folder),
+        "preview_explained": preview_explained(vae, world="toybox-world"),
+        "two_objects": {split: judge_world(str(folder), reader, world="toybox-pairs", split=split) for split in ("train", "held_out")},
         "examiner_on_renders": own_accuracy(),
         "fresh_prompts": judge_prompts(str(folder), examiner, split="train"),
         "unseen_combinations": judge_prompts(str(folder), examiner, split="held_out"),
     }
-
-
-def judge_two(folder: Path) -> dict[str, dict[str, float]]:
-    """What the reader sees in pictures of fresh prompts of two objects: {split: {what: share}}."""
-    from studio.models.catalogue import ASSETS
-    from studio.models.scene_reader import load_reader
-    from trainers.reader import judge_world
-
-    reader = load_reader(ASSETS / "models" / "toybox-reader")
-    return {split: judge_world(str(folder), reader, world="toybox-pairs", split=split) for split in ("train", "held_out")}
 
 
 def judge_reader(folder: Path) -> dict[str, Any]:
@@ -201,11 +198,15 @@ def _flag(field: str, value: Any) -> str:
     return f"--{name} {shlex.quote(str(value))}"
 
 
-def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: dict[str, Any]) -> None:
-    """README.md of a model: data, recipe, measured quality."""
+def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: dict[str, Any], *, keep_description: bool = False) -> None:
+    """README.md of a model: data, recipe, measured quality. With keep_description only what was measured is written anew:
+    the weights are then not those of today's recipe, and what the card says of theirs stays."""
     cards = {"toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "toybox-reader": reader_card, "domino": domino_card}
-    kind = cards.get(name, pixel_card)
-    (folder / "README.md").write_text(kind(folder, name, stages, quality))
+    kind, file = cards.get(name, pixel_card), folder / "README.md"
+    text = kind(folder, name, stages, quality)
+    if keep_description and file.is_file():
+        text = file.read_text().partition(MEASURED)[0] + MEASURED + text.partition(MEASURED)[2]
+    file.write_text(text)
 
 
 def _millions(folder: Path) -> float:

@@ -1,6 +1,8 @@
 """Train the embedded models again, judge them, and write their cards: what `make models` runs.
 
     python -m trainers.rebuild [NAME ...] [--judge-only]
+
+It can be cut off and called again at any time: what is finished stays, what was begun goes on from its last checkpoint.
 """
 
 import argparse
@@ -8,12 +10,13 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from studio.errors import RunFailed, StudioError, UnknownName
+from studio.files import read_object
 from studio.models.catalogue import ASSETS
 from studio.runs.folder import read_state, write_config
 from studio.runs.trainers.clip import ClipOptions
@@ -69,22 +72,52 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
 
 
 def rebuild(name: str, *, judge_only: bool = False) -> None:
-    """Train (unless told not to), put the model into assets/, judge it and write its card."""
-    if not judge_only:
-        _train_stages(name)
-    stages, is_example = [stage() for stage in RECIPES[name]], name == "domino"
-    folder = ASSETS / ("runs" if is_example else "models") / name
+    """Train what is not yet trained (unless told not to), put the model into assets/, judge it and write its card.
+
+    A card that only gets new figures keeps what it says of how the weights came about.
+    """
+    stages = [stage() for stage in RECIPES[name]]
+    folder = ASSETS / ("runs" if name == "domino" else "models") / name
+    trained = not judge_only and _train_stages(stages)
+    if not judge_only and not trained and _is_judged(stages, folder):
+        print(f"{name} is trained and judged already.", flush=True)
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    if not is_example:  # of an example run only the card is kept
-        _put_into_assets(stages, folder)
+    # Of an example run only the card is kept.
+    is_new = name == "domino" or _put_into_assets(stages, folder)
     quality = cards.JUDGES[name](folder)
+    cards.write_card(folder, name, stages, quality, keep_description=not is_new)
     (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
-    cards.write_card(folder, name, stages, quality)
 
 
-def _train_stages(name: str) -> None:
-    for stage in RECIPES[name]:
-        _finish(stage())
+def _train_stages(stages: Sequence[LoopOptions]) -> bool:
+    """Bring every stage to its end; gives whether any was still to be trained."""
+    due = [stage for stage in stages if not _is_finished(stage)]
+    for stage in due:
+        _finish(stage)
+    return bool(due)
+
+
+def _is_finished(options: LoopOptions) -> bool:
+    """Whether the run has ended, with these options. Raises RunFailed where what it was built on is newer than it."""
+    folder = Path(options.output)
+    if not (folder / "model").is_dir() or read_object(folder / "config.json") != asdict(options):
+        return False
+    ended = _made(folder)
+    for part in _parts(options):
+        if part.is_dir() and _made(part.parent) > ended:
+            raise RunFailed(f"{folder} was trained from an older {part}. Delete {folder} to train it again from the new one.")
+    return True
+
+
+def _made(folder: Path) -> float:
+    """When the result of a run was made, in seconds since 1970."""
+    return (folder / "model").stat().st_mtime
+
+
+def _is_judged(stages: Sequence[LoopOptions], folder: Path) -> bool:
+    quality = folder / "quality.json"
+    return quality.is_file() and quality.stat().st_mtime >= max(_made(Path(stage.output)) for stage in stages)
 
 
 def _finish(options: LoopOptions) -> None:
@@ -105,25 +138,30 @@ def _finish(options: LoopOptions) -> None:
 
 def _require_predecessors(options: LoopOptions) -> None:
     """Refuse a stage whose parts are still to be trained."""
-    for name in ("start", "vae", "clip", "decoder"):
-        part = getattr(options, name, "")
-        if part and not Path(part).is_dir():
-            maker = next((model for model, stages in RECIPES.items() for stage in stages if f"{stage().output}/model" == part), None)
+    for part in _parts(options):
+        if not part.is_dir():
+            maker = next((model for model, stages in RECIPES.items() for stage in stages if Path(stage().output, "model") == part), None)
             first = f"run `python -m trainers.rebuild {maker}` first" if maker else "put it there first"
             raise RunFailed(f"{options.output} needs {part}, which is not there; {first}.")
 
 
-def _put_into_assets(stages: list[LoopOptions], folder: Path) -> None:
-    """The last stage's model, its last sheet of samples, and the early model beside it where one was kept."""
+def _parts(options: LoopOptions) -> list[Path]:
+    """The models that a stage builds on."""
+    return [Path(part) for part in (getattr(options, name, "") for name in ("start", "vae", "clip", "decoder")) if part]
+
+
+def _put_into_assets(stages: Sequence[LoopOptions], folder: Path) -> bool:
+    """The last stage's model, its last sheet of samples, and the early model beside it where one was kept; gives whether there was one to put."""
     run = Path(stages[-1].output)
     if not (run / "model").is_dir():
-        return
+        return False
     _take(run / "model", folder)
     if (run / "early").is_dir():
         put_early(run / "early", folder, folder.with_name(f"{folder.name}-early"))
     sheets = sorted((run / "samples").glob("*.png"))
     if sheets:
         shutil.copy(sheets[-1], folder / "samples.png")
+    return True
 
 
 def put_early(early: Path, whole: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from studio.errors import ModelUnavailable
 from studio.toybox import COLOURS, OBJECTS, SIZES, AnyScene, PairScene, Scene, Thing, centre_of, nearest_position
 
 __all__ = ["CELLS", "FOUND", "Found", "Reading", "SceneReader", "examine_scenes", "load_reader", "read_scenes", "split_cells", "truth_of"]
@@ -83,9 +84,12 @@ class Reading:
 
 
 def load_reader(folder: str | Path) -> SceneReader:
-    """The trained reader, float32, in eval mode."""
+    """The trained reader, float32, in eval mode. Raises ModelUnavailable where there is none."""
+    weights = Path(folder) / WEIGHTS
+    if not weights.is_file():
+        raise ModelUnavailable(f"There is no reader of scenes in {folder}; train it: `python -m trainers.rebuild toybox-reader`, or name another folder.")
     network = SceneReader().eval()
-    network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(Path(folder) / WEIGHTS).items()})
+    network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(weights).items()})
     return network
 
 

@@ -1,12 +1,15 @@
 """The recipes of the embedded models: what they are, what they refuse in a sentence, where their results go."""
 
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from studio.errors import RunFailed
+from studio.errors import ModelUnavailable, RunFailed
+from studio.models.scene_reader import load_reader
 from studio.runs.trainers.clip import ClipOptions
 from studio.runs.trainers.latent import LatentOptions
 from studio.runs.trainers.vae import VaeOptions
@@ -78,3 +81,62 @@ def test_the_early_model_shares_all_but_its_unet_and_is_a_pipeline(tmp_path):
     assets.rename(moved)  # links are relative
     pipeline = StableDiffusionPipeline.from_pretrained(moved / "toybox-sd-early", torch_dtype=torch.float32)
     assert pipeline("a red star", num_inference_steps=1).images[0].size == (32, 32)
+
+
+@pytest.fixture
+def small_recipe(tmp_path, monkeypatch):
+    """A recipe of two stages of one step each, in a folder of its own, whose judge counts how often it is asked."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # a stage is a program of its own, started where its run lies
+    monkeypatch.chdir(tmp_path)
+    small = {"data": "toybox", "widths": "8,16", "resolution": 32, "data_limit": 8, "batch_size": 4, "steps": 1, "sample_every": 0, "tensorboard": False}
+    first = VaeOptions(output="runs/first", **small)
+    second = VaeOptions(output="runs/second", start="runs/first/model", **small)
+    judged: list[str] = []
+    monkeypatch.setattr(rebuild, "ASSETS", tmp_path / "assets")
+    monkeypatch.setitem(rebuild.RECIPES, "toybox-sd", (lambda: first, lambda: second))
+    monkeypatch.setitem(cards.JUDGES, "toybox-sd", lambda folder: judged.append(folder.name) or {"times": len(judged)})
+    monkeypatch.setattr(cards, "latent_card", lambda *args: f"made by today's recipe\n\n{cards.MEASURED}\n\n{args[-1]}\n")
+    return judged
+
+
+def folder_of(tmp_path):
+    return tmp_path / "assets/models/toybox-sd"
+
+
+def test_one_command_goes_on_where_it_was_cut_off_and_then_has_nothing_left_to_do(tmp_path, small_recipe, capsys):
+    first, second = (stage() for stage in rebuild.RECIPES["toybox-sd"])
+    rebuild._finish(first)
+    made = (tmp_path / "runs/first/model").stat().st_mtime_ns
+    rebuild.rebuild("toybox-sd")  # the second stage was still to be trained
+    assert (tmp_path / "runs/first/model").stat().st_mtime_ns == made
+    assert (folder_of(tmp_path) / "config.json").is_file() and small_recipe == ["toybox-sd"]
+    kept = (tmp_path / "runs/second/model").stat().st_mtime_ns
+    rebuild.rebuild("toybox-sd")
+    assert "trained and judged already" in capsys.readouterr().out
+    assert (tmp_path / "runs/second/model").stat().st_mtime_ns == kept and small_recipe == ["toybox-sd"]
+    (folder_of(tmp_path) / "quality.json").unlink()  # cut off while it was judged
+    rebuild.rebuild("toybox-sd")
+    assert small_recipe == ["toybox-sd"] * 2 and (folder_of(tmp_path) / "quality.json").is_file()
+
+
+def test_a_model_built_on_an_older_one_is_not_taken_for_finished(tmp_path, small_recipe):
+    rebuild.rebuild("toybox-sd")
+    made = (tmp_path / "runs/second/model").stat().st_mtime
+    os.utime(tmp_path / "runs/first/model", (made + 5, made + 5))
+    with pytest.raises(RunFailed, match="Delete runs/second to train it again"):
+        rebuild.rebuild("toybox-sd")
+
+
+def test_judging_anew_what_another_recipe_made_keeps_what_the_card_says_of_it(tmp_path, small_recipe):
+    folder = folder_of(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(f"made long ago\n\n{cards.MEASURED}\n\nold figures\n")
+    rebuild.rebuild("toybox-sd", judge_only=True)
+    assert (folder / "README.md").read_text() == f"made long ago\n\n{cards.MEASURED}\n\n{{'times': 1}}\n"
+    rebuild.rebuild("toybox-sd")
+    assert (folder / "README.md").read_text().startswith("made by today's recipe")
+
+
+def test_a_reader_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(ModelUnavailable, match="rebuild toybox-reader"):
+        load_reader(tmp_path)
