@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import InvalidOption, UnknownName
 from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
+from studio.models.device import Device
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
@@ -43,7 +44,7 @@ OPENING_RUN = ASSETS / "runs" / "opening.safetensors"
 class Studio:
     """The studio without a window. Making one does no work; models are loaded when they are first needed.
 
-    One instance serves many threads: loading is locked, sampling is the caller's to queue.
+    One instance serves many threads: loading is locked; whoever shares the device with others takes turns in `device`.
 
     Args:
         public: serve strangers: only the embedded models, no folders and no Hub ids, no training.
@@ -63,6 +64,7 @@ class Studio:
         self.follower = Follower()
         # The runs that visitors have made or opened last.
         self.kept = Kept(PUBLIC_LIMITS if public else own_limits())
+        self.device = Device()
         # How models are fetched; a test puts another one here.
         self.fetch: Fetch | None = None
         self._residents: Residents | None = None
@@ -131,13 +133,17 @@ class Studio:
 
         Closing the iterator ends the download. Raises UnknownName, ModelUnavailable.
         """
+        yield from self.download(name)
+        self.model(name)
+
+    def download(self, name: str) -> "Iterator[LoadProgress]":
+        """Fetch what a model is loaded from, where it is not here. Raises UnknownName, ModelUnavailable."""
         from studio.models.downloads import download
         from studio.models.loading import is_hub_id, resolve
 
         self._check_public(name)
         if name not in [resident.name for resident in self.residents()] and is_hub_id(name):
             yield from download(resolve(name), self.fetch)
-        self.model(name)
 
     def make_ready(self, options: SampleOptions) -> None:
         """Load the model of the options and do what makes runs of such options quick.

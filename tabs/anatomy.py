@@ -1,6 +1,7 @@
 """The anatomy of a model: its parts as a forward pass meets them, and what its VAE makes of one's own picture."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,10 @@ from studio.media.data_uris import data_uri
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
 from tabs.parts.api import TextApi
-from tabs.parts.stage import drawn_by, picture_input, said_in_a_sentence, to_stage
+from tabs.parts.panel import DEVICE
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, picture_input, said_in_a_sentence, to_stage
+from tabs.parts.turns import alone
+from tabs.parts.visitors import asker_of
 
 __all__ = ["create_area"]
 
@@ -58,21 +62,25 @@ def create_area(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
         with gr.Column(elem_classes="ds-stage-column"):
             trip = drawn_by("roundTrip", '<div class="ds-stage ds-trip"></div>', elem_id="anatomy-trip")
 
-    def on_look(name: str | None, text: str) -> dict[Any, Any]:
+    def on_look(name: str | None, text: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
-            return {parts: to_stage(parts_shown(studio.anatomy(chosen(name), text))), note: ""}
+            found = yield from alone(studio.device, asker_of(request), "take apart", lambda: studio.anatomy(chosen(name), text), note)
+            yield {parts: to_stage(parts_shown(found)), note: ""}
 
-    def on_send(name: str | None, example: str, upload: str | None, perturb: float, seed: int) -> str:
+    def on_send(name: str | None, example: str, upload: str | None, perturb: float, seed: int, request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
             picture = open_picture(upload) if upload else load_picture(example, seed=1)
-            return to_stage({"perturb": perturb, **trip_shown(studio.vae_round_trip(chosen(name), picture, perturb=perturb, seed=seed))})
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "gpu", "concurrency_limit": 1}
-    asked: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    looked = look.click(lambda: "Tracing a forward pass.", None, note, **asked).then(on_look, [model, prompt], [parts, note], **private)
-    looked.failure(lambda: "", None, note, **asked)
-    inputs = [model, example, upload, perturb, seed]
-    gr.on([send.click, example.input, upload.input, perturb.change, seed.submit], on_send, inputs, trip, trigger_mode="always_last", **private)
+            def there_and_back() -> Any:
+                return studio.vae_round_trip(chosen(name), picture, perturb=perturb, seed=seed)
+
+            shown = trip_shown((yield from alone(studio.device, asker_of(request), "there and back", there_and_back, note)))
+            yield {trip: to_stage({"perturb": perturb, **shown}), note: ""}
+
+    looked = look.click(lambda: "Tracing a forward pass.", None, note, **CHEAP).then(on_look, [model, prompt], [parts, note], **PRIVATE, **DEVICE)
+    looked.failure(lambda: "", None, note, **CHEAP)
+    inputs, events = [model, example, upload, perturb, seed], [send.click, example.input, upload.input, perturb.change, seed.submit]
+    gr.on(events, on_send, inputs, [trip, note], trigger_mode="always_last", **PRIVATE, **DEVICE)
     return looked
 
 

@@ -1,7 +1,7 @@
 """Runs beside each other: one seed under two settings on a common log-SNR axis, and grids of pictures."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -13,18 +13,20 @@ import numpy as np
 from studio.errors import InvalidOption
 from studio.media.data_uris import data_uri, small_uri
 from studio.media.images import grid
+from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, require_room_for_grid, save_png
-from studio.sampling.live import freshest
 from studio.scratch import passing_folder
 from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, options_from
 from tabs.parts.filmstrip import decoded, film
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
 from tabs.parts.stage import CHEAP, drawn_by, said_in_a_sentence, to_stage
+from tabs.parts.turns import alone, sampled, waiting_line
+from tabs.parts.visitors import NOBODY, Asker, asker_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,7 +69,7 @@ def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         chosen = {name: {option: values[control] for option, control in side.items()} for name, side in sides.items()}
         options = {name: side_options(values[model], values[seed], values[prompt], side) for name, side in chosen.items()}
-        return compared(studio, options["a"], options["b"], switch)
+        return compared(studio, options["a"], options["b"], switch, values[panel.session].asker)
 
     return panel.wire_run(changes, [model, prompt, seed, *sides["a"].values(), *sides["b"].values()])
 
@@ -102,19 +104,23 @@ class Either:
     def is_set(self) -> bool:
         return self.switch.is_set() or self.own.is_set()
 
+    def set(self) -> None:
+        self.own.set()
 
-def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event) -> Iterator[dict[str, Any]]:
+
+def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event, asker: Asker = NOBODY) -> Iterator[dict[str, Any]]:
     """Both runs, one after the other, then the two on their common axis. A stop leaves the page as it was."""
     runs: list[Trajectory] = []
     yield {"status": "Preparing."}
-    studio.require_room(a, b)
+    yield from alone(studio.device, asker, "weigh runs", lambda: studio.require_room(a, b), "status")
     for name, options in (("A", a), ("B", b)):
         if switch.is_set():
             break
         yield {"status": f"{name}: preparing."}
-        either = Either(switch)
-        for event in freshest(studio.sample(options, stop=either), either.own):
-            if isinstance(event, Finished):
+        for event in sampled(studio, options, Either(switch), asker):
+            if isinstance(event, Waiting):
+                yield {"status": f"{name}: {waiting_line(event)}"}
+            elif isinstance(event, Finished):
                 runs.append(event.trajectory)
             else:
                 yield {"status": f"{name}: step {event.index + 1} of {event.num_steps}."}
@@ -206,13 +212,14 @@ def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls
         chosen = GRIDS[name]
         return {field: gr.update(visible=option in (chosen.rows, chosen.columns)) for option, field in fields.items()}
 
-    def on_plan(values: dict[Any, Any]) -> dict[Any, Any]:
+    def on_plan(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
             cells = cells_of(values)
-            return {status: foretold(cells, studio), stage: to_stage(grid_shown(values[kind], cells, {}))}
+            said = yield from alone(studio.device, asker_of(request), "time a cell", lambda: foretold(cells, studio), status)
+            yield {status: said, stage: to_stage(grid_shown(values[kind], cells, {}))}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        return drawn(studio, values[kind], cells_of(values), switch)
+        return drawn(studio, values[kind], cells_of(values), switch, values[panel.session].asker)
 
     inputs: set[Any] = {kind, *of_tab.values(), *fields.values()}
     kind.input(on_kind, kind, list(fields.values()), **CHEAP)
@@ -249,17 +256,18 @@ def in_words(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
-def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event) -> Iterator[dict[str, Any]]:
+def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event, asker: Asker = NOBODY) -> Iterator[dict[str, Any]]:
     """The grid, cell by cell: the time it will take first, then what is left, then the whole as one file."""
     pictures: dict[int, Image.Image] = {}
-    studio.require_room(*(cell.options for cell in cells), keep=False)
+    yield from alone(studio.device, asker, "weigh runs", lambda: studio.require_room(*(cell.options for cell in cells), keep=False), "status")
     info = studio.describe(cells[0].options.model)
     require_room_for_grid(len(cells), info.width, info.height)
     yield {"status": f"{len(cells)} pictures; timing a few steps.", "stage": to_stage(grid_shown(kind, cells, pictures)), "sheet": gr.update(visible=False)}
-    call_s, since = timed(studio, cells), monotonic()
+    call_s = yield from alone(studio.device, asker, "time a cell", lambda: timed(studio, cells), "status")
+    since = monotonic()
     yield {"status": f"{len(cells)} pictures, about {in_words(foretold_s(cells, call_s))}."}
     for index, cell in enumerate(cells):
-        picture = None if switch.is_set() else picture_of(studio, cell.options, switch)
+        picture = None if switch.is_set() else (yield from picture_of(studio, cell.options, switch, asker))
         if picture is None:
             break
         pictures[index] = picture
@@ -271,10 +279,12 @@ def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event) -> Itera
         yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
 
 
-def picture_of(studio: TextApi, options: SampleOptions, switch: Event) -> "Image.Image | None":
-    """The picture of one cell; None where it was stopped before its end."""
-    for event in studio.sample(options, stop=switch):
-        if isinstance(event, Finished):
+def picture_of(studio: TextApi, options: SampleOptions, switch: Event, asker: Asker = NOBODY) -> "Generator[Change, None, Image.Image | None]":
+    """The picture of one cell; None where it was stopped before its end. What is yielded is how it stands while others have their turn."""
+    for event in sampled(studio, options, Either(switch), asker):
+        if isinstance(event, Waiting):
+            yield {"status": waiting_line(event)}
+        elif isinstance(event, Finished):
             return event.images[0] if event.trajectory.complete else None
     return None
 

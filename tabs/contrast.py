@@ -15,19 +15,22 @@ import gradio as gr
 
 from studio.media.data_uris import data_uri
 from studio.media.images import grid, to_pixels
+from studio.models.device import Waiting, Work
 from studio.runs.trainers.contrast import ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from tabs.parts.api import SamplingApi
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.stage import CHEAP, drawn_by, unchecked
+from tabs.parts.turns import shared, waiting_line
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["create_tab", "record", "OPENING"]
 
-Train = Callable[[ContrastOptions, Event], Generator[ContrastEvent, None, None]]
+Train = Callable[[ContrastOptions, Event], Generator[ContrastEvent | Waiting, None, None]]
 OPENING = Path(__file__).parents[1] / "assets" / "runs" / "contrast.json"
 
+TRAINING = Work(name="contrast")
 UPDATE_EVERY_S = 0.25
 MAX_POINTS = 400
 INFOS = {option.name: option.metadata["option"] for option in fields(ContrastOptions)}
@@ -180,7 +183,12 @@ def create_tab(studio: SamplingApi, train_contrast: Train) -> None:
         return {stage: recorded["stage"], why: gr.update(value=recorded["why"], visible=True)} if recorded else {stage: gr.skip(), why: gr.skip()}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        return shown(train_contrast, ContrastOptions(**{name: values[control] for name, control in controls.items()}), switch)
+        options = ContrastOptions(**{name: values[control] for name, control in controls.items()})
+
+        def in_turns(options: ContrastOptions, switch: Event) -> Generator[ContrastEvent | Waiting, None, None]:
+            return shared(studio.device, values[panel.session].asker, TRAINING, train_contrast(options, switch), switch)
+
+        return shown(in_turns, options, switch)
 
     gr.on(None, on_open_page, None, [stage, why], **CHEAP)
     panel.wire_run(changes, controls.values())
@@ -203,10 +211,13 @@ def shown(train_contrast: Train, options: ContrastOptions, switch: Event) -> Ite
     # Closing frees both networks at once when the page is left.
     with closing(train_contrast(options, switch)) as events:
         for event in events:
+            if isinstance(event, Waiting):
+                yield {"status": waiting_line(event)}
+                continue
             progress.take(event)
             if not isinstance(event, ContrastStep) or monotonic() >= due:
                 due = monotonic() + UPDATE_EVERY_S
-                yield {"stage": progress.stage()}
+                yield {"stage": progress.stage(), "status": ""}
     if progress.finished:
         yield {"status": "", "why": gr.update(value=explanation(progress.finished, options.sample_steps), visible=True)}
     else:

@@ -16,6 +16,7 @@ from PIL import Image
 from studio.errors import BadImage, InvalidOption, StudioError
 from studio.media.data_uris import data_uri
 from studio.media.uploads import open_picture
+from studio.models.device import Waiting, Work
 from studio.models.taught import base_of
 from studio.runs.dreambooth import EXAMPLE, MOST_PICTURES, fields, presets, seen
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
@@ -36,6 +37,8 @@ from tabs.parts.following import (
 )
 from tabs.parts.panel import DEVICE, FILES, Change, Changes, RunPanel, Values
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.turns import alone, shared, waiting_line
+from tabs.parts.visitors import asker_of
 
 __all__ = ["create_tab"]
 
@@ -281,7 +284,8 @@ def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
 
     def changes_of(kind: str) -> Changes:
         def changes(values: Values, switch: Event) -> Iterator[Change]:
-            return drawn(sheets(studio, kind, required(values[run]), values[prompt], values[others] or [], switch))
+            drawing = sheets(studio, kind, required(values[run]), values[prompt], values[others] or [], switch)
+            return drawn(shared(studio.device, values[panel.session].asker, Work(name=f"probe {kind}"), drawing, switch))
         return changes
 
     for kind, start in starts.items():
@@ -347,13 +351,14 @@ def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
         now = hash(repr(changes.values()))
         return full([*followed.shown, before], {} if now == last else {**changes, before: now})
 
-    def on_estimate(*values: Any) -> Iterator[str]:
-        yield "The base model is loaded and one step of it is timed."
+    def on_estimate(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield {form.status: "The base model is loaded and one step of it is timed."}
         try:
-            options = options_of(dict(zip(controls, values)))
-            yield estimate_line(studio.estimate_subject(options), options)
+            options = options_of({name: values[control] for name, control in controls.items()})
+            found = yield from alone(studio.device, asker_of(request), "estimate", lambda: studio.estimate_subject(options), form.status)
+            yield {form.status: estimate_line(found, options)}
         except StudioError as error:
-            yield escape(str(error))
+            yield {form.status: escape(str(error))}
 
     def on_train(*values: Any) -> dict[Any, Any]:
         given, asked, *rest = values
@@ -365,7 +370,7 @@ def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
     gr.on(None, on_open_page, None, [*followed.shown, form.name, controls["base"]], **CHEAP)
     gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
     followed.run.input(show, followed.run, followed.shown, **CHEAP)
-    form.estimate.click(on_estimate, list(controls.values()), form.status, **PRIVATE, **DEVICE)
+    form.estimate.click(on_estimate, {*controls.values()}, [form.status], **PRIVATE, **DEVICE)
     form.train.click(
         on_train, [form.pictures, form.name, *controls.values()], [form.status, *followed.shown, form.name], api_visibility="private",
         concurrency_id="runs", show_progress="minimal", show_progress_on=form.status,
@@ -385,7 +390,13 @@ def sheets(studio: TrainingApi, kind: str, name: str, prompt: str, beside: list[
     return before_and_after(studio, view, text, others=others, stop=stop)
 
 
-def drawn(drawing: Iterator[Sheet]) -> Iterator[Change]:
-    """The sheets as the page shows them."""
+def drawn(drawing: Iterator[Sheet | Waiting]) -> Iterator[Change]:
+    """The sheets as the page shows them, each once."""
+    shown: tuple[int, str] | None = None
     for sheet in drawing:
+        if isinstance(sheet, Waiting):
+            yield {"status": waiting_line(sheet)}
+            continue
+        if shown == (shown := (sheet.done, sheet.note)):
+            continue
         yield {"sheet": sheet_value(sheet), "status": "" if sheet.done == sheet.total or sheet.note else f"Drawing: {sheet.done} of {sheet.total}."}

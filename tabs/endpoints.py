@@ -35,6 +35,7 @@ from tabs.parts.running import run_for_programs
 from tabs.parts.session import Session
 from tabs.parts.stage import models_of
 from tabs.parts.uploads import FILE_INFO
+from tabs.parts.visitors import asker_of
 
 __all__ = ["create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_run_endpoints"]
 
@@ -127,6 +128,7 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
         clip_x0: bool = True, seed: int = 0, num_images: int = 4, strength: float = 0.6, init_image: Upload | None = None, prompt: str = "",
         negative_prompt: str = "", guidance_scale: float = 1.0, guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0,
         clip_guidance_scale: float = 0.0, sigmas: str = "", width: int = 0, height: int = 0, record_attention: bool = False,
+        request: gr.Request | None = None,
     ) -> Iterator[tuple[str | None, str, list | None]]:
         """Sample pictures, from a class or from a prompt; a width or height of 0 is the model's own.
 
@@ -140,6 +142,7 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
             "record_attention": record_attention,
         })
         session = Session(studio.kept, "program")
+        session.asker = asker_of(request)
         try:
             for change in run_for_programs(studio, of_kind(studio, options), Event(), session):
                 yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None

@@ -221,7 +221,7 @@ def generated(studio: TextApi, options: SampleOptions, switch: Event, session: S
 def fetched(studio: TextApi, model: str, switch: Event) -> Iterator[dict[str, Any]]:
     """The download of a model that is not here yet, in megabytes and time left."""
     since = monotonic()
-    for progress in studio.load(model) if not switch.is_set() else ():
+    for progress in studio.download(model) if not switch.is_set() else ():
         if switch.is_set():
             return
         yield {"status": download_line(progress, monotonic() - since)}

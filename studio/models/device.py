@@ -80,8 +80,11 @@ class Device:
         """How many turns there are, with the one that has the device."""
         return len(self._line)
 
-    def ask(self, visitor: str = "", work: Work = Work()) -> "Turn":
-        """A place in the line for a visitor. End it, or use it as a context manager: the device is never taken away."""
+    def ask(self, visitor: str = "", work: Work = Work(), page: str | None = None) -> "Turn":
+        """A place in the line for a visitor. End it, or use it as a context manager: the device is never taken away.
+
+        page: of those that the visitor has open, the one that asks; by default they have only one.
+        """
         with self._lock:
             self._charge()
             in_line = {turn.visitor for turn in self._line}
@@ -90,15 +93,15 @@ class Device:
             self._used = {name: used for name, used in self._used.items() if name in in_line or in_line and used > level}
             self._used[visitor] = max(level, self._used.get(visitor, level))
             self._asked += 1
-            turn = Turn(self, visitor, work, self._asked)
+            turn = Turn(self, visitor, visitor if page is None else page, work, self._asked)
             self._line.append(turn)
             self._changed()
             return turn
 
-    def forget(self, visitor: str) -> None:
-        """The visitor is gone: whatever waits leaves the line, what works ends at its next step."""
+    def forget(self, page: str) -> None:
+        """The page is closed: what waits for it leaves the line, what works for it ends at its next step."""
         with self._lock:
-            turns = [turn for turn in self._line if turn.visitor == visitor]
+            turns = [turn for turn in self._line if turn.page == page]
         for turn in turns:
             turn.leave()
 
@@ -174,8 +177,8 @@ class Device:
 class Turn:
     """One place in the line, and the device while it has it. `begun`: it has had it; `left`: it is not waited for any more."""
 
-    def __init__(self, device: Device, visitor: str, work: Work, number: int) -> None:
-        self.device, self.visitor, self.work, self.number = device, visitor, work, number
+    def __init__(self, device: Device, visitor: str, page: str, work: Work, number: int) -> None:
+        self.device, self.visitor, self.page, self.work, self.number = device, visitor, page, work, number
         self.begun = self.left = False
         self.held_s = self.stint_s = 0.0
         self._granted = Event()

@@ -96,7 +96,10 @@ def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event |
 
 
 def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, int, SampleOptions]], stop: "Event | None") -> Iterator[Sheet]:
-    """The sheet, empty and then after each drawing; a job's pictures go to its row from its column on."""
+    """The sheet, empty and then after each drawing; a job's pictures go to its row from its column on.
+
+    It is told again after every step, unchanged, so that whoever shares the device can give way between two of them.
+    """
     cells: list[list[Image.Image | None]] = [[None] * len(sheet.columns) for _ in labels]
 
     def now(done: int) -> Sheet:
@@ -104,7 +107,9 @@ def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, in
     yield now(0)
     for done, (row, column, options) in enumerate(jobs, start=1):
         for event in studio.sample(options, stop):
-            if isinstance(event, Finished) and event.trajectory.complete:
+            if not isinstance(event, Finished):
+                yield now(done - 1)
+            elif event.trajectory.complete:
                 cells[row][column : column + len(event.images)] = event.images
         if stop is not None and stop.is_set():
             yield replace(now(done - 1), note="Stopped; what was drawn stays.")

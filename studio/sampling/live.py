@@ -7,14 +7,17 @@
 from collections.abc import Iterator
 from threading import Condition, Thread
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from studio.sampling.events import Finished, StepDone
+from studio.sampling.events import Finished
 
 __all__ = ["freshest", "Switch", "LIVE_EVERY_S"]
 
 # Gradio hands a client at most about 20 updates a second; more would only queue up.
 LIVE_EVERY_S = 0.05
+
+
+Item = TypeVar("Item")
 
 
 class Switch(Protocol):
@@ -23,13 +26,15 @@ class Switch(Protocol):
     def set(self) -> None: ...
 
 
-def freshest(events: Iterator[StepDone | Finished], stop: Switch, every_s: float = LIVE_EVERY_S) -> Iterator[StepDone | Finished]:
+def freshest(events: Iterator[Item | Finished], stop: Switch, every_s: float = LIVE_EVERY_S) -> Iterator[Item | Finished]:
     """The first step, then the newest at most once every `every_s` seconds, then Finished; stale steps are dropped.
+
+    Whatever else the run tells before Finished is treated as a step.
 
     The run has a thread of its own, so whatever the consumer does with an event never holds up a step. Closing this
     iterator sets `stop` and waits for the run to end. What the run raises is raised here.
     """
-    mailbox = _Mailbox()
+    mailbox = _Mailbox[Item]()
     thread = Thread(target=_deliver, args=(events, mailbox), name="sampling", daemon=True)
     thread.start()
     try:
@@ -39,12 +44,12 @@ def freshest(events: Iterator[StepDone | Finished], stop: Switch, every_s: float
         thread.join()
 
 
-class _Mailbox:
+class _Mailbox(Generic[Item]):
     """Room for one step, where a newer one replaces it, and for how the run ended."""
 
     def __init__(self) -> None:
         self.changed = Condition()
-        self.step: StepDone | None = None
+        self.step: Item | None = None
         self.end: Finished | BaseException | None = None
         self.closed = False
 
@@ -53,7 +58,7 @@ class _Mailbox:
             vars(self).update(parts)
             self.changed.notify()
 
-    def take(self, wait_s: float) -> StepDone | Finished | BaseException | None:
+    def take(self, wait_s: float) -> Item | Finished | BaseException | None:
         """After `wait_s`, the newest step, waiting for one if need be; at once, the end when there is one."""
         with self.changed:
             self.changed.wait_for(lambda: self.closed, timeout=max(0.0, wait_s))
@@ -62,7 +67,7 @@ class _Mailbox:
             return self.end if self.closed else step
 
 
-def _deliver(events: Iterator[StepDone | Finished], mailbox: _Mailbox) -> None:
+def _deliver(events: Iterator[Item | Finished], mailbox: _Mailbox[Item]) -> None:
     end: Finished | BaseException | None = None
     try:
         for event in events:
@@ -75,7 +80,7 @@ def _deliver(events: Iterator[StepDone | Finished], mailbox: _Mailbox) -> None:
     mailbox.put(end=end, closed=True)
 
 
-def _newest(mailbox: _Mailbox, every_s: float) -> Iterator[StepDone | Finished]:
+def _newest(mailbox: _Mailbox[Item], every_s: float) -> Iterator[Item | Finished]:
     due = 0.0
     while True:
         item = mailbox.take(due - monotonic())
@@ -83,6 +88,6 @@ def _newest(mailbox: _Mailbox, every_s: float) -> Iterator[StepDone | Finished]:
             raise item
         if item is not None:
             yield item
-        if not isinstance(item, StepDone):
+        if item is None or isinstance(item, Finished):
             return
         due = monotonic() + every_s

@@ -4,6 +4,7 @@
     anything else          a defect: its traceback in the log, a sentence that says so to the caller
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,14 @@ LONGEST_PATH = 4096
 class StudioBlocks(OwnUploads):
     """gr.Blocks whose handlers may raise StudioError, and are sent only what they take; its queue has places by visitor."""
 
+    # Is told the session of every visitor who is gone.
+    on_gone: Callable[[str], None] = staticmethod(lambda session: None)
+
     def queue(self, *args: Any, **options: Any) -> "StudioBlocks":
         super().queue(*args, **options)
         self._queue = VisitorQueue(self._queue)
+        # Looked up when somebody goes, as Gradio makes its queue before the page.
+        self._queue.on_gone = lambda session: self.on_gone(session)
         return self
 
     async def process_api(  # type: ignore[override]  # called by name from event_id on

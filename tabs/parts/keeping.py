@@ -6,9 +6,11 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.sampling.export import contact_sheet, save_gif, save_mp4, save_png
 from tabs.parts.filmstrip import each_alone
+from tabs.parts.turns import waiting_line
 
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
@@ -71,12 +73,14 @@ KEEPERS: dict[str, tuple[str, Callable[["Trajectory", str, Path], Path]]] = {
 }
 
 
-def told(decoding: Generator[tuple[int, int], None, "Trajectory"], status: Any) -> Generator[dict[Any, Any], None, "Trajectory"]:
+def told(decoding: Generator[tuple[int, int] | Waiting, None, "Trajectory"], status: Any) -> Generator[dict[Any, Any], None, "Trajectory"]:
     """Say how far the decoding of a run is; gives the decoded run."""
     while True:
         try:
-            done, total = next(decoding)
+            event = next(decoding)
         except StopIteration as end:
             return end.value
-        if done % 5 == 0:
-            yield {status: f"Decoding step {done + 1} of {total} for the film."}
+        if isinstance(event, Waiting):
+            yield {status: waiting_line(event)}
+        elif event[0] % 5 == 0:
+            yield {status: f"Decoding step {event[0] + 1} of {event[1]} for the film."}

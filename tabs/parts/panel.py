@@ -11,6 +11,7 @@ A run is an iterator of changes of the page, by the names of the panel's places:
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from studio.errors import StudioError
+from studio.models.device import Work
 from studio.options import SampleOptions
 from studio.sampling.export import read_options
 from studio.scratch import passing_folder
@@ -30,6 +32,7 @@ from tabs.parts.keeping import DOWNLOAD, FILMS, KEEPERS, STREAMS, told
 from tabs.parts.running import decoded_step
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, create_stage, said_in_a_sentence, to_stage
+from tabs.parts.turns import alone, given
 from tabs.parts.words import tokens_of
 
 if TYPE_CHECKING:
@@ -42,9 +45,12 @@ Change = dict[str, Any]
 Values = Mapping[Any, Any]
 Changes = Callable[[Values, Event], Iterator[Change]]
 
-# One run at a time, as the device is one; files are read and written beside it.
-DEVICE: Mapping[str, Any] = MappingProxyType({"concurrency_id": "gpu", "concurrency_limit": 1})
+# Whatever uses the device begins at once, and has its turns in the device's own line (tabs.parts.turns); files are read and written beside it.
+DEVICE: Mapping[str, Any] = MappingProxyType({"concurrency_id": "gpu", "concurrency_limit": None})
 FILES: Mapping[str, Any] = MappingProxyType({"concurrency_id": "files", "concurrency_limit": 2})
+
+# How often a run that waits for the visitor's own one before it looks whether anybody is still there.
+LOOK_EVERY_S = 0.25
 
 
 class RunPanel:
@@ -139,6 +145,15 @@ class RunPanel:
         return {self.stop: gr.update(interactive=True), self.status: "Waiting for the device."}
 
     def _running(self, session: Session, failed: Callable[[Values], Change]) -> Iterator[dict[Any, Any]]:
+        """A run, after the one before it of the same session, which was stopped by the press."""
+        while not session.turn.acquire(timeout=LOOK_EVERY_S):
+            yield {self.status: gr.skip()}
+        try:
+            yield from self._begun(session, failed)
+        finally:
+            session.turn.release()
+
+    def _begun(self, session: Session, failed: Callable[[Values], Change]) -> Iterator[dict[Any, Any]]:
         """The changes in their places; then, or after a failure that is said in a sentence, Stop as it must be."""
         with session.begun() as asked:
             if asked is None:
@@ -174,7 +189,7 @@ class RunPanel:
             written = button.click(self.on_keep(kind), [self.stream, self.session], [self.kept, self.status], **PRIVATE, **where)
             written.success(None, self.kept, None, js=DOWNLOAD, **CHEAP)
         if self.decoder:
-            self.stage.select(self.on_open_step, self.session, self.stage, **PRIVATE, **DEVICE)
+            self.stage.select(self.on_open_step, self.session, [self.stage, self.status], **PRIVATE, **DEVICE)
 
     def on_file(self, path: str, session: Session, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
@@ -201,15 +216,20 @@ class RunPanel:
             with said_in_a_sentence(), passing_folder() as folder:
                 whole = session.required(f"There is no run of yours to keep yet: press {self.verb} first.")
                 if self.decoder and kind in FILMS:
-                    whole = yield from told(self.decoder.decoded(whole, stream), self.status)
+                    decoding = self.decoder.decoded(whole, stream)
+                    whole = yield from told(given(self.decoder.device, session.asker, Work(name="decode a run"), decoding), self.status)
                 path = write(whole, stream, folder)
                 # Gradio copies the file before it goes on.
                 yield {self.kept: gr.update(value=str(path), visible=True), self.status: f"{label} is ready: {path.name}."}
         return keep
 
-    def on_open_step(self, session: Session, asked: gr.EventData) -> Any:
+    def on_open_step(self, session: Session, asked: gr.EventData) -> Iterator[dict[Any, Any]]:
         assert self.decoder is not None
-        return gr.HTML(decoded=decoded_step(self.decoder, session, **event_value(asked, run=str, stream=str, index=int)))
+        with said_in_a_sentence():
+            step = event_value(asked, run=str, stream=str, index=int)
+            work = partial(decoded_step, self.decoder, session, **step)
+            shown = yield from alone(self.decoder.device, session.asker, "decode a step", work, self.status)
+        yield {self.stage: gr.HTML(decoded=shown)}
 
 
 def at_the_end(session: Session) -> Change:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from studio.errors import StudioError
+from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.events import Finished
-from studio.sampling.live import freshest
 from studio.scratch import passing_folder
 from tabs.parts.api import SamplingApi, TextApi
 from tabs.parts.filmstrip import curve_of, decoded, film, live_frame
 from tabs.parts.keeping import save_pictures
 from tabs.parts.session import Session
 from tabs.parts.stage import to_stage
+from tabs.parts.turns import sampled, waiting_line
 
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
@@ -36,15 +37,19 @@ def run_shown(
 
     tokens: gives those of the prompt, for a film that shows where they were looked at.
     """
-    run, since, trajectory = uuid4().hex, monotonic(), None
+    run, since, trajectory, curve = uuid4().hex, monotonic(), None, None
     if not switch.is_set():
         yield {"status": "Preparing the model."}
-        curve = curve_of(studio.noise_curve(options))
-        for event in freshest(studio.sample(options, stop=switch), switch):
-            if not isinstance(event, Finished):
-                yield {"stage": to_stage(live_frame(event, run=run, curve=curve, options=options)), "status": ""}
-            else:
+        for event in sampled(studio, options, switch, session.asker):
+            if isinstance(event, Waiting):
+                yield {"status": waiting_line(event)}
+                continue
+            # The model is there from its first step on.
+            curve = curve or curve_of(studio.noise_curve(options))
+            if isinstance(event, Finished):
                 trajectory = event.trajectory
+            else:
+                yield {"stage": to_stage(live_frame(event, run=run, curve=curve, options=options)), "status": ""}
     if trajectory is None or not trajectory.steps:
         yield {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""})}
         return

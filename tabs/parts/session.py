@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event
+from threading import Event, Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,6 +14,7 @@ from studio.errors import InvalidOption
 from studio.files import digest
 from studio.kept import Kept, own_limits
 from tabs.parts.api import SamplingApi
+from tabs.parts.visitors import Asker, asker_of
 
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
@@ -42,6 +43,9 @@ class Session:
         self.waiting: Asked | None = None
         # Of the browser session, once a request has told it.
         self.visitor = uuid4().hex
+        self.asker = Asker(visitor=self.visitor, page=self.visitor)
+        # Held by the run that goes on: another one begins when it has ended and shown what came of it.
+        self.turn = Lock()
         # The name under which the stage knows the run that is kept.
         self.run = ""
 
@@ -50,7 +54,9 @@ class Session:
 
     def of(self, request: gr.Request | None) -> "Session":
         """This session, as that of the visitor who asks."""
-        self.visitor = getattr(request, "session_hash", None) or self.visitor
+        if getattr(request, "session_hash", None):
+            self.asker = asker_of(request)
+            self.visitor = self.asker.page
         return self
 
     @property

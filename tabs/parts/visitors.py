@@ -1,12 +1,13 @@
 """Who a visitor is, and what the server keeps of each beside what the tabs keep: as little as it can."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 from gradio import state_holder
 
-__all__ = ["keep_little", "visitor_of", "MAX_VISITORS"]
+__all__ = ["keep_little", "visitor_of", "asker_of", "Asker", "NOBODY", "MAX_VISITORS"]
 
 # Sessions that Gradio remembers at once; the one used longest ago is forgotten first. Anybody may invent names for sessions.
 MAX_VISITORS = 1000
@@ -15,6 +16,24 @@ MAX_VISITORS = 1000
 def visitor_of(session: str, username: str | None) -> str:
     """Who has places in the queue and turns on the device: the user where one signed in, with all their pages, else the session."""
     return f"user {username}" if username else session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Who asks for the device. visitor: among whom it is shared. page: the session, whose turns end when it is closed."""
+
+    visitor: str = ""
+    page: str = ""
+
+
+# In particular.
+NOBODY = Asker()
+
+
+def asker_of(request: gr.Request | None) -> Asker:
+    """Who made the request; nobody in particular where there is none."""
+    page = getattr(request, "session_hash", None) or ""
+    return Asker(visitor=visitor_of(page, getattr(request, "username", None)), page=page)
 
 
 class LeanState(state_holder.SessionState):
@@ -38,11 +57,16 @@ class LeanState(state_holder.SessionState):
         """Nothing is kept of a value."""
 
 
-def keep_little(app: gr.Blocks, studio: Any) -> None:
-    """Sessions of the page cost little, and what one keeps is freed as soon as its page is closed."""
+def keep_little(app: Any, studio: Any) -> None:
+    """Sessions of the page cost little; what one keeps is freed, and what the device does for it ends, as soon as its page is closed.
+
+    app: a tabs.parts.blocks.StudioBlocks.
+    """
     state_holder.SessionState = LeanState  # type: ignore[misc]
 
     def on_close(request: gr.Request) -> None:
         studio.kept.close(request.session_hash)
+        studio.device.forget(request.session_hash)
 
     app.unload(on_close)
+    app.on_gone = studio.device.forget

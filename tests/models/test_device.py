@@ -190,6 +190,14 @@ def test_a_visitor_who_is_gone_leaves_nothing_in_the_line(device):
     assert turns[2].wait(0)
 
 
+def test_of_a_visitor_with_two_pages_only_the_closed_one_s_turns_end(device):
+    closed, open_one = device.ask("ada", page="first"), device.ask("ada", page="second")
+    device.forget("first")
+    assert closed.left and not open_one.left
+    closed.end()
+    assert open_one.wait(0)
+
+
 def test_events_are_made_only_while_the_device_is_lent():
     device, made = Device(), []
 

@@ -48,7 +48,7 @@ class FakeTextStudio(FakeStudio):
         self.fetches: list[Any] = []
         self.decodes: list[tuple[str, int]] = []
 
-    def load(self, name: str) -> Iterator[Any]:
+    def download(self, name: str) -> Iterator[Any]:
         self.describe(name)
         if name not in self.loaded:
             yield from self.fetches

@@ -13,6 +13,7 @@ from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.kept import Kept, own_limits
 from studio.media.images import to_images
 from studio.models.catalogue import ModelInfo
+from studio.models.device import Device
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.trajectory import Recorder, Trajectory
@@ -30,6 +31,7 @@ class FakeStudio:
         self.readied: list[SampleOptions] = []
         self.weighed: list[tuple[SampleOptions, ...]] = []
         self.kept = Kept(own_limits())
+        self.device = Device()
         self.models = {
             "disc": ModelInfo(
                 label="Discs", about="Coloured discs, 32 x 32.", source="", width=32, height=32, class_names=("red", "green", "blue"), default_steps=20,

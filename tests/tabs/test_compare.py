@@ -13,7 +13,7 @@ from studio.errors import InvalidOption
 from studio.options import SampleOptions
 from studio.sampling.compare import plan_grid
 from studio.sampling.export import MARGIN
-from tabs.compare import compared, drawn, pair, picture_of, read_values, side_options, words_of
+from tabs.compare import compared, drawn, pair, read_values, side_options, words_of
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)
@@ -81,7 +81,7 @@ def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture():
     assert done == list(range(7)) and "6 pictures, about" in changes[1]["status"]
     assert json.loads(changes[0]["stage"])["columns"] == ["1", "2", "332163598"]
     # Every picture is there at twice its size; what is left of them and above holds their names.
-    pictures = [np.asarray(picture_of(FakeTextStudio(), cell.options, Event()).convert("RGB")) for cell in cells]
+    pictures = [np.asarray([*FakeTextStudio().sample(cell.options)][-1].images[0].convert("RGB")) for cell in cells]
     side = 2 * SIDE * FACTOR
     top, left = (sheet.shape[0] - 2 * (side + MARGIN), sheet.shape[1] - 3 * (side + MARGIN))
     for cell, picture in zip(cells, pictures):

@@ -250,8 +250,23 @@ def test_leaving_the_page_frees_what_the_training_holds():
     assert training.closed and session.running == []
 
 
+def test_who_wants_to_train_while_another_does_is_told_to_wait():
+    studio, training = FakeStudio(), FakeTraining()
+    with gr.Blocks() as demo:
+        create_tab(studio, training.train)
+    functions = {fn.fn.__name__: fn for fn in demo.fns.values() if fn.fn is not None}
+    session = Session()
+    pressed(functions, session)
+    changes = functions["on_run"].fn(session)
+    with studio.device.ask("somebody else"):
+        next(changes)
+        assert "you are next" in str(list(next(changes).values())) and training.made == 0
+    list(changes)
+    assert training.made == 10 and training.closed and len(studio.device) == 0
+
+
 def test_every_handler_is_private_and_training_shares_the_device_queue():
     _, _, functions = wired()
     assert all(fn.api_visibility == "private" for fn in functions.values())
-    assert functions["on_run"].concurrency_id == "gpu" and functions["on_run"].concurrency_limit == 1
+    assert functions["on_run"].concurrency_id == "gpu"
     assert not functions["on_stop"].queue and not functions["on_ask"].queue
