@@ -91,7 +91,7 @@ def main() -> None:
     app.queue(default_concurrency_limit=4)
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, max_file_size="30mb",
-        show_error=False, state_session_capacity=MAX_VISITORS, max_threads=MAX_THREADS, enable_monitoring=False, **page,
+        show_error=False, state_session_capacity=MAX_VISITORS, max_threads=MAX_THREADS, **page,
     )
 
 
