@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, UnknownName
 from studio.kept import PUBLIC_LIMITS, Kept, own_limits
-from studio.models.catalogue import ASSETS, COMPANIONS, MODELS, ModelInfo
+from studio.models.catalogue import COMPANIONS, MODELS, ModelInfo
 from studio.models.device import Device
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
 
 __all__ = ["Studio"]
-
-# A recorded run of the embedded model: something real to see before any model is loaded.
-OPENING_RUN = ASSETS / "runs" / "opening.safetensors"
 
 
 class Studio:
@@ -329,7 +326,3 @@ class Studio:
         from studio.sampling.trajectory import Trajectory
 
         return Trajectory.load(path)
-
-    def opening_run(self) -> "Trajectory | None":
-        """The recorded run that the studio opens with, if it ships with one."""
-        return self.load_run(OPENING_RUN) if OPENING_RUN.is_file() else None

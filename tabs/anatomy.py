@@ -11,12 +11,13 @@ from studio.media.data_uris import data_uri
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
 from tabs.parts.api import TextApi
+from tabs.parts.openings import Recording, recorded
 from tabs.parts.panel import DEVICE
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, picture_input, said_in_a_sentence, to_stage
 from tabs.parts.turns import alone
 from tabs.parts.visitors import asker_of
 
-__all__ = ["create_area"]
+__all__ = ["create_area", "record"]
 
 FIRST_PICTURE = "toybox"
 MAX_PERTURB = 3.0
@@ -46,7 +47,7 @@ def create_area(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     with gr.Row(elem_classes="ds-chain-controls"):
         look = gr.Button("Take it apart", variant="primary", min_width=140, scale=0, elem_id="anatomy-look")
         note = gr.HTML(elem_id="anatomy-note", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
-    parts = drawn_by("anatomy", '<div class="ds-stage ds-anatomy"></div>', elem_id="anatomy-parts")
+    parts = drawn_by("anatomy", '<div class="ds-stage ds-anatomy"></div>', elem_id="anatomy-parts", value=recorded("anatomy", "parts"))
 
     gr.Markdown(ABOUT_VAE, latex_delimiters=LATEX, elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
@@ -60,7 +61,7 @@ def create_area(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
             seed = gr.Number(0, label="Seed of that noise", precision=0, elem_id="anatomy-seed")
             send = gr.Button("There and back", variant="primary", elem_id="anatomy-send")
         with gr.Column(elem_classes="ds-stage-column"):
-            trip = drawn_by("roundTrip", '<div class="ds-stage ds-trip"></div>', elem_id="anatomy-trip")
+            trip = drawn_by("roundTrip", '<div class="ds-stage ds-trip"></div>', elem_id="anatomy-trip", value=recorded("anatomy", "trip"))
 
     def on_look(name: str | None, text: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
@@ -82,6 +83,17 @@ def create_area(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     inputs, events = [model, example, upload, perturb, seed], [send.click, example.input, upload.input, perturb.change, seed.submit]
     gr.on(events, on_send, inputs, [trip, note], trigger_mode="always_last", **PRIVATE, **DEVICE)
     return looked
+
+
+def record(studio: TextApi, model: str, prompt: str) -> Recording:
+    """What the area opens with: the parts of a model, and a picture through its VAE."""
+    parts = parts_shown(studio.anatomy(model, prompt))
+    trip = trip_shown(studio.vae_round_trip(model, load_picture(FIRST_PICTURE, seed=1)))
+    told = {"title": f"A recorded look at {studio.describe(model).label}"}
+    return Recording(
+        made_with={"model": model, "prompt": prompt, "picture": FIRST_PICTURE},
+        places={"parts": to_stage({**parts, **told}), "trip": to_stage({"perturb": 0, **trip, **told})},
+    )
 
 
 def chosen(model: str | None) -> str:

@@ -23,7 +23,9 @@ from studio.scratch import passing_folder
 from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, options_from
 from tabs.parts.filmstrip import decoded, film
+from tabs.parts.openings import Recording, asked_with, recorded
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
+from tabs.parts.running import finished
 from tabs.parts.stage import CHEAP, drawn_by, said_in_a_sentence, to_stage
 from tabs.parts.turns import alone, sampled, waiting_line
 from tabs.parts.visitors import NOBODY, Asker, asker_of
@@ -33,15 +35,21 @@ if TYPE_CHECKING:
 
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["create_pair", "create_grid"]
+__all__ = ["create_pair", "create_grid", "record_grid", "record_pair"]
 
 STREAMS = ("x0_hat", "x_t")
 IDS = {"prompt": "prompt", "scheduler": "scheduler", "num_steps": "steps", "guidance_scale": "scale"}
 # Small, as the whole grid is sent with every new cell.
 THUMBNAIL = 160
 SCHEDULER_CHOICES = [(entry.label, name) for name, entry in SCHEDULERS.items()]
+# What the two sides are at first.
+FIRST_SIDES: dict[str, dict[str, Any]] = {
+    "a": {"prompt": "", "scheduler": "dpm++_2m", "num_steps": 10, "guidance_scale": 4.0},
+    "b": {"prompt": "", "scheduler": "ddim", "num_steps": 25, "guidance_scale": 4.0},
+}
 # Of the tab, for what a grid does not change.
 OF_TAB = ("model", "prompt", "guidance_scale", "num_steps", "scheduler")
+FIRST_GRID = "seed_scale"
 FIRST_VALUES: dict[str, Any] = {
     "seed": "0, 1, 2, 3", "guidance_scale": "1, 2, 4, 8", "scheduler": ["ddim", "euler", "dpm++_2m"], "num_steps": "5, 10, 25",
     "prompt": "a red star on a white background\na blue boat on a yellow background\na green cat on a pink background",
@@ -62,9 +70,9 @@ def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
         with gr.Column(elem_classes="ds-controls"):
             panel.create_press()
             seed = control("pair", "seed", label="Seed of both", info="The same noise to start: what differs is the settings.")
-            sides = {"a": create_side("a", scheduler="dpm++_2m", num_steps=10), "b": create_side("b", scheduler="ddim", num_steps=25)}
+            sides = {name: create_side(name, **first) for name, first in FIRST_SIDES.items()}
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.places["stage"] = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage")
+            panel.places["stage"] = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage", value=recorded("compare", "stage"))
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         chosen = {name: {option: values[control] for option, control in side.items()} for name, side in sides.items()}
@@ -81,10 +89,11 @@ def create_side(name: str, **first: Any) -> Controls:
 
     with gr.Column(elem_classes=f"ds-side ds-side-{name}"):
         gr.HTML(f"<strong>{name.upper()}</strong>", padding=False)
-        side = {"prompt": one("prompt", placeholder="that of the picture", lines=1, max_lines=3), "scheduler": one("scheduler", first["scheduler"])}
+        side = {"prompt": one("prompt", first["prompt"], placeholder="that of the picture", lines=1, max_lines=3)}
+        side["scheduler"] = one("scheduler", first["scheduler"])
         with gr.Row():
             side["num_steps"] = one("num_steps", first["num_steps"], min_width=90)
-            side["guidance_scale"] = one("guidance_scale", 4, kind=gr.Number, min_width=110)
+            side["guidance_scale"] = one("guidance_scale", first["guidance_scale"], kind=gr.Number, min_width=110)
     return side
 
 
@@ -130,18 +139,27 @@ def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event,
     yield {"stage": to_stage(pair(*runs)), "status": f"Compared {len(runs[0].steps)} with {len(runs[1].steps)} steps."}
 
 
+def record_pair(studio: TextApi, model: str, prompt: str) -> Recording:
+    """The comparison that the area opens with: what the first values of its controls give."""
+    a, b = (side_options(model, 0, prompt, side) for side in FIRST_SIDES.values())
+    title = f"A recorded comparison: {prompt}, seed {a.seed}"
+    shown = pair(finished(studio, a), finished(studio, b))
+    return Recording(made_with={"a": asked_with(a), "b": asked_with(b)}, places={"stage": to_stage({**shown, "title": title})})
+
+
 def pair(a: "Trajectory", b: "Trajectory") -> dict[str, Any]:
     """Two films, the places where they meet, and their difference there as grey sprites of one byte a place."""
     meetings = common_axis(a.steps, b.steps)
     maps = {stream: difference_maps(a, b, stream, meetings).numpy() for stream in STREAMS}
     return {
-        "a": film(a, run="a", title=words_of(a.options, b.options)), "b": film(b, run="b", title=words_of(b.options, a.options)),
+        "a": film(a, run="a", title=told_apart(a.options, b.options), streams=STREAMS),
+        "b": film(b, run="b", title=told_apart(b.options, a.options), streams=STREAMS),
         "meetings": [dataclasses.asdict(meeting) for meeting in meetings],
         "differences": {stream: _sprite(levels) for stream, levels in maps.items()}, "end": _end(a, b, meetings),
     }
 
 
-def words_of(options: SampleOptions, other: SampleOptions) -> str:
+def told_apart(options: SampleOptions, other: SampleOptions) -> str:
     """What one side has that the other has not; the scheduler where they are the same."""
     words = {
         "prompt": options.prompt, "scheduler": SCHEDULERS[options.scheduler].label, "num_steps": f"{options.num_steps} steps",
@@ -175,12 +193,12 @@ def create_grid(studio: TextApi, controls: Controls) -> Any:
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             panel.create_press()
-            kind = gr.Radio([(entry.label, name) for name, entry in GRIDS.items()], value="seed_scale", label="Grid", elem_id="grid-kind")
-            fields = create_fields(GRIDS["seed_scale"])
+            kind = gr.Radio([(entry.label, name) for name, entry in GRIDS.items()], value=FIRST_GRID, label="Grid", elem_id="grid-kind")
+            fields = create_fields(GRIDS[FIRST_GRID])
             plan = gr.Button("How long will it take?", size="sm", elem_id="grid-plan")
             gr.Markdown(f"At most {MAX_CELLS} pictures. What the grid does not change is taken from the area Picture.", elem_classes="ds-about")
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.places["stage"] = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="grid-stage")
+            panel.places["stage"] = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="grid-stage", value=recorded("grid", "stage"))
             panel.places["sheet"] = gr.File(label="The grid as one picture", visible=False, interactive=False, height=60, elem_id="grid-sheet")
     return wire_grid(studio, panel, kind, fields, plan, {name: controls[name] for name in OF_TAB})
 
@@ -277,6 +295,15 @@ def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event, asker: A
     with passing_folder() as folder:
         # Gradio copies the file before it goes on.
         yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
+
+
+def record_grid(studio: TextApi, model: str, prompt: str) -> Recording:
+    """The grid that the area opens with: what the first values of its controls give."""
+    base, info = SampleOptions(model=model, prompt=prompt, num_steps=25, guidance_scale=4.0), GRIDS[FIRST_GRID]
+    cells = plan_grid(FIRST_GRID, base, {name: read_values(name, FIRST_VALUES[name]) for name in (info.rows, info.columns)})
+    pictures = {i: finished(studio, cell.options).images[0] for i, cell in enumerate(cells)}
+    shown = {**grid_shown(FIRST_GRID, cells, pictures), "title": f"A recorded grid: {prompt}"}
+    return Recording(made_with={**asked_with(base), "grid": FIRST_GRID}, places={"stage": to_stage(shown)})
 
 
 def picture_of(studio: TextApi, options: SampleOptions, switch: Event, asker: Asker = NOBODY) -> "Generator[Change, None, Image.Image | None]":

@@ -2,11 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, fields
-from functools import cache
-from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,17 +16,19 @@ from studio.media.images import grid, to_pixels
 from studio.models.device import Waiting, Work
 from studio.runs.trainers.contrast import ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from tabs.parts.api import SamplingApi
+from tabs.parts.openings import Recording, asked_with, recorded, recorded_text
 from tabs.parts.panel import Change, RunPanel, Values
-from tabs.parts.stage import CHEAP, drawn_by, unchecked
+from tabs.parts.stage import drawn_by, unchecked
 from tabs.parts.turns import shared, waiting_line
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["create_tab", "record", "OPENING"]
+__all__ = ["OPENS_WITH", "create_tab", "record"]
 
 Train = Callable[[ContrastOptions, Event], Generator[ContrastEvent | Waiting, None, None]]
-OPENING = Path(__file__).parents[1] / "assets" / "runs" / "contrast.json"
+# A number of updates, so that it comes out the same on every machine.
+OPENS_WITH = ContrastOptions(num_steps=1200)
 
 TRAINING = Work(name="contrast")
 UPDATE_EVERY_S = 0.25
@@ -140,19 +140,15 @@ def explanation(event: ContrastFinished, times: int) -> str:
 
 # --- the recorded training that the tab opens with -----------------------------------------------------------
 
-def record(events: Iterable[ContrastEvent], times: int) -> dict[str, str]:
-    """A whole training as the page shows it: {"stage": JSON text, "why": Markdown}."""
-    progress = Progress(times=times)
-    for event in events:
-        progress.take(event)
+def record(train_contrast: Train, options: ContrastOptions = OPENS_WITH) -> Recording:
+    """The training that the tab opens with: its stage, and "why" in Markdown."""
+    progress = Progress(times=options.sample_steps)
+    for event in train_contrast(options, Event()):
+        if not isinstance(event, Waiting):
+            progress.take(event)
     assert progress.finished is not None
     progress.state, progress.title = "recorded", f"A recorded training: {progress.step} updates of each network. Press Train for your own."
-    return {"stage": progress.stage(), "why": explanation(progress.finished, times)}
-
-
-@cache
-def opening() -> dict[str, str] | None:
-    return json.loads(OPENING.read_text("utf-8")) if OPENING.is_file() else None
+    return Recording(made_with=asked_with(options), places={"stage": progress.stage(), "why": explanation(progress.finished, options.sample_steps)})
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -174,13 +170,9 @@ def create_tab(studio: SamplingApi, train_contrast: Train) -> None:
                 controls |= {name: slider(name) for name in ("sample_steps", "width", "batch_size")}
                 controls["seed"] = gr.Number(ContrastOptions().seed, precision=0, **told("seed"))
         with gr.Column(elem_classes="ds-stage-column"):
-            stage = drawn_by("contrast", '<div class="ds-stage ds-contrast"></div>', elem_id="contrast-stage")
-            why = gr.Markdown(visible=False, elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
+            stage = drawn_by("contrast", '<div class="ds-stage ds-contrast"></div>', elem_id="contrast-stage", value=recorded("contrast", "stage"))
+            why = gr.Markdown(recorded_text("contrast", "why"), elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
     panel.places |= {"stage": stage, "why": why}
-
-    def on_open_page() -> dict[Any, Any]:
-        recorded = opening()
-        return {stage: recorded["stage"], why: gr.update(value=recorded["why"], visible=True)} if recorded else {stage: gr.skip(), why: gr.skip()}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         options = ContrastOptions(**{name: values[control] for name, control in controls.items()})
@@ -190,7 +182,6 @@ def create_tab(studio: SamplingApi, train_contrast: Train) -> None:
 
         return shown(in_turns, options, switch)
 
-    gr.on(None, on_open_page, None, [stage, why], **CHEAP)
     panel.wire_run(changes, controls.values())
 
 

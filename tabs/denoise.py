@@ -11,19 +11,20 @@ import gradio as gr
 from studio.options import SampleOptions
 from tabs.parts.api import SamplingApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
-from tabs.parts.filmstrip import film
+from tabs.parts.openings import UNTIL_SHOWN, Recording, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
-from tabs.parts.running import FAILED, run_shown
+from tabs.parts.running import FAILED, recorded_film, run_shown
 from tabs.parts.session import Session
-from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, said_in_a_sentence, unchecked
 
-__all__ = ["create_tab"]
+__all__ = ["OPENS_WITH", "create_tab", "record"]
 
 ANY_CLASS = ""
 # What /sample takes of the tab's controls, in its order.
 ENDPOINT = ("model", "class_label", "num_steps", "timesteps", "scheduler", "eta", "clip_x0", "seed", "num_images")
 MAIN = ("scheduler", "num_steps", "eta", "seed", "num_images")
+OPENS_WITH = SampleOptions(model="toybox-ddpm", class_label="umbrella", seed=11, num_images=4, num_steps=20, clip_x0=True)
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ def create_tab(studio: SamplingApi) -> FirstPress:
     """The components, handlers and wiring of the tab; gives what its first press asks for.
 
     Args:
-        studio: samples, and gives the recorded run that the tab opens with.
+        studio: samples.
     """
     panel = RunPanel(studio, "denoise", "Run")
     with gr.Row(elem_classes="ds-layout"):
@@ -43,7 +44,7 @@ def create_tab(studio: SamplingApi) -> FirstPress:
             controls |= create_more()
             panel.create_files()
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.create_stage()
+            panel.create_stage(recorded("denoise", "stage"))
     opened = wire(studio, panel, controls)
     first = options_from({name: control.value for name, control in controls.items()})
     return FirstPress(options=first, changes=partial(shown, studio), opened=opened)
@@ -75,10 +76,6 @@ def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> Any:
     """The handlers of the tab; gives the event that shows the recorded run."""
     model, label = controls["model"], controls["class_label"]
 
-    def on_open_page() -> str | None:
-        trajectory = studio.opening_run()
-        return to_stage(film(trajectory, run="opening", title="A recorded run", autoplay=True)) if trajectory else None
-
     def on_model(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():
             chosen = studio.describe(name)
@@ -91,7 +88,7 @@ def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> Any:
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         return shown(studio, options_from({name: values[control] for name, control in controls.items()}), switch, values[panel.session])
 
-    opened = gr.on(None, on_open_page, None, panel.stage, **CHEAP)
+    opened = gr.on(None, None, None, None, js=UNTIL_SHOWN, **CHEAP)
     keep_fresh(model, studio, text=False)
     model.input(on_model, model, [model, controls["num_steps"], label], **PRIVATE, concurrency_id="files", concurrency_limit=2)
     wire_scheduler(controls)
@@ -115,6 +112,11 @@ def class_update(model: Any, label: str | int | None) -> dict[str, Any]:
 def shown(studio: SamplingApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[Change]:
     """The run as the page shows it."""
     yield from run_shown(studio, of_kind(studio, options), switch, session)
+
+
+def record(studio: SamplingApi, options: SampleOptions = OPENS_WITH) -> Recording:
+    """The run that the tab opens with."""
+    return Recording(made_with=asked_with(options), places={"stage": recorded_film(studio, options)})
 
 
 def of_kind(studio: SamplingApi, options: SampleOptions) -> SampleOptions:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -18,7 +18,9 @@ from studio.media.data_uris import data_uri
 from studio.media.uploads import open_picture
 from studio.models.device import Waiting, Work
 from studio.models.taught import base_of
+from studio.runs import RunView
 from studio.runs.dreambooth import EXAMPLE, MOST_PICTURES, fields, presets, seen
+from studio.runs.examples import DOMINO
 from studio.runs.probes import Sheet, before_and_after, checkpoint_matrix, forgotten
 from tabs.parts.api import TrainingApi
 from tabs.parts.controls import Controls
@@ -27,6 +29,7 @@ from tabs.parts.following import (
     Buttons,
     buttons_shown,
     create_buttons,
+    create_example,
     create_follow,
     duration,
     follow_value,
@@ -35,17 +38,21 @@ from tabs.parts.following import (
     required,
     wire_buttons,
 )
+from tabs.parts.openings import Recording, recorded
 from tabs.parts.panel import DEVICE, FILES, Change, Changes, RunPanel, Values
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import alone, shared, waiting_line
 from tabs.parts.visitors import asker_of
 
-__all__ = ["create_tab"]
+__all__ = ["create_tab", "record"]
 
 INTRO = """## DreamBooth
 Three to five pictures, and a word that means nothing yet: train until the word **is** the subject. The class pictures keep the
 model from forgetting what else the class can be."""
-PUBLIC = "Training is off on this public studio. Start the studio on your own machine to teach it a subject: the README says how."
+PUBLIC = (
+    "Training is off on this public studio. Start the studio on your own machine to teach it a subject: the README says how. "
+    "Here is a training that was recorded, and what the model drew before and after."
+)
 INVITATION = "Give 3 to 5 pictures of one subject, or take the example, and press Train. What the model learns is shown here, step by step."
 FIRST_PRESET = "toybox"
 EXAMPLE_WORDS = {"instance_prompt": "a sks cat", "class_prompt": "a cat", "token": "sks"}
@@ -84,7 +91,7 @@ def values_of(options: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in (*WORDS, "base", *MAIN, *MORE)}
 
 
-def options_of(values: dict[str, Any]) -> dict[str, Any]:
+def trainer_options(values: dict[str, Any]) -> dict[str, Any]:
     """The trainer's options from the form's values."""
     options = dict(values)
     if not options.pop("prior"):
@@ -182,6 +189,14 @@ def sheet_value(sheet: Sheet) -> str:
     })
 
 
+def record(studio: TrainingApi, view: RunView) -> Recording:
+    """What the tab opens with beside the recorded run: the same seeds before it and after."""
+    said = view.options
+    *_, last = before_and_after(studio, view, said["instance_prompt"])
+    sheet = replace(last, title=f"A recorded example: {last.title}")
+    return Recording(made_with={"base": said["base"], "prompt": said["instance_prompt"]}, places={"sheet": sheet_value(sheet)})
+
+
 # --- the tab -------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +238,8 @@ def create_tab(studio: TrainingApi) -> None:
     """
     if studio.public:
         gr.Markdown(PUBLIC, elem_classes="ds-about")
+        create_example(studio, "dreambooth-stage")
+        create_sheet()
         return
     gr.Markdown(INTRO, elem_id="dreambooth-intro", elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
@@ -280,7 +297,7 @@ def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
                 elem_id="dreambooth-others", scale=1,
             ))
         starts = panel.create_presses(PROBES)
-        panel.places["sheet"] = drawn_by("sheet", '<div class="ds-stage ds-sheet"></div>', elem_id="dreambooth-sheet")
+        panel.places["sheet"] = create_sheet()
 
     def changes_of(kind: str) -> Changes:
         def changes(values: Values, switch: Event) -> Iterator[Change]:
@@ -291,6 +308,11 @@ def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
     for kind, start in starts.items():
         panel.wire_run(changes_of(kind), [run, prompt, others], [start.click])
     return others
+
+
+def create_sheet() -> gr.HTML:
+    """Pictures beside each other; those of the recorded example first."""
+    return drawn_by("sheet", '<div class="ds-stage ds-sheet"></div>', elem_id="dreambooth-sheet", value=recorded("domino", "sheet"))
 
 
 def wire_form(studio: TrainingApi, form: Form, gallery: gr.Gallery) -> None:
@@ -337,10 +359,10 @@ def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
         return {stage: followed_now, **buttons_shown(studio, chosen, followed.buttons)}
 
     def show(chosen: str) -> dict[Any, Any]:
-        chosen = chosen if found(studio, chosen) else newest(studio, "dreambooth")
+        chosen = chosen if found(studio, chosen) else newest(studio, "dreambooth") or DOMINO
         names = subject_runs(studio)
         others = gr.update(choices=[name for name in names if name != chosen])
-        return {followed.run: gr.update(choices=names, value=chosen or None), followed.others: others, **standing(chosen)}
+        return {followed.run: gr.update(choices=[*names, DOMINO], value=chosen), followed.others: others, **standing(chosen)}
 
     def on_open_page() -> dict[Any, Any]:
         return {**show(""), form.name: free_name(studio, "subject"), controls["base"]: gr.update(choices=teachable(studio))}
@@ -354,7 +376,7 @@ def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
     def on_estimate(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         yield {form.status: "The base model is loaded and one step of it is timed."}
         try:
-            options = options_of({name: values[control] for name, control in controls.items()})
+            options = trainer_options({name: values[control] for name, control in controls.items()})
             found = yield from alone(studio.device, asker_of(request), "estimate", lambda: studio.estimate_subject(options), form.status)
             yield {form.status: estimate_line(found, options)}
         except StudioError as error:
@@ -363,7 +385,7 @@ def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
     def on_train(*values: Any) -> dict[Any, Any]:
         given, asked, *rest = values
         with said_in_a_sentence():
-            view = studio.train_subject((asked or "").strip(), given or [], options_of(dict(zip(controls, rest))))
+            view = studio.train_subject((asked or "").strip(), given or [], trainer_options(dict(zip(controls, rest))))
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
         return {**show(view.name), form.status: said, form.name: free_name(studio, view.name)}
 

@@ -24,11 +24,11 @@ from studio.process.noising import NoiseOptions, noise_image, working_copy
 from studio.process.schedules import curves
 from studio.runs.dreambooth import fields
 from tabs.denoise import of_kind
-from tabs.dreambooth import defaults, options_of
+from tabs.dreambooth import defaults, trainer_options
 from tabs.parts.api import SamplingApi, StudioApi, TrainingApi
 from tabs.parts.arguments import Upload
 from tabs.parts.controls import options_from
-from tabs.parts.following import title_of
+from tabs.parts.following import state_line
 from tabs.parts.panel import DEVICE
 from tabs.parts.receiving import require_disk
 from tabs.parts.running import run_for_programs
@@ -164,7 +164,7 @@ def create_run_endpoints(studio: TrainingApi) -> None:
     """/train, /run_status, /run_stop and /run_resume: answered at once, however long the queue is."""
     def train(pictures: list[Upload] | None = None, name: str = "subject", **options: Any) -> tuple[str, str]:
         """Check everything, then start a run. Give its name to /run_status to follow it."""
-        view = studio.train_subject(name.strip(), [file["path"] for file in pictures or ()], options_of({**defaults(), **options}))
+        view = studio.train_subject(name.strip(), [file["path"] for file in pictures or ()], trainer_options({**defaults(), **options}))
         return f"The run {view.name} was started; it goes on when this page is closed.", view.name
 
     def run_status(name: str) -> dict:
@@ -213,7 +213,7 @@ def status_of(studio: TrainingApi, name: str) -> dict[str, Any]:
     place, begins_s = studio.runs.position(name)
     model: Path = view.path / "model"
     return {
-        "name": view.name, "trainer": view.trainer, "state": view.state, "title": title_of(view, (place, begins_s)), "message": view.message,
+        "name": view.name, "trainer": view.trainer, "state": view.state, "title": state_line(view, (place, begins_s)), "message": view.message,
         "step": view.step, "steps": view.steps, "saved": view.saved, "left_s": view.left_s, "queue_position": place, "begins_s": begins_s,
         "phase": view.phase, "phase_done": view.phase_done, "phase_total": view.phase_total, "command": view.command,
         "model": str(model) if view.state == "finished" and model.is_dir() else None,

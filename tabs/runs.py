@@ -12,6 +12,7 @@ import gradio as gr
 
 from studio.errors import InvalidOption
 from studio.runs import TRAINERS, RunView
+from studio.runs.examples import DOMINO, examples
 from studio.runs.folder import read_toml
 from studio.runs.trainers import options_table
 from tabs.parts.api import TrainingApi
@@ -22,33 +23,38 @@ from tabs.parts.following import (
     Buttons,
     buttons_shown,
     create_buttons,
+    create_example,
     create_follow,
     follow_value,
     found,
     newest,
-    required,
     share_of,
-    title_of,
+    state_line,
+    state_of,
     wire_buttons,
 )
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = ["create_tab"]
 
+PUBLIC = "Training is off on this public studio. Start the studio on your own machine to train: the README says how. Here is a run that was recorded."
+
 
 # --- the list of runs ----------------------------------------------------------------------------------------
 
 def list_value(studio: TrainingApi, chosen: str) -> str:
     """JSON text for Studio.runlist."""
-    return to_stage({"runs": [row_of(studio, view) for view in studio.runs.list()], "chosen": chosen or "", "invitation": INVITATION})
+    own = studio.runs.list()
+    rows = [row_of(studio, view) for view in (*own, *examples())]
+    return to_stage({"runs": rows, "chosen": chosen or "", "invitation": "" if own else INVITATION})
 
 
 def row_of(studio: TrainingApi, view: RunView) -> dict[str, Any]:
     done = view.step / view.steps if view.steps else 0.0
     trainer = TRAINERS[view.trainer].label if view.trainer in TRAINERS else view.trainer
     return {
-        "name": view.name, "trainer": trainer, "state": view.state, "words": title_of(view, studio.runs.position(view.name)),
-        "share": share_of(view) if view.live else done, "when": ago(time() - view.created) if view.created else "",
+        "name": view.name, "trainer": trainer, "state": state_of(view), "words": state_line(view, studio.runs.position(view.name)),
+        "share": share_of(view) if view.live else done, "when": ago(time() - view.created) if view.created and not view.example else "",
     }
 
 
@@ -98,7 +104,8 @@ def create_tab(studio: TrainingApi) -> None:
         studio: keeps and follows the runs.
     """
     if studio.public:
-        gr.Markdown("Training is off on this public studio. Start the studio on your own machine to train: the README says how.", elem_classes="ds-about")
+        gr.Markdown(PUBLIC, elem_classes="ds-about")
+        create_example(studio, "runs-stage")
         return
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
@@ -135,15 +142,16 @@ def create_starter() -> Starter:
 
 
 def show(studio: TrainingApi, board: Board, name: str, others: Iterable[str] = ()) -> dict[Any, Any]:
-    """What the page shows with this run chosen, or the newest where it is not there."""
+    """What the page shows with this run chosen, or the newest where it is not there; where there is none, the example unchosen."""
     name = name if found(studio, name) else newest(studio)
-    names = [view.name for view in studio.runs.list() if view.name != name]
+    names = [view.name for view in (*studio.runs.list(), *examples()) if view.name != (name or DOMINO)]
     kept = [other for other in others if other in names]
     return {**standing(studio, board, name, kept), board.compare: gr.update(choices=names, value=kept), board.chosen: name}
 
 
 def standing(studio: TrainingApi, board: Board, name: str, others: Iterable[str]) -> dict[Any, Any]:
     """What changes by itself while the page is looked at."""
+    name = name or DOMINO
     stage = follow_value(studio, name, board.address, others)
     return {board.runs: list_value(studio, name), board.stage: stage, **buttons_shown(studio, name, board.buttons)}
 
@@ -168,7 +176,7 @@ def wire_board(studio: TrainingApi, board: Board) -> None:
         return show(studio, board, event_value(asked, name=str)["name"], others or ())
 
     def on_compare(name: str, others: list[str]) -> str:
-        return follow_value(studio, name, board.address, others or ())
+        return follow_value(studio, name or DOMINO, board.address, others or ())
 
     gr.on(None, on_open_page, None, board.shown, **CHEAP)
     gr.Timer(POLL_S).tick(on_tick, [chosen, compare, seen], [*board.shown, seen], **CHEAP)
@@ -185,7 +193,7 @@ def wire_starter(studio: TrainingApi, starter: Starter, board: Board, status: gr
 
     def on_take(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():
-            view = studio.runs.read(required(name))
+            view = studio.runs.read(name or DOMINO)
             return {starter.trainer: view.trainer, starter.toml: toml_of(view)}
 
     def on_start(trainer: str, name: str, text: str) -> dict[Any, Any]:

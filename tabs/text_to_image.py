@@ -1,8 +1,7 @@
 """The Text to image tab: a prompt becomes a picture, with what the model reads, believes and looks at on the way."""
 
-import json
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from html import escape
 from pathlib import Path
 from threading import Event
@@ -11,26 +10,24 @@ from typing import Any
 
 import gradio as gr
 
-from studio.errors import InvalidOption
 from studio.options import SampleOptions
-from studio.sampling.events import Finished
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
-from tabs.parts.filmstrip import film
+from tabs.parts.openings import Recording, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
-from tabs.parts.running import FAILED, run_shown
+from tabs.parts.running import FAILED, recorded_film, run_shown
 from tabs.parts.session import Session
-from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, to_stage, unchecked
+from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, unchecked
 from tabs.parts.words import create_words, tokens_of, words_of
 
-__all__ = ["create_tab"]
+__all__ = ["OPENS_WITH", "create_tab", "record"]
 
 FIRST_PROMPT = "a purple butterfly on a yellow background"
 EXAMPLES = (FIRST_PROMPT, "a large red heart on a white background", "a small green boat on the left on a blue background", "an orange cat")
-OPENING = Path(__file__).parents[1] / "assets" / "runs" / "text.json"
+OPENS_WITH = SampleOptions(model="toybox-sd", prompt=FIRST_PROMPT, num_steps=25, guidance_scale=4.0, record_attention=True)
 INVITATION = "Say what the picture is to show, and press Generate."
 MAIN = ("negative_prompt", "guidance_scale", "num_steps", "scheduler", "seed", "num_images")
 
@@ -57,8 +54,8 @@ def create_tab(studio: TextApi) -> FirstPress | None:
                 controls |= create_more()
                 panel.create_files()
             with gr.Column(elem_classes="ds-stage-column"):
-                panel.create_stage(INVITATION)
-                words = create_words("t2i-words")
+                panel.create_stage(recorded("text", "stage"), INVITATION)
+                words = create_words("t2i-words", recorded("text", "words"))
         panel.places |= {"resident": resident, "words": words}
         others = create_areas(studio, controls)
     opened = wire(studio, panel, controls)
@@ -124,10 +121,8 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
     reading: dict[str, Any] = {**PRIVATE, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
 
     def on_open_page() -> dict[Any, Any]:
-        recorded = opening()
-        shown = {panel.stage: recorded["stage"], words: recorded["words"]} if recorded else {panel.stage: gr.skip(), words: gr.skip()}
         # Trainings that have ended since the page was made bring models of their own.
-        return {**shown, model: gr.update(choices=menu_of(studio, text=True))}
+        return {model: gr.update(choices=menu_of(studio, text=True))}
 
     def on_model(name: str) -> dict[Any, Any]:
         entry = models_of(studio, text=True).get(name)
@@ -141,7 +136,7 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
         options = options_from({name: values[control] for name, control in controls.items()})
         return generated(studio, options, switch, values[panel.session])
 
-    opened = gr.on(None, on_open_page, None, [panel.stage, words, model], **CHEAP)
+    opened = gr.on(None, on_open_page, None, model, **CHEAP)
     keep_fresh(model, studio, text=True)
     model.input(on_model, model, [resident, controls["num_steps"], controls["guidance_scale"]], **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
@@ -157,20 +152,10 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------
 
-def record(studio: TextApi, options: SampleOptions) -> dict[str, str]:
-    """A whole run as the page shows it before any model is loaded: {"stage": JSON text, "words": JSON text}."""
-    for event in studio.sample(options):
-        if isinstance(event, Finished):
-            tokens = studio.tokens(options.model, options.prompt) if options.record_attention else None
-            shown = film(event.trajectory, run="opening", title=f"A recorded run: {options.prompt}", autoplay=True, tokens=tokens)
-            # No run of a visitor's, so there is nothing to decode later.
-            return {"stage": to_stage({**shown, "decodes": []}), "words": words_of(studio, options.model, options.prompt)}
-    raise InvalidOption("The run ended before it was finished; record it again.")
-
-
-@cache
-def opening() -> dict[str, str] | None:
-    return json.loads(OPENING.read_text("utf-8")) if OPENING.is_file() else None
+def record(studio: TextApi, options: SampleOptions = OPENS_WITH) -> Recording:
+    """The run that the tab opens with, and the words of its prompt."""
+    stage = recorded_film(studio, options, tokens=lambda: tokens_of(studio, options))
+    return Recording(made_with=asked_with(options), places={"stage": stage, "words": words_of(studio, options.model, options.prompt)})
 
 
 # --- what the controls say -----------------------------------------------------------------------------------

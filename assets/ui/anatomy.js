@@ -57,7 +57,7 @@
 
     const receive = () => {
       if (!props.value) return;
-      const { parts } = JSON.parse(props.value), groups = groupsOf(parts);
+      const { parts, title } = JSON.parse(props.value), groups = groupsOf(parts);
       const whole = groups.map(({ part }) => part), total = whole.reduce((sum, part) => sum + part.parameters, 0);
       const diagram = make("div", "ds-parts");
       const most = Math.max(1, ...groups.flatMap(({ blocks }) => blocks.map((block) => block.parameters)));
@@ -70,7 +70,7 @@
       table.append(header, body);
       box.append(table);
       const memory = whole.reduce((sum, part) => sum + part.memory_mib, 0);
-      root.replaceChildren(diagram, make("p", "ds-num ds-muted", `In all ${count(total)} parameters, ${mib(memory)}. Shapes are channels × height × width, or tokens × features, of one picture.`), box);
+      root.replaceChildren(...Studio.heading(title), diagram, make("p", "ds-num ds-muted", `In all ${count(total)} parameters, ${mib(memory)}. Shapes are channels × height × width, or tokens × features, of one picture.`), box);
       root.dataset.parts = parts.length;
     };
     watch("value", receive);
@@ -99,7 +99,7 @@
       const words = make("p", "ds-num");
       words.append(make("strong", "ds-psnr", value.psnr_db === null ? "the very same" : `PSNR ${value.psnr_db.toFixed(1)} dB`));
       words.append(make("span", "ds-muted", `  ·  ${channels} × ${lh} × ${lw} latents, ${saved.toFixed(0)} times fewer numbers  ·  mean ${Studio.format(value.mean)}, deviation ${Studio.format(value.deviation)}`));
-      root.replaceChildren(pair, words, row);
+      root.replaceChildren(...Studio.heading(value.title), pair, words, row);
       root.dataset.psnr = String(value.psnr_db);
       root.dataset.perturb = String(value.perturb);
     };

@@ -125,6 +125,7 @@
       at = next.meetings.length - 1;
       part(".ds-empty").hidden = true;
       part(".ds-stage-main").hidden = false;
+      part(".ds-title-text").textContent = next.title || "One seed, two settings";
       for (const side of ["a", "b"]) {
         const words = paneOf(side).querySelector("figcaption .ds-muted");
         words.textContent = words.title = next[side].title;
@@ -158,7 +159,7 @@
 
     const receive = () => {
       if (!props.value) return;
-      const { rows, columns, cells, row_name, column_name } = JSON.parse(props.value);
+      const { rows, columns, cells, row_name, column_name, title } = JSON.parse(props.value);
       const table = make("table", "ds-grid-table"), head = make("tr");
       head.append(make("th", "ds-muted", `${row_name} ↓   ${column_name} →`), ...columns.map((text) => make("th", "ds-num", text)));
       const header = make("thead"), body = make("tbody");
@@ -181,7 +182,7 @@
       table.append(header, body);
       const box = make("div", "ds-grid-box");
       box.append(table);
-      root.replaceChildren(box);
+      root.replaceChildren(...Studio.heading(title), box);
       root.dataset.cells = cells.length;
       root.dataset.done = cells.filter(Boolean).length;
     };

@@ -5,7 +5,7 @@
 //                  curves: {step: [], values: {loss, smooth, q1..q4, grad_norm, lr}}, samples: [{step, src}],
 //                  compared: [{name, step: [], smooth: []}], command, log, options: [[name, value]]}, or {invitation}
 //   Studio.runlist(element, props, watch, trigger)  in <div class="ds-stage ds-runlist"></div>
-//     props.value  JSON text of {runs: [{name, trainer, state, words, share, when}], chosen, invitation}; a click is the event
+//     props.value  JSON text of {runs: [{name, trainer, state, words, share, when}], chosen, invitation or ""}; a click is the event
 //                  `select` with {name}
 //   Studio.sheet(element, props, watch)             in <div class="ds-stage ds-sheet"></div>
 //     props.value  JSON text of {title, share or null, columns: [], rows: [{name, cells: [PNG as data URI or null]}], note}
@@ -185,7 +185,6 @@
       if (!props.value) return;
       const { runs, chosen, invitation } = JSON.parse(props.value);
       root.dataset.count = runs.length;
-      if (!runs.length) { root.replaceChildren(); make("p", make("div", root, "ds-empty"), "", invitation); return; }
       const focused = root.contains(document.activeElement) ? document.activeElement.textContent : null;
       const table = document.createElement("table");
       const head = make("tr", make("thead", table));
@@ -193,6 +192,7 @@
       const body = make("tbody", table);
       for (const run of runs) rowOf(run, chosen, body);
       root.replaceChildren(table);
+      if (invitation) make("p", root, "ds-runlist-invitation ds-muted", invitation);
       if (focused) [...root.querySelectorAll(".ds-runlist-name")].find((button) => button.textContent === focused)?.focus();
     };
     watch("value", receive);

@@ -23,7 +23,7 @@ from studio.files import read_object, write_text
 from studio.models.facts import STUDIO_FACTS, model_facts
 from studio.records import read_record
 from studio.runs.checkpoints import list_checkpoints, steps_of
-from studio.runs.processes import is_alive
+from studio.runs.processes import ROOT, is_alive
 from studio.runs.records import RunState, StateRecord, event_of, read_options
 
 __all__ = ["LIVE", "RunView", "read_events", "read_run", "read_state", "read_toml", "run_folders", "write_config", "write_state"]
@@ -37,6 +37,7 @@ LOG_TAIL_BYTES = 4000
 @dataclass(frozen=True, kw_only=True)
 class RunView:
     """A run as it stands. message: how it ended, in a sentence. step: steps taken; saved: the step of the last checkpoint + 1.
+    example: whether it was recorded with the studio, and is nobody's own.
 
     left_s: estimate of what is left to do, None where nothing is known. phase: what is made ready before the first step,
     if the run says so, phase_done of phase_total. Of a "damaged" one little is known: message says what cannot be read.
@@ -59,6 +60,7 @@ class RunView:
     phase_total: int = 0
     pid: int | None = None
     log_tail: str = ""
+    example: bool = False
 
     @property
     def live(self) -> bool:
@@ -73,7 +75,8 @@ class RunView:
     @property
     def command(self) -> str:
         """What repeats the run in a terminal."""
-        return f"python -m trainers.{self.trainer} --config {self.path / 'options.toml'}"
+        folder = self.path.relative_to(ROOT) if self.example else self.path
+        return f"python -m trainers.{self.trainer} --config {folder / 'options.toml'}"
 
     @property
     def samples(self) -> list[Path]:

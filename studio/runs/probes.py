@@ -130,6 +130,8 @@ def options_of(view: RunView, prompt: str, num_images: int) -> SampleOptions:
 
 def required_options(view: RunView) -> dict[str, Any]:
     """The options of a DreamBooth run that its probes need. Raises InvalidOption for any other run."""
+    if view.example:
+        raise InvalidOption(f"{view.name!r} is kept without its weights, so it cannot draw: take “Example: Domino”, press Train, and choose your own run.")
     if view.trainer != "dreambooth" or not set(view.options) >= NEEDED:
         raise InvalidOption(f"{view.name!r} is no DreamBooth run that can be read; choose one of those.")
     return view.options

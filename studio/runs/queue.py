@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from studio.errors import DamagedFile, InvalidOption, NotWritable, UnknownName
 from studio.files import remove
+from studio.runs.examples import EXAMPLES, example_named
 from studio.runs.folder import RunView, read_run, run_folders, write_config, write_state
 from studio.runs.processes import ROOT, environment, is_alive, launcher, process_start
 from studio.runs.trainers import require_kinds, resolve_options
@@ -63,7 +64,9 @@ class Runs:
         return sorted(self._views(), key=lambda view: -view.created)
 
     def read(self, name: str) -> RunView:
-        """One run, one that cannot be read as "damaged". Raises UnknownName, or InvalidOption for what is no name."""
+        """One run, one that cannot be read as "damaged"; also a recorded example. Raises UnknownName, or InvalidOption for what is no name."""
+        if isinstance(name, str) and name in EXAMPLES:
+            return example_named(name)
         if not isinstance(name, str) or not name.isprintable() or "/" in name or "\\" in name or name.startswith("."):
             self._path(name)
         path = self.root / name
@@ -151,7 +154,7 @@ class Runs:
     def delete(self, name: str) -> None:
         """Remove a run and all that it made, a damaged one too. Refuses while it runs."""
         with self._alone():
-            view = self.read(name)
+            view = self._own(name)
             if view.live or view.busy:
                 raise InvalidOption(f"The run {name!r} is {view.state}; stop it before deleting it.")
             # Under another name at once: half a run is never seen.
@@ -183,9 +186,16 @@ class Runs:
             raise InvalidOption(f"A run's name has letters, digits, - and _ only, 64 at most, and begins with a letter or digit; it is {name!r}.")
         return self.root / name
 
-    def _whole(self, name: str) -> RunView:
-        """One run. Raises UnknownName, InvalidOption, and DamagedFile for one that cannot be read."""
+    def _own(self, name: str) -> RunView:
+        """One run that may be acted on. Raises UnknownName, InvalidOption."""
         view = self.read(name)
+        if view.example:
+            raise InvalidOption(f"{name!r} is a recorded example of the studio's: it can be looked at, but not stopped, resumed or deleted.")
+        return view
+
+    def _whole(self, name: str) -> RunView:
+        """One run that may be acted on and can be read. Raises UnknownName, InvalidOption, DamagedFile."""
+        view = self._own(name)
         if view.state == "damaged":
             raise DamagedFile(view.message)
         return view

@@ -48,7 +48,7 @@ def checked(fn: BlockFunction, values: Sequence[Any]) -> list[Any]:
     names, hints = parameters_of(fn)
     if len(values) != len(names):
         takes = f"{len(names)} {'value' if len(names) == 1 else 'values'}"
-        raise InvalidOption(f"{title_of(fn)} takes {takes}{listed(fn, names)}, but {len(values)} came.")
+        raise InvalidOption(f"{endpoint_name(fn)} takes {takes}{listed(fn, names)}, but {len(values)} came.")
     defaults = [block.value if isinstance(block, Api) else None for block in fn.inputs]
     return [conformed(name, default if value is None else value, hint) for name, value, hint, default in zip(names, values, hints, defaults)]
 
@@ -73,7 +73,7 @@ def conformed(name: str, value: Any, hint: Any) -> Any:
         fits, taken = fitted(value, kind)
         if fits:
             return taken
-    kinds = [words_of(kind) for kind in alternatives(hint) if kind is not NoneType]
+    kinds = [kind_in_words(kind) for kind in alternatives(hint) if kind is not NoneType]
     raise InvalidOption(f"{name} must be {' or '.join(kinds)}, but it is {shown(value)}.")
 
 
@@ -113,7 +113,7 @@ TESTS: dict[Any, Callable[[Any], bool]] = {
 
 # --- in words ------------------------------------------------------------------------------------------------
 
-def title_of(fn: BlockFunction) -> str:
+def endpoint_name(fn: BlockFunction) -> str:
     return f"/{fn.api_name}" if fn.api_visibility == "public" else "This part of the page"
 
 
@@ -121,9 +121,9 @@ def listed(fn: BlockFunction, names: list[str]) -> str:
     return f" ({', '.join(names)})" if names and fn.api_visibility == "public" else ""
 
 
-def words_of(kind: Any) -> str:
+def kind_in_words(kind: Any) -> str:
     if get_origin(kind) is list:
-        inner = [words_of(one) for one in alternatives(get_args(kind)[0]) if one is not NoneType]
+        inner = [kind_in_words(one) for one in alternatives(get_args(kind)[0]) if one is not NoneType]
         return f"a list, each of it {' or '.join(inner)}"
     return WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
 

@@ -12,7 +12,7 @@ Values are JSON-ready: what is infinite travels as null.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ MAX_CURVE_POINTS = 240
 
 def film(
     trajectory: "Trajectory", *, run: str, title: str = "", curve: dict[str, Any] | None = None, autoplay: bool = False,
-    tokens: "Tokens | None" = None,
+    tokens: "Tokens | None" = None, streams: Collection[str] = tuple(STREAMS),
 ) -> dict[str, Any]:
     """The whole run. Long runs are thinned evenly, first and last step kept, until a sprite has 4 million pixels; where even
     those two are more, pictures are shown smaller.
@@ -50,6 +50,7 @@ def film(
         curve: of `curve_of`; None takes the run's own steps.
         autoplay: play from the first step; otherwise the last one is shown.
         tokens: of the prompt; with them, where each was looked at joins the film, if it was recorded.
+        streams: those to show.
     """
     num_steps, images, *_ = trajectory.x_t.shape
     factor, height, width = _smaller(min(2, num_steps) * images, tuple(trajectory.x_t.shape[-2:]), MAX_SPRITE_PIXELS)
@@ -63,7 +64,7 @@ def film(
         "sprite_columns": columns, "curve": curve or _curve_of_steps(steps), "autoplay": autoplay,
         "streams": [
             {"name": name, "label": info.label, "src": _sprite(trajectory, name, frames, columns, factor)}
-            for name, info in STREAMS.items() if name in trajectory.streams and info.view is not None
+            for name, info in STREAMS.items() if name in trajectory.streams and name in streams and info.view is not None
         ],
         "decodes": [name for name in trajectory.streams if STREAMS[name].decodable] if trajectory.latent else [],
         "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],

@@ -10,13 +10,14 @@ import gradio as gr
 
 from studio.errors import DamagedFile, InvalidOption, UnknownName
 from studio.runs import RunView
+from studio.runs.examples import DOMINO, example_named
 from studio.runs.following import Curves
 from tabs.parts.api import TrainingApi
-from tabs.parts.stage import drawn_by, full, said_in_a_sentence, to_stage
+from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
-    "Buttons", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "title_of", "share_of", "duration", "found", "newest",
-    "required", "POLL_S", "INVITATION",
+    "Buttons", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line", "share_of", "state_of",
+    "duration", "found", "newest", "required", "POLL_S", "INVITATION",
 ]
 
 POLL_S = 2.0
@@ -27,8 +28,10 @@ PLACES = {1: "next", 2: "2nd", 3: "3rd"}
 
 # --- a run in words and numbers ------------------------------------------------------------------------------
 
-def title_of(view: RunView, place: tuple[int, float | None] = (0, None)) -> str:
+def state_line(view: RunView, place: tuple[int, float | None] = (0, None)) -> str:
     """Where the run stands, in one line."""
+    if view.example:
+        return f"A recorded example: all {view.steps} steps"
     at = f"step {view.step} of {view.steps}"
     if view.state == "waiting":
         begins = f", begins in about {duration(place[1])}" if place[1] is not None else ""
@@ -85,14 +88,23 @@ def follow_value(studio: TrainingApi, name: str, address: Callable[[Path], str],
     view = found(studio, name)
     if view is None:
         return to_stage({"invitation": invitation})
+    beside = [compared(studio, other) for other in compare if other != name and found(studio, other)]
+    return to_stage({**followed(studio, view, address, studio.runs.position(name)), "compared": beside})
+
+
+def followed(studio: TrainingApi, view: RunView, address: Callable[[Path], str], place: tuple[int, float | None] = (0, None)) -> dict[str, Any]:
+    """The run as it stands, beside no other."""
     view, curves = with_curves(studio, view)
-    return to_stage({
-        "name": view.name, "state": view.state, "title": title_of(view, studio.runs.position(name)), "message": view.message, "share": share_of(view),
+    return {
+        "name": view.name, "state": state_of(view), "title": state_line(view, place), "message": view.message, "share": share_of(view),
         "figures": figures_of(curves.latest), "prompts": prompts_of(view), "curves": {"step": curves.step, "values": rounded(curves.values)},
-        "samples": addressed(view, address),
-        "compared": [compared(studio, other) for other in compare if other != name and found(studio, other)],
+        "samples": addressed(view, address), "compared": [],
         "command": view.command, "log": view.log_tail, "options": [[key, str(value)] for key, value in sorted(view.options.items())],
-    })
+    }
+
+
+def state_of(view: RunView) -> str:
+    return "example" if view.example else view.state
 
 
 def compared(studio: TrainingApi, name: str) -> dict[str, Any]:
@@ -163,6 +175,16 @@ def create_follow(elem_id: str) -> tuple[gr.HTML, Callable[[Path], str]]:
     return stage, address
 
 
+def create_example(studio: TrainingApi, elem_id: str) -> None:
+    """The recorded example alone, for a studio that has no runs."""
+    stage, address = create_follow(elem_id)
+
+    def on_open_page() -> str:
+        return to_stage(followed(studio, example_named(DOMINO), address))
+
+    gr.on(None, on_open_page, None, stage, **CHEAP)
+
+
 def create_buttons(prefix: str) -> Buttons:
     with gr.Row(elem_classes="ds-press"):
         stop = gr.Button("Stop", interactive=False, size="sm", min_width=60, elem_id=f"{prefix}-stop")
@@ -182,7 +204,7 @@ def buttons_shown(studio: TrainingApi, name: str | None, buttons: Buttons) -> di
     return {
         buttons.stop: gr.update(interactive=view is not None and view.live and not view.stopping),
         buttons.resume: gr.update(interactive=view is not None and view.state in STATES_THAT_GO_ON),
-        buttons.delete: gr.update(interactive=view is not None and not (view.live or view.busy)),
+        buttons.delete: gr.update(interactive=view is not None and not (view.live or view.busy or view.example)),
     }
 
 

@@ -1,7 +1,7 @@
 """How the page reaches the browser: launch(**PAGE).
 
 Styles and scripts of assets/ui are files of their own, under addresses that change with their content, so a browser
-fetches each once. They are relative to the page, and so work behind any root path. The page itself is written once.
+fetches each once; so are the recorded openings. They are relative to the page, and so work behind any root path. The page itself is written once.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.sampling.streams import STREAMS
 from tabs.parts.calls import Calls
+from tabs.parts.openings import ADDRESS as OPENINGS_ADDRESS
+from tabs.parts.openings import OPENINGS
 from tabs.parts.theme import CSS, THEME
 from tabs.parts.uploads import OwnFiles
 
@@ -97,7 +99,7 @@ PAGE: dict[str, Any] = {
     # Its count of calls, and a panel of them, would be there for anybody who asks.
     "enable_monitoring": False,
     "app_kwargs": {
-        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI))],
+        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI)), Mount(f"/{OPENINGS_ADDRESS}", HashedFiles(directory=OPENINGS))],
         "middleware": [Middleware(OwnFiles), Middleware(Calls), Middleware(WrittenOnce)],
     },
 }

@@ -92,9 +92,9 @@ class RunPanel:
         self.places |= {"stop": self.stop, "status": self.status}
         self.stop.click(self.on_stop, self.session, self.status, **CHEAP)
 
-    def create_stage(self, invitation: str = "") -> gr.HTML:
-        """The stage of a film."""
-        self.stage = create_stage(f"{self.name}-stage", drop_to=f"#{self.name}-open", invitation=invitation)
+    def create_stage(self, value: str = "", invitation: str = "") -> gr.HTML:
+        """The stage of a film. value: what it shows first."""
+        self.stage = create_stage(f"{self.name}-stage", drop_to=f"#{self.name}-open", invitation=invitation, value=value)
         self.places["stage"] = self.stage
         return self.stage
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from studio.models.prompts import Tokens
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["run_shown", "run_for_programs", "how_it_went", "decoded_step", "FAILED"]
+__all__ = ["run_shown", "run_for_programs", "recorded_film", "how_it_went", "decoded_step", "FAILED"]
 
 # What becomes of live frames whose run failed: they stay, and say so.
 FAILED = to_stage({"kind": "note", "title": "The run failed"})
@@ -67,6 +67,19 @@ def run_for_programs(studio: SamplingApi, options: SampleOptions, switch: Event,
     if session.run != before and session.trajectory:
         with passing_folder() as folder:
             yield {**known, "pictures": [str(path) for path in save_pictures(session.trajectory, folder)]}
+
+
+def recorded_film(studio: SamplingApi, options: SampleOptions, tokens: "Callable[[], Tokens | None]" = lambda: None) -> str:
+    """A whole run as a stage that opens with it: it plays, and there is nothing of a visitor's to decode later."""
+    trajectory = finished(studio, options)
+    shown = film(trajectory, run="opening", title=f"A recorded run: {title_of(trajectory)}", autoplay=True, tokens=tokens())
+    return to_stage({**shown, "decodes": []})
+
+
+def finished(studio: SamplingApi, options: SampleOptions) -> "Trajectory":
+    """The run to its end."""
+    [end] = [event for event in studio.sample(options) if isinstance(event, Finished)]
+    return end.trajectory
 
 
 def title_of(trajectory: "Trajectory") -> str:

@@ -27,7 +27,8 @@ Control = TypeVar("Control", bound=gr.components.Component)
 ON_LOAD = """
 const start = () => {
   const { Studio = {} } = window;
-  ["chart", "transport", "PART"].every((part) => Studio[part]) ? Studio.PART(element, props, watch, trigger) : setTimeout(start, 20);
+  if (!["chart", "transport", "recorded", "PART"].every((part) => Studio[part])) return setTimeout(start, 20);
+  Studio.PART(element, ...Studio.recorded(props, watch), trigger);
 };
 start();
 """
@@ -41,8 +42,8 @@ def drawn_by(part: str, template: str, **options: Any) -> gr.HTML:
     return gr.HTML(html_template=template, js_on_load=ON_LOAD.replace("PART", part), apply_default_css=False, **options)
 
 
-def create_stage(elem_id: str, drop_to: str = "", invitation: str = "") -> gr.HTML:
-    """An empty stage; its value is JSON text of tabs.parts.filmstrip's payloads.
+def create_stage(elem_id: str, drop_to: str = "", invitation: str = "", value: str = "") -> gr.HTML:
+    """A stage; its value is JSON text of tabs.parts.filmstrip's payloads.
 
     A step of a latent run that is opened in full is asked for by the event `select` with {run, stream, index}; the
     answer is JSON text for the prop `decoded`: that with what tabs.parts.filmstrip.decoded gives, or with a sentence as `error`.
@@ -50,9 +51,10 @@ def create_stage(elem_id: str, drop_to: str = "", invitation: str = "") -> gr.HT
     Args:
         drop_to: CSS selector of what holds the file input that files dropped on the stage go to.
         invitation: what an empty stage says.
+        value: what it shows first.
     """
     data = f'data-drop-to="{escape(drop_to)}" data-invitation="{escape(invitation)}"'
-    return drawn_by("stage", f'<div class="ds-stage" {data}></div>', elem_id=elem_id, decoded="")
+    return drawn_by("stage", f'<div class="ds-stage" {data}></div>', elem_id=elem_id, decoded="", value=value)
 
 
 def to_stage(payload: dict[str, Any]) -> str:

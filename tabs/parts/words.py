@@ -20,9 +20,9 @@ __all__ = ["create_words", "words_of", "tokens_of", "at_hand"]
 DEVIATIONS = 3.0
 
 
-def create_words(elem_id: str) -> gr.HTML:
+def create_words(elem_id: str, value: str = "") -> gr.HTML:
     """Chips and a heat map, drawn by assets/ui/embedding.js; the value is what `words_of` gives."""
-    return drawn_by("words", '<div class="ds-words"></div>', elem_id=elem_id)
+    return drawn_by("words", '<div class="ds-words"></div>', elem_id=elem_id, value=value)
 
 
 def words_of(studio: TextApi, model: str | None, prompt: str) -> str:

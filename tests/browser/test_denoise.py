@@ -13,19 +13,23 @@ from PIL import Image
 
 from studio.options import SampleOptions
 from studio.sampling.export import frames, read_options
-from tabs.denoise import create_tab
+from tabs.denoise import create_tab, record
 from tabs.parts.page import PAGE
+from tabs.parts.running import finished
 from tests.tabs.fakes import FakeStudio
 
 FILM = ".ds-stage[data-kind=film]"
 LIVE = ".ds-stage[data-kind=live]"
+OPENING = SampleOptions(model="disc", num_steps=24, num_images=4, seed=7)
 OWN_FILM = f"{FILM}:not([data-run=opening])"
 
 
 @pytest.fixture(scope="module")
 def served():
     studio = FakeStudio()
-    with gr.Blocks(analytics_enabled=False) as demo:
+    with pytest.MonkeyPatch.context() as patch, gr.Blocks(analytics_enabled=False) as demo:
+        # The recorded run of the real model is another test's.
+        patch.setattr("tabs.denoise.recorded", lambda *_: record(FakeStudio(), OPENING).places["stage"])
         create_tab(studio)
     _, url, _ = demo.queue().launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", footer_links=[], **PAGE,
@@ -215,7 +219,7 @@ def test_scrubbing_asks_nothing_of_the_server_and_draws_the_very_pixels(tab):
     asked = []
     tab.on("request", lambda request: asked.append(request.url))
     tab.click(".ds-pane[data-stream=x0_hat] canvas", position={"x": 20, "y": 20})
-    trajectory = FakeStudio().opening_run()
+    trajectory = finished(FakeStudio(), OPENING)
     from studio.media.images import to_pixels
 
     for index in (0, 9, 23):

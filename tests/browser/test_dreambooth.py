@@ -105,7 +105,7 @@ def test_five_pictures_are_taught_across_reload_stop_and_resume_and_the_subject_
     assert steps(tab) == stopped + 5
 
     tab.click("#probe-after")
-    tab.wait_for_selector("#dreambooth-sheet .ds-sheet[data-state=done]")
+    tab.wait_for_selector("#dreambooth-sheet .ds-sheet[data-state=done] .ds-title-text >> text=/^“/")
     assert tab.locator("#dreambooth-sheet tbody img").count() == 8
     assert "Root mean square change" in tab.inner_text("#dreambooth-sheet .ds-sheet-note")
     tab.click("#probe-matrix")

@@ -15,8 +15,9 @@ FILM = f"{STAGE}[data-kind=film]"
 def served():
     studio = FakeTextStudio()
     with pytest.MonkeyPatch.context() as patch:
-        # The recorded run of the real model is another test's.
-        patch.setattr(text_to_image, "opening", lambda: None)
+        # What the areas open with is another test's.
+        for area in ("text_to_image", "compare", "anatomy"):
+            patch.setattr(f"tabs.{area}.recorded", lambda *_: "")
         with gr.Blocks(analytics_enabled=False) as demo:
             text_to_image.create_tab(studio)
         _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", footer_links=[], **PAGE)

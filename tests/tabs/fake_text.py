@@ -92,9 +92,6 @@ class FakeTextStudio(FakeStudio):
         small = picture.resize((64, 64))
         return RoundTrip(original=small, reconstruction=small, psnr_db=31.4 - 5 * perturb, channels=[small.convert("L")] * 4, latents=np.ones((4, 16, 16)))
 
-    def opening_run(self) -> None:
-        return None
-
     def _run(self, options: SampleOptions, stop: Event, step_s: float) -> Iterator[StepDone | Finished]:
         if not self.models[options.model].text:
             yield from super()._run(options, stop, step_s)

@@ -24,8 +24,8 @@ T = 1000
 class FakeStudio:
     """Draws in no time, or `step_s` seconds a step; "broken" steps raise at the index `fail_at`."""
 
-    def __init__(self, step_s: float = 0.0, opening: bool = True):
-        self.step_s, self.opening, self.public = step_s, opening, False
+    def __init__(self, step_s: float = 0.0):
+        self.step_s, self.public = step_s, False
         self.fail_at: int | None = None
         self.asked: list[SampleOptions] = []
         self.readied: list[SampleOptions] = []
@@ -84,12 +84,6 @@ class FakeStudio:
 
     def make_ready(self, options: SampleOptions) -> None:
         self.readied.append(options)
-
-    def opening_run(self) -> Trajectory | None:
-        if not self.opening:
-            return None
-        options = SampleOptions(model="disc", num_steps=24, num_images=4, seed=7)
-        return list(self._run(options, Event(), 0.0))[-1].trajectory
 
     def load_run(self, path: str | Path) -> Trajectory:
         return Trajectory.load(path)

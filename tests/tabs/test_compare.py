@@ -13,7 +13,7 @@ from studio.errors import InvalidOption
 from studio.options import SampleOptions
 from studio.sampling.compare import plan_grid
 from studio.sampling.export import MARGIN
-from tabs.compare import compared, drawn, pair, read_values, side_options, words_of
+from tabs.compare import compared, drawn, pair, read_values, side_options, told_apart
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)
@@ -43,7 +43,7 @@ def test_a_run_against_itself_differs_nowhere():
 
 def test_titles_say_what_sets_the_sides_apart():
     other = SampleOptions(**{**BASE.to_dict(), "scheduler": "euler", "num_steps": 9})
-    assert (words_of(BASE, other), words_of(other, BASE), words_of(BASE, BASE)) == ("DDIM, 5 steps", "Euler, 9 steps", "DDIM")
+    assert (told_apart(BASE, other), told_apart(other, BASE), told_apart(BASE, BASE)) == ("DDIM, 5 steps", "Euler, 9 steps", "DDIM")
 
 
 def test_a_side_without_a_prompt_takes_that_of_the_tab():

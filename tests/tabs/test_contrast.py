@@ -15,7 +15,8 @@ from PIL import Image
 
 from studio.errors import InvalidOption
 from studio.runs.trainers.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
-from tabs.contrast import MAX_POINTS, OPENING, Progress, create_tab, explanation, opening, picture, record, shown, thinned
+from tabs.contrast import MAX_POINTS, Progress, create_tab, explanation, picture, record, shown, thinned
+from tabs.parts.openings import read_opening, recorded
 from tabs.parts.session import Session
 from tests.tabs.fakes import FakeStudio
 
@@ -154,34 +155,24 @@ def test_pictures_travel_as_one_png_with_clear_gaps():
 
 
 def test_a_recording_is_the_whole_training_and_says_that_it_is_one():
-    recorded = record(FakeTraining().train(ContrastOptions(), Event()), 50)
-    shown = json.loads(recorded["stage"])
+    recording = record(FakeTraining().train, ContrastOptions(seed=3))
+    shown = json.loads(recording.places["stage"])
     assert shown["state"] == "recorded" and shown["title"].startswith("A recorded training: 10 updates")
     assert [drawing["step"] for drawing in shown["drawings"]] == [4, 10] and len(shown["table"]) == 4
-    assert recorded["why"] == explanation(finished(), 50)
+    assert recording.places["why"] == explanation(finished(), 50) and recording.made_with == {"seed": 3}
 
 
 def test_the_tab_opens_with_a_training_recorded_by_the_real_networks():
-    _, training, functions = wired()
-    stage, why = functions["on_open_page"].fn().values()
-    shown = json.loads(stage)
-    assert OPENING.stat().st_size < 300_000 and not training.asked
+    demo, training, _ = wired()
+    stage, why = (next(block for block in demo.blocks.values() if block.elem_id == name) for name in ("contrast-stage", "contrast-why"))
+    assert stage.value == recorded("contrast", "stage") and not training.asked
+    shown = read_opening("contrast")["places"]["stage"]
     assert shown["state"] == "recorded" and shown["losses"]["step"][-1] == shown["drawings"][-1]["step"]
     assert len(shown["drawings"]) >= 5 and set(shown["drawings"][-1]["pictures"]) == {"one_step", "ddpm", "repeated", "real"}
     figures = {row["name"]: row for row in shown["table"]}
     # What the tab is about: asked once it draws one blur, asked often nearly as much variety as there is.
     assert figures["One step, asked once"]["variety"] < 0.1 < 0.3 < figures["DDPM"]["variety"]
-    assert why["visible"] and "whatever the noise" in why["value"]
-
-
-def test_without_a_recording_the_stage_says_what_to_do(monkeypatch, tmp_path):
-    _, _, functions = wired()
-    monkeypatch.setattr("tabs.contrast.OPENING", tmp_path / "none.json")
-    opening.cache_clear()
-    try:
-        assert all(update == gr.skip() for update in functions["on_open_page"].fn().values())
-    finally:
-        opening.cache_clear()
+    assert why.visible and "whatever the noise" in why.value
 
 
 def test_the_explanation_compares_with_real_digits():

@@ -61,7 +61,7 @@ def given(paths):
 
 def asked(folder, **changes):
     """Options as the form gives them, small."""
-    return tab.options_of({**tab.defaults(), "base": str(folder), "resolution": 32, "validation_prompts": "", **changes})
+    return tab.trainer_options({**tab.defaults(), "base": str(folder), "resolution": 32, "validation_prompts": "", **changes})
 
 
 def left(studio):
@@ -79,13 +79,13 @@ def test_every_option_has_a_control_but_those_that_the_studio_sets():
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_fills_the_form_with_options_that_the_trainer_takes(name):
     values = tab.values_of(presets()[name].options)
-    options = DreamBoothOptions(**options_from(tab.options_of(values)))
+    options = DreamBoothOptions(**options_from(tab.trainer_options(values)))
     assert all(getattr(options, key) == value for key, value in presets()[name].options.items())
 
 
 def test_without_prior_preservation_its_weight_is_nought_and_its_controls_go():
     values = {**tab.defaults(), "prior": False}
-    assert tab.options_of(values)["prior_weight"] == 0.0
+    assert tab.trainer_options(values)["prior_weight"] == 0.0
     assert not tab.needed("prior_weight", values) and not tab.needed("rank", values) and tab.needed("rank", {**values, "method": "lora"})
 
 

@@ -201,7 +201,7 @@ def test_a_public_studio_takes_no_model_but_its_own():
 
 
 def test_a_recorded_run_opens_without_a_model():
-    recorded = record(FakeTextStudio(), SampleOptions(model="words", prompt=PROMPT, num_steps=4, guidance_scale=4.0, record_attention=True))
+    recorded = record(FakeTextStudio(), SampleOptions(model="words", prompt=PROMPT, num_steps=4, guidance_scale=4.0, record_attention=True)).places
     shown = json.loads(recorded["stage"])
     assert shown["run"] == "opening" and shown["autoplay"] and shown["attention"] and shown["decodes"] == [] and shown["decoded"]
     assert json.loads(recorded["words"])["prompt"] == PROMPT
