@@ -85,10 +85,9 @@ def counted(sheet: Sheet, asked: str) -> str:
 def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event | None" = None) -> Iterator[Sheet]:
     """The run's checkpoints (MOST_CHECKPOINTS, spread evenly) by STEP_COUNTS denoising steps, all from the same noise.
     Raises InvalidOption where there is no checkpoint."""
-    paths = spread(view.checkpoints, MOST_CHECKPOINTS)
+    asked, paths = options_of(view, prompt, num_images=1), spread(view.checkpoints, MOST_CHECKPOINTS)
     if not paths:
         raise InvalidOption(f"The run {view.name!r} has no checkpoint yet; wait until its first one is saved.")
-    asked = options_of(view, prompt, num_images=1)
     rows = [("before", asked.model), *((f"step {int(path.name.removeprefix('step-')) + 1}", str(path)) for path in paths)]
     jobs = [(row, column, replace(asked, model=model, num_steps=count)) for row, (_, model) in enumerate(rows) for column, count in enumerate(STEP_COUNTS)]
     sheet = Sheet(title=f"“{prompt}”, checkpoints by denoising steps", columns=[f"{count} steps" for count in STEP_COUNTS])
