@@ -109,6 +109,8 @@ class Handler:
 class Served:
     """The app as it was started: its address, its log, what the watcher reports, and how much memory it has taken."""
 
+    program: tuple[str, ...] = ("-m", "tests.hostile.watched")
+
     def __init__(self, folder: Path, *options: str, max_mib: int = MAX_MIB, environment: dict[str, str] | None = None) -> None:
         self.folder, self.options, self.max_mib, self.environment = folder, options, max_mib, environment or {}
         self.data = folder / "data"
@@ -136,7 +138,7 @@ class Served:
         }
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.hostile.watched", "--port", str(self.port), *self.options], cwd=ROOT, stdout=log, stderr=log,
+                [sys.executable, *self.program, "--port", str(self.port), *self.options], cwd=ROOT, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, env={**os.environ, **{key: str(value) for key, value in own.items()}, **self.environment},
             )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S, limits=httpx.Limits(max_keepalive_connections=0))
