@@ -31,7 +31,7 @@ __all__ = ["VisitorQueue", "Places", "MAX_THREADS"]
 MAX_THREADS = 160
 DEVICE = "gpu"
 # Calls that nobody has listened for: how many in all, and for how long one is kept.
-HALF_OPEN, HALF_OPEN_S = 16, 10.0
+HALF_OPEN, HALF_OPEN_S = 128, 30.0
 # Messages that a listener has not taken: then it reads no more, and what makes them ends.
 UNREAD = 200
 # Refusals that a session has not listened to: from then on the call itself is refused.

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-from gradio import state_holder
+from gradio import blocks, route_utils, state_holder
 
 __all__ = ["keep_little", "visitor_of", "asker_of", "Asker", "NOBODY", "MAX_VISITORS"]
 
@@ -42,9 +42,9 @@ class LeanState(state_holder.SessionState):
     Gradio keeps those for deep links, which this page has none of: 0.75 MB and 0.2 s a session, and then whole films.
     """
 
-    def __init__(self, blocks: gr.Blocks) -> None:
+    def __init__(self, app: gr.Blocks) -> None:
         # No blocks: nothing to describe.
-        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))  # type: ignore[arg-type]
+        super().__init__(SimpleNamespace(default_config=app.default_config, blocks={}))  # type: ignore[arg-type]
 
     def __setitem__(self, key: int, value: Any) -> None:
         super().__setitem__(key, value)
@@ -62,7 +62,9 @@ def keep_little(app: Any, studio: Any) -> None:
 
     app: a tabs.parts.blocks.StudioBlocks.
     """
-    state_holder.SessionState = LeanState  # type: ignore[misc]
+    # Everywhere that one is made: a call without a session has one of its own.
+    for module in (state_holder, route_utils, blocks):
+        module.SessionState = LeanState  # type: ignore[attr-defined]
 
     def on_close(request: gr.Request) -> None:
         studio.kept.close(request.session_hash)

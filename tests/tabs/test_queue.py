@@ -88,7 +88,7 @@ def until(condition):
 def test_calls_that_nobody_listens_for_are_not_begun_and_hold_up_nobody(served):
     held, blocks, http = served
     held.gate.set()
-    for i in range(65):
+    for i in range(HALF_OPEN + 49):
         assert join(blocks, http, "hold", f"abandoned {i}")[1].status_code == 200
     session, _ = join(blocks, http, "hold", "heard")
     assert [*listen(http, session)] == [("heard", None)]

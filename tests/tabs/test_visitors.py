@@ -52,6 +52,15 @@ def open_file(demo: gr.Blocks, client: httpx.Client, path: Path, session: str) -
         return "".join(line for line in stream.iter_lines() if line.startswith("data:"))
 
 
+@pytest.mark.parametrize("session", [None, "a-session"])
+def test_a_call_does_not_describe_the_page_for_its_session(served, monkeypatch, session):
+    _, demo, client = served
+    monkeypatch.setattr("gradio.blocks.BlocksConfig.config_for_block", lambda *args, **more: pytest.fail("a component was described"))
+    [handler] = [index for index, fn in demo.fns.items() if getattr(fn.fn, "__name__", "") == "on_stop"]
+    answer = client.post("/run/predict", json={"data": [None], "fn_index": handler, "session_hash": session})
+    assert answer.status_code == 200 and "Nothing is running" in answer.text
+
+
 def test_a_run_file_that_many_sessions_open_is_kept_once(served, run_file):
     studio, demo, client = served
     for i in range(12):
