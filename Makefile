@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN_ARGS ?=
 
-.PHONY: run test lint bench attack models clean
+.PHONY: run test lint bench attack models openings clean
 
 run: $(READY)            ## set up if needed, start the studio, print its address
 	@$(BIN)/python app.py $(RUN_ARGS)
@@ -27,6 +27,9 @@ attack: $(READY)         ## attack the app with everything in tests/hostile, oth
 
 models: $(READY)         ## train the embedded models again and judge them (hours on two cores)
 	@$(BIN)/python -m trainers.rebuild
+
+openings: $(READY)       ## record again what the tabs open with, from the embedded models as they are (a few minutes)
+	@$(BIN)/python -m assets.record
 
 # The environment follows the requirement files: it is filled once and again only when they change.
 $(READY): requirements.txt requirements-dev.txt constraints.txt

@@ -21,7 +21,7 @@ from tabs.parts.ready import FirstPress
 from tabs.parts.running import FAILED, recorded_film, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, unchecked
-from tabs.parts.words import create_words, tokens_of, words_of
+from tabs.parts.words import create_words, tokens_of, unknown_line, words_of
 
 __all__ = ["OPENS_WITH", "create_tab", "record"]
 
@@ -48,6 +48,7 @@ def create_tab(studio: TextApi) -> FirstPress | None:
         with gr.Tab("Picture"), gr.Row(elem_classes="ds-layout ds-prompt-first"):
             with gr.Column(elem_classes="ds-controls"):
                 controls["prompt"] = control("t2i", "prompt", FIRST_PROMPT)
+                create_unknown(controls)
                 panel.create_press()
                 create_examples(controls["prompt"])
                 controls |= create_main(models_of(studio, text=True).get(model.value))
@@ -77,6 +78,13 @@ def create_model(studio: TextApi) -> tuple[gr.Dropdown, gr.HTML]:
     ))
     resident = gr.HTML(model_line(studio, first), elem_id="t2i-resident", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
     return model, resident
+
+
+def create_unknown(controls: Controls) -> None:
+    """The line beneath the prompt that names the words which the model's world does not hold."""
+    asked = [controls["model"], controls["prompt"]]
+    line = gr.HTML(elem_id="t2i-unknown", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+    gr.on([control.change for control in asked], unknown_line, asked, line, trigger_mode="always_last", **CHEAP)
 
 
 def create_examples(prompt: gr.Textbox) -> None:

@@ -1,23 +1,28 @@
 """What the model reads: the tokens of a prompt, and the numbers that the text encoder makes of them."""
 
 from base64 import b64encode
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 
 from studio.errors import StudioError
+from studio.models.catalogue import MODELS
 from studio.options import SampleOptions
+from studio.toybox import unknown_words
 from tabs.parts.api import TextApi
 from tabs.parts.stage import drawn_by, to_stage
 
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
 
-__all__ = ["create_words", "words_of", "tokens_of", "at_hand"]
+__all__ = ["create_words", "words_of", "unknown_line", "tokens_of", "at_hand"]
 
 # Colours reach out to so many deviations of the embedding; the few dimensions that CLIP lets grow far beyond are clipped.
 DEVIATIONS = 3.0
+# So many unknown words are named.
+MOST_NAMED = 3
 
 
 def create_words(elem_id: str, value: str = "") -> gr.HTML:
@@ -36,6 +41,20 @@ def words_of(studio: TextApi, model: str | None, prompt: str) -> str:
         return to_stage({"prompt": prompt, "limit": tokens.limit, "cut_off": tokens.cut_off, **tokens_shown(tokens), **embedding_shown(studio, model, prompt)})
     except StudioError as error:
         return to_stage({"note": str(error)})
+
+
+def unknown_line(model: str | None, prompt: str | None) -> str:
+    """HTML: which words of the prompt the small world of an embedded model does not hold; empty where there is none, or for any other model."""
+    entry = MODELS.get(model or "")
+    unknown = unknown_words(prompt or "") if entry and entry.embedded and entry.text else ()
+    if not unknown:
+        return ""
+    named = [f"“{escape(word)}”" for word in unknown[:MOST_NAMED]]
+    if more := len(unknown) - len(named):
+        named.append(f"{more} more")
+    if len(named) == 1:
+        return f"{named[0]} is not a word of this model's world."
+    return f"{', '.join(named[:-1])} and {named[-1]} are not words of this model's world."
 
 
 def tokens_shown(tokens: Any) -> dict[str, Any]:

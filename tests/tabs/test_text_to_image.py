@@ -20,7 +20,7 @@ from tabs.parts.controls import options_from
 from tabs.parts.filmstrip import film
 from tabs.parts.running import decoded_step
 from tabs.parts.session import Session
-from tabs.parts.words import words_of
+from tabs.parts.words import unknown_line, words_of
 from tabs.text_to_image import create_tab, download_line, generated, model_line, record, resident_line
 from tests.tabs.fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
@@ -70,6 +70,20 @@ def test_typing_never_starts_a_download():
     assert "press Generate" in json.loads(words_of(studio, "/some/folder", "a"))["note"]
     studio.loaded.append("far/away")
     assert json.loads(words_of(studio, "far/away", "a"))["tokens"]
+
+
+@pytest.mark.parametrize(("prompt", "line"), [
+    (PROMPT, ""), ("", ""), ("an astronaut", "“astronaut” is not a word of this model's world."),
+    ("a cat riding a horse", "“riding” and “horse” are not words of this model's world."),
+    ("one two three four five", "“one”, “two”, “three” and 2 more are not words of this model's world."),
+])
+def test_words_that_the_world_of_an_embedded_model_does_not_hold_are_named(prompt, line):
+    assert unknown_line("toybox-sd", prompt) == line
+
+
+@pytest.mark.parametrize("model", ["stable-diffusion-v1-5/stable-diffusion-v1-5", "runs/domino/model", "digits-ddpm", "", None])
+def test_no_other_model_is_said_to_lack_words(model):
+    assert unknown_line(model, "an astronaut") == ""
 
 
 # --- the film of a latent run --------------------------------------------------------------------------------
