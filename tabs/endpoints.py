@@ -2,6 +2,7 @@
 
     /schedule /noise_image                           numbers and pictures of a noise schedule
     /sample                                          pictures from noise, step by step
+    /rank_next /rank_submit /rank_export             rankings by hand
     /train /run_status /run_stop /run_resume         training runs; not on a public studio
 
 A StudioError raised here reaches the caller as its sentence, and values of another kind than annotated never come here
@@ -22,10 +23,14 @@ from gradio.context import get_blocks_context
 from studio.media.uploads import open_picture
 from studio.process.noising import NoiseOptions, noise_image, working_copy
 from studio.process.schedules import curves
+from studio.rankings import Ranking, open_tasks, submit
+from studio.rankings.formats import export_rankings
+from studio.rankings.pictures import picture_path
 from studio.runs.dreambooth import fields
+from studio.scratch import passing_folder
 from tabs.denoise import of_kind
 from tabs.dreambooth import defaults, trainer_options
-from tabs.parts.api import SamplingApi, StudioApi, TrainingApi
+from tabs.parts.api import RankingApi, SamplingApi, StudioApi, TrainingApi
 from tabs.parts.arguments import Upload
 from tabs.parts.controls import options_from
 from tabs.parts.following import state_line
@@ -36,8 +41,9 @@ from tabs.parts.session import Session
 from tabs.parts.stage import models_of
 from tabs.parts.uploads import FILE_INFO
 from tabs.parts.visitors import asker_of
+from tabs.rank import name_of, require_own
 
-__all__ = ["create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_run_endpoints"]
+__all__ = ["create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_rank_endpoints", "create_run_endpoints"]
 
 # What an option of a training is by its default.
 KINDS: tuple[type, ...] = (bool, int, float, str)
@@ -51,6 +57,7 @@ def create_endpoints(studio: StudioApi) -> None:
     """
     create_schedule_endpoints()
     create_sample_endpoint(studio)
+    create_rank_endpoints(studio)
     if not studio.public:
         create_run_endpoints(studio)
 
@@ -156,6 +163,54 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
 def as_outputs(function: Callable[..., Any], kinds: Any) -> None:
     """What the last step of a generator gives, for gr.api to read."""
     function.__signature__ = inspect.signature(function).replace(return_annotation=kinds)  # type: ignore[attr-defined]
+
+
+# --- rankings ------------------------------------------------------------------------------------------------
+
+def create_rank_endpoints(studio: RankingApi) -> None:
+    """/rank_next, /rank_submit and /rank_export: answered at once, however long the queue is."""
+    picture, file = gr.Image(format="png", render=False), gr.File(render=False)
+
+    def rank_next(annotator: str, collection: str = "", count: int = 1, request: gr.Request | None = None) -> list:
+        """The tasks that the annotator has open, new ones given out until there are `count` (1 to 5); [] where there are no more.
+
+        Each is {assignment, prompt, collection, repeat, pictures: [{position, file}], draft}. A ranking lists its values in the order of `position`.
+        """
+        tasks = open_tasks(studio.rankings, name_of(annotator, request), count, collection)
+        folder = studio.rankings.folder
+        return [
+            {
+                "assignment": task.assignment, "prompt": task.prompt, "collection": task.collection, "repeat": task.repeat, "draft": task.draft,
+                "pictures": [
+                    {"position": one.position, "file": filed(picture, str(picture_path(folder, one.sha256, one.suffix)))} for one in task.pictures
+                ],
+            }
+            for task in tasks
+        ]
+
+    def rank_submit(
+        annotator: str, assignment: int, ranks: list, ratings: list | None = None, flags: list | None = None, note: str = "", seconds: float = 0.0,
+        sent_as: str = "", request: gr.Request | None = None,
+    ) -> dict:
+        """Submit, or correct, the ranking of a task. What has been answered is on the disk.
+
+        ranks: for each picture, by its position, 1 (best) to 9, equal for a tie, null for one that is left out. ratings: for each {"alignment",
+        "fidelity", "harmlessness": 1 to 7}. flags: for each some of "broken", "harmful", "text_wrong", "bad". sent_as: a name of your own for this
+        submission, which sent again changes nothing. Returns assignment, revision, and gold: whether a known order was met.
+        """
+        ranking = Ranking(ranks=ranks, ratings=ratings or (), flags=flags or (), note=note, seconds=seconds)
+        return dataclasses.asdict(submit(studio.rankings, name_of(annotator, request), assignment, ranking, sent_as))
+
+    def rank_export(format: str = "studio", collection: str = "", request: gr.Request | None = None) -> dict:
+        """A zip file of the rankings: format studio, imagereward, pickapic, hpdv2, hpdv3 or csv."""
+        require_own(studio, request)
+        with passing_folder() as folder:
+            path = folder / "rankings.zip"
+            export_rankings(studio.rankings, format, path, collection)
+            return filed(file, str(path))
+
+    for function in (rank_next, rank_submit, rank_export):
+        endpoint(function, function.__name__, queue=False)
 
 
 # --- training runs -------------------------------------------------------------------------------------------

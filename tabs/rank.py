@@ -12,17 +12,21 @@ from studio.options import SampleOptions
 from studio.rankings import FLAGS, RATINGS, OpenTask, Ranking, Submitted, collections, open_tasks, progress, save_draft, skip, submit, undo
 from studio.rankings.agreement import agreement, read_table, strengths, win_rates
 from studio.rankings.example import add_example
+from studio.rankings.formats import FORMATS, export_rankings, import_rankings
 from studio.rankings.making import TaskOptions, toybox_prompts
 from studio.rankings.pictures import picture_path
+from studio.scratch import passing_folder
 from tabs.parts.api import RankingApi
 from tabs.parts.arguments import event_value
+from tabs.parts.keeping import DOWNLOAD
 from tabs.parts.panel import DEVICE
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
 
-__all__ = ["create_tab", "board_value", "Pictures"]
+__all__ = ["create_tab", "board_value", "name_of", "require_own", "Pictures"]
 
 AHEAD = 3
 ALL = ("All", "")
+KEEPS_ALL = "It holds everything; what was exported can be imported again without a loss."
 INVITATION = "Every task here is ranked. Make further ones on the left, or choose another collection."
 Pictures = Callable[[str, str], str]
 
@@ -126,6 +130,18 @@ class Maker:
         return [self.prompts, self.models, self.pictures, self.steps, self.guidance, self.seed, self.overlap, self.collection]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mover:
+    """What writes rankings to a file, and reads them from one."""
+
+    format: gr.Dropdown
+    loses: gr.HTML
+    export: gr.Button
+    exported: gr.File
+    opened: gr.UploadButton
+    status: gr.HTML
+
+
 def create_tab(studio: RankingApi) -> None:
     """The components, handlers and wiring of the tab.
 
@@ -137,12 +153,14 @@ def create_tab(studio: RankingApi) -> None:
             name = gr.Textbox("me", label="Who ranks", max_lines=1, elem_id="rank-name", info="Each annotator has an order of pictures of their own.")
             collection = unchecked(gr.Dropdown([ALL], value="", label="Collection", elem_id="rank-collection"))
             maker = create_maker(studio)
+            mover = create_mover()
         with gr.Column(elem_classes="ds-stage-column"):
             board = drawn_by("rank", '<div class="ds-stage ds-rank"></div>', elem_id="rank-board")
             with gr.Accordion("Agreement", open=False, elem_id="rank-agreement") as shown:
                 agreed = drawn_by("agreement", '<div class="ds-stage ds-agreement"></div>', elem_id="rank-agreed")
     wire_board(studio, board, name, collection)
     wire_maker(studio, maker, collection)
+    wire_mover(studio, mover, collection)
 
     def on_agreement(chosen: str) -> str:
         with said_in_a_sentence():
@@ -174,6 +192,20 @@ def create_maker(studio: RankingApi) -> Maker:
     return Maker(**parts)
 
 
+def create_mover() -> Mover:
+    """The form of exports and imports."""
+    words: dict[str, Any] = {"padding": False, "apply_default_css": False, "js_on_load": None}
+    with gr.Accordion("Export, import", open=False, elem_id="rank-move"):
+        format = unchecked(gr.Dropdown([(one.label, name) for name, one in FORMATS.items()], value="studio", label="Format", elem_id="rank-format"))
+        loses = gr.HTML(KEEPS_ALL, elem_id="rank-loses", elem_classes="ds-status", **words)
+        export = gr.Button("Export", size="sm", elem_id="rank-export")
+        exported = gr.File(label="Exported", interactive=False, visible=False, height=60, elem_id="rank-exported")
+        with gr.Column(elem_id="rank-import"):
+            opened = gr.UploadButton("Import a file of this format", size="sm", file_types=[".zip", ".json", ".jsonl", ".csv", ".parquet"])
+        status = gr.HTML(elem_id="rank-move-status", elem_classes="ds-status", **words)
+    return Mover(format=format, loses=loses, export=export, exported=exported, opened=opened, status=status)
+
+
 def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection: gr.Dropdown) -> None:
     """Tie the board to the rankings: it asks for tasks when it is first seen, and for the next with each answer."""
     known: dict[str, str] = {}
@@ -184,7 +216,7 @@ def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection:
         return known[sha256]
 
     def on_act(name: str, chosen: str, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
-        who = getattr(request, "username", None) or name
+        who = name_of(name, request)
         try:
             begin(studio)
             answer = acted(studio, who, event)
@@ -234,3 +266,38 @@ def options_of(
         prompts=lines, models=models or [], sampling=sampling, pictures=pictures, seed=seed, overlap=overlap,  # type: ignore[arg-type]
         collection=(collection or "").strip() or "mine",
     )
+
+
+def wire_mover(studio: RankingApi, mover: Mover, collection: gr.Dropdown) -> None:
+    """Tie exports and imports to the rankings."""
+    def on_export(format: str, chosen: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        with said_in_a_sentence(), passing_folder() as folder:
+            require_own(studio, request)
+            path = folder / f"rankings-{format}.zip"
+            count = export_rankings(studio.rankings, format, path, chosen)
+            # Gradio copies the file before it goes on.
+            yield {mover.exported: gr.update(value=str(path), visible=True), mover.status: f"{count} tasks are in {path.name}."}
+
+    def on_import(path: str, format: str, chosen: str, request: gr.Request) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            require_own(studio, request)
+            found = import_rankings(studio.rankings, format, path, chosen or "imported")
+        return {mover.status: f"{found.tasks} tasks and {found.rankings} rankings were new.", collection: menu(studio)}
+
+    moving: dict[str, Any] = {**PRIVATE, "concurrency_id": "files"}
+    mover.format.input(lambda format: FORMATS[format].loses or KEEPS_ALL, mover.format, mover.loses, **CHEAP)
+    exported = mover.export.click(on_export, [mover.format, collection], [mover.exported, mover.status], **moving)
+    exported.success(None, mover.exported, None, js=DOWNLOAD, **CHEAP)
+    brought = mover.opened.upload(on_import, [mover.opened, mover.format, collection], [mover.status, collection], **moving)
+    brought.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
+
+
+def name_of(name: str, request: gr.Request | None) -> str:
+    """Who ranks: the user where one has signed in, else as they call themselves."""
+    return getattr(request, "username", None) or name
+
+
+def require_own(studio: RankingApi, request: gr.Request | None) -> None:
+    """Files of everybody's rankings are not for strangers. Raises InvalidOption."""
+    if studio.public and not getattr(request, "username", None):
+        raise InvalidOption("On a public studio rankings are exported and imported only by who has signed in; start the studio on your own machine.")
