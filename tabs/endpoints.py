@@ -207,7 +207,8 @@ def create_rank_endpoints(studio: RankingApi) -> None:
         with passing_folder() as folder:
             path = folder / "rankings.zip"
             export_rankings(studio.rankings, format, path, collection)
-            return filed(file, str(path))
+            # The folder goes with the block.
+            return filed(file, file.move_resource_to_block_cache(path))
 
     for function in (rank_next, rank_submit, rank_export):
         endpoint(function, function.__name__, queue=False)

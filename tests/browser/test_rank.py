@@ -1,0 +1,131 @@
+"""Ranking in a real browser: by keyboard alone, by mouse, and back and forth between two databases' files."""
+
+import re
+
+import pytest
+
+BOARD = "#rank-board .ds-rank"
+CARD = f"{BOARD} .ds-rank-card"
+ANOTHER = "([board, before]) => { const now = document.querySelector(board).dataset.assignment; return now && now !== before; }"
+COUNTED = "([line, words]) => document.querySelector(line).textContent.startsWith(words)"
+
+
+def opened(page, app_url, name):
+    """The board of an annotator, with a task on it."""
+    page.goto(app_url)
+    page.get_by_role("tab", name="Rank", exact=True).click()
+    page.wait_for_selector(CARD)
+    before = page.get_attribute(BOARD, "data-assignment")
+    box = page.locator("#rank-name textarea, #rank-name input")
+    box.fill(name)
+    box.press("Tab")
+    page.wait_for_function(ANOTHER, arg=[BOARD, before])
+    page.locator(CARD).first.focus()
+    return page
+
+
+def shown(page):
+    return page.get_attribute(BOARD, "data-assignment")
+
+
+def wait_for_another(page, before):
+    page.wait_for_function(ANOTHER, arg=[BOARD, before])
+    return shown(page)
+
+
+def wait_until_counted(page, number):
+    page.wait_for_function(COUNTED, arg=[f"{BOARD} .ds-rank-progress", f"{number} ranked by you"])
+
+
+def badges(page):
+    return [page.locator(CARD).nth(i).locator(".ds-rank-badge").all_inner_texts() for i in range(page.locator(CARD).count())]
+
+
+@pytest.fixture
+def board(page, app_url):
+    return lambda name: opened(page, app_url, name)
+
+
+def test_tasks_are_ranked_undone_skipped_and_reloaded_by_keyboard_alone(board, page, app_url):
+    board("keys")
+    first = shown(page)
+    for key in "1224":
+        page.keyboard.press(key)
+    assert badges(page) == [["1"], ["2"], ["2"], ["4"]]
+    page.keyboard.press("Enter")
+    second = wait_for_another(page, first)
+    wait_until_counted(page, 1)
+    page.keyboard.press("z")
+    assert wait_for_another(page, second) == first and badges(page) == [["1"], ["2"], ["2"], ["4"]]
+    wait_until_counted(page, 0)
+    page.keyboard.press("Backspace")
+    assert badges(page) == [[], [], [], []]
+    page.keyboard.press("2")
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    wait_for_another(page, first)
+    wait_until_counted(page, 1)
+    page.keyboard.press("s")
+    page.keyboard.press("2")
+    third = wait_for_another(page, second)
+    assert "Skipped" in page.inner_text(f"{BOARD} .ds-rank-said")
+    # A draft survives a reload.
+    page.keyboard.press("3")
+    with page.expect_response(lambda answer: "queue/join" in answer.url):
+        pass
+    board("keys")
+    page.wait_for_function("([board, wanted]) => document.querySelector(board).dataset.assignment === wanted", arg=[BOARD, third])
+    assert badges(page)[0] == ["3"]
+
+
+def test_pictures_are_dragged_to_ranks_and_chips_out_of_them(board, page):
+    board("mouse")
+    card, slot = page.locator(CARD).nth(1), page.locator(f"{BOARD} .ds-rank-slot").nth(2)
+    drag(page, card, slot)
+    assert badges(page)[1] == ["3"] and slot.locator(".ds-rank-chip").count() == 1
+    drag(page, slot.locator(".ds-rank-chip"), page.locator(f"{BOARD} .ds-rank-slot").first)
+    assert badges(page)[1] == ["1"]
+    page.locator(f"{BOARD} .ds-rank-chip").click()
+    assert badges(page) == [[], [], [], []]
+    # For fingers: the picture, then its rank.
+    page.locator(CARD).nth(2).focus()
+    slot.click()
+    assert badges(page)[2] == ["3"] and page.locator(f"{BOARD} .ds-rank-submit").is_disabled()
+
+
+def drag(page, source, target):
+    start, end = source.bounding_box(), target.bounding_box()
+    page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(end["x"] + end["width"] / 2, end["y"] + end["height"] / 2, steps=5)
+    page.mouse.up()
+
+
+def test_a_picture_is_looked_at_closely_and_two_side_by_side(board, page):
+    board("eyes")
+    page.keyboard.press("Space")
+    assert page.locator(".ds-rank-zoom img").count() == 1
+    page.keyboard.press("c")
+    assert page.locator(".ds-rank-zoom img").count() == 2
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".ds-rank-zoom", state="hidden")
+    assert page.evaluate("document.activeElement.classList.contains('ds-rank-card')")
+
+
+def test_too_few_ranks_are_told_of_and_nothing_is_sent(board, page):
+    board("few")
+    before = shown(page)
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    assert "at least two" in page.inner_text(f"{BOARD} .ds-rank-said") and shown(page) == before
+
+
+def test_agreement_is_read_and_rankings_are_exported(board, page):
+    board("reader")
+    page.locator("#rank-agreement > button").click()
+    page.wait_for_selector("#rank-agreed .ds-agreement-people tbody tr")
+    assert "careful (made up)" in page.inner_text("#rank-agreed") and page.locator("#rank-agreed .ds-interval").count() >= 4
+    page.locator("#rank-move > button").click()
+    with page.expect_download() as download:
+        page.locator("#rank-export").click()
+    assert re.match(r"rankings-studio.*\.zip", download.value.suggested_filename)
