@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import InvalidOption, StudioError
+from studio.models.device import Waiting, Work
 from studio.options import SampleOptions
 from studio.rankings import FLAGS, RATINGS, OpenTask, Ranking, Submitted, collections, open_tasks, progress, save_draft, skip, submit, undo
 from studio.rankings.agreement import agreement, read_table, strengths, win_rates
 from studio.rankings.example import add_example
 from studio.rankings.formats import FORMATS, export_rankings, import_rankings
-from studio.rankings.making import TaskOptions, toybox_prompts
+from studio.rankings.making import TaskMade, TaskOptions, toybox_prompts
 from studio.rankings.pictures import picture_path
 from studio.scratch import passing_folder
 from tabs.parts.api import RankingApi
@@ -21,6 +22,8 @@ from tabs.parts.arguments import event_value
 from tabs.parts.keeping import DOWNLOAD
 from tabs.parts.panel import DEVICE
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.turns import shared, waiting_line
+from tabs.parts.visitors import asker_of
 
 __all__ = ["create_tab", "board_value", "name_of", "require_own", "Pictures"]
 
@@ -241,16 +244,23 @@ def menu(studio: RankingApi) -> Any:
 
 def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> None:
     """Tie the form to the making of tasks."""
-    def on_make(*values: Any) -> Iterator[dict[Any, Any]]:
+    def on_make(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
-            options = options_of(*values)
-            with closing(studio.make_tasks(options)) as made:
+            options = options_of(*(values[part] for part in maker.asked))
+            # One turn on the device for each task.
+            work = Work(name="make a task", amount=float(len(options.prompts)))
+            with closing(studio.make_tasks(options)) as tasks, closing(shared(studio.device, asker_of(request), work, tasks)) as made:
                 yield {maker.status: "Drawing the first prompt."}
-                for task in made:
-                    yield {maker.status: f"Task {task.index + 1} of {task.total}{'' if task.new else ' was there already'}.", collection: menu(studio)}
+                for event in made:
+                    yield told_of(event)
         yield {maker.status: f"{len(options.prompts)} tasks are in the collection {options.collection}.", collection: gr.update(value=options.collection)}
 
-    making = maker.make.click(on_make, maker.asked, [maker.status, collection], api_visibility="private", show_progress="minimal", **DEVICE)
+    def told_of(event: TaskMade | Waiting) -> dict[Any, Any]:
+        if isinstance(event, Waiting):
+            return {maker.status: waiting_line(event)}
+        return {maker.status: f"Task {event.index + 1} of {event.total}{'' if event.new else ' was there already'}.", collection: menu(studio)}
+
+    making = maker.make.click(on_make, {*maker.asked}, [maker.status, collection], api_visibility="private", show_progress="minimal", **DEVICE)
     making.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
     maker.stop.click(lambda: "Stopped; the tasks that were made stay. Make goes on with the same options.", None, maker.status, cancels=[making], **CHEAP)
     maker.suggest.click(lambda seed: "\n".join(toybox_prompts(10, int(seed or 0))), maker.seed, maker.prompts, **CHEAP)

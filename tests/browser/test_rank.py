@@ -129,3 +129,20 @@ def test_agreement_is_read_and_rankings_are_exported(board, page):
     with page.expect_download() as download:
         page.locator("#rank-export").click()
     assert re.match(r"rankings-studio.*\.zip", download.value.suggested_filename)
+
+
+def test_tasks_are_made_from_a_model_and_ranked_in_pairs(board, page):
+    board("maker")
+    page.locator("#rank-make > button").click()
+    page.locator("#rank-prompts textarea").fill("a red heart on a white background\na blue star on a black background")
+    page.locator("#rank-pictures input[type=number]").fill("2")
+    page.locator("#rank-steps input").fill("2")
+    page.locator("#rank-into textarea, #rank-into input").fill("pairs")
+    page.locator("#rank-make-run").click()
+    page.wait_for_function("document.querySelector('#rank-status').textContent.includes('2 tasks are in the collection pairs')")
+    page.wait_for_function("board => document.querySelectorAll(board).length === 2", arg=CARD)
+    assert page.inner_text(f"{BOARD} .ds-rank-prompt") == "a red heart on a white background"
+    before = shown(page)
+    page.get_by_role("button", name="Right is better").click()
+    wait_for_another(page, before)
+    wait_until_counted(page, 1)
