@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from studio import Studio, StudioError
+from studio.machine import spare_one_core
 from studio.scratch import scratch_folder, sweep
 from tabs import contrast, denoise, dreambooth, rank, runs, schedules, text_to_image
 from tabs.endpoints import create_endpoints
@@ -87,7 +88,7 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     sweep()
     os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch_folder() / "gradio"))
-    app = create_app(Studio(public=args.public or on_spaces, folders=args.folder))
+    app = create_app(Studio(public=args.public or on_spaces, folders=args.folder, threads=spare_one_core()))
     app.queue(default_concurrency_limit=4)
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, max_file_size="30mb",

@@ -47,11 +47,13 @@ class Studio:
         public: serve strangers: only the embedded models, no folders and no Hub ids, no training.
         runs_root: the folder of training runs; by default DIFFUSION_STUDIO_RUNS, or "runs".
         folders: further folders that the options of trainings may lead to: pictures, models.
+        threads: for networks on the processor; by default as torch decides.
         rankings_root: the folder of rankings; by default DIFFUSION_STUDIO_RANKINGS, or "rankings". DATABASE_URL may name a PostgreSQL database.
     """
 
     def __init__(
         self, *, public: bool = False, runs_root: str | Path | None = None, folders: "Sequence[str | Path]" = (), rankings_root: str | Path | None = None,
+        threads: int | None = None,
     ) -> None:
         from studio.runs import Runs
         from studio.runs.following import Follower
@@ -62,6 +64,7 @@ class Studio:
         # The runs that visitors have made or opened last.
         self.kept = Kept(PUBLIC_LIMITS if public else own_limits())
         self.device = Device()
+        self.threads = threads
         # How models are fetched; a test puts another one here.
         self.fetch: Fetch | None = None
         self._residents: Residents | None = None
@@ -174,11 +177,19 @@ class Studio:
 
         with self._lock:
             if self._residents is None:
+                self._set_threads()
                 self._residents = Residents(
                     load=lambda name, offload: load_model(name, offload=offload), estimate=estimated_gib, measure=measured_gib,
                     budget=self.memory_gib, can_offload=lambda: pick_device().type == "cuda",
                 )
             return self._residents
+
+    def _set_threads(self) -> None:
+        """Before the first model is loaded; threads that begin later have it from there."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
 
     def _check_public(self, name: str) -> None:
         if self.public and name not in self.models:

@@ -1,10 +1,11 @@
-"""How much of the computer's memory there is, and how much is free: what the system says, within what a container may take."""
+"""How much of the computer's memory there is, and how much is free: what the system says, within what a container may take; and its cores."""
 
+import os
 from pathlib import Path
 
 from studio.errors import TooLarge
 
-__all__ = ["total_ram", "free_ram", "require_ram", "in_words"]
+__all__ = ["total_ram", "free_ram", "require_ram", "spare_one_core", "in_words"]
 
 # Where Linux says what a container may take and takes: (limit, use, its statistics, the name there of what it can give back).
 CGROUPS = (
@@ -25,6 +26,16 @@ def free_ram() -> int:
     import psutil
 
     return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
+
+
+def spare_one_core() -> int:
+    """Threads for networks on a processor that serves a page as well: a core is left for the page.
+
+    Threads of one operation wait for each other, so one that shares its core with the page holds up all: on two cores two
+    threads draw more slowly than one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
 
 
 def require_ram(needed: int, what: str, instead: str) -> None:

@@ -1,9 +1,31 @@
 """The computer's memory as the studio counts it: the system's, within a container's limit."""
 
+import threading
+
 import psutil
 import pytest
 
-from studio import machine
+from studio import Studio, machine
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 7)])
+def test_a_core_is_left_for_the_page(monkeypatch, cores, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    assert machine.spare_one_core() == threads
+
+
+def test_networks_take_the_threads_that_the_studio_was_given():
+    import torch
+
+    before, seen = torch.get_num_threads(), []
+    try:
+        list(Studio(threads=before + 1).load("digits-ddpm"))
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [before + 1]
 
 
 def written(root, names: tuple[str, str, str], limit: str, used: int, stat: str):
