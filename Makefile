@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN_ARGS ?=
 
-.PHONY: run test lint bench attack models openings clean
+.PHONY: run test lint bench attack load models openings clean
 
 run: $(READY)            ## set up if needed, start the studio, print its address
 	@$(BIN)/python app.py $(RUN_ARGS)
@@ -19,11 +19,16 @@ lint: $(READY)           ## ruff on everything, mypy on studio/ and tabs/
 bench: $(READY)          ## measure side by side, print ratios
 	@$(BIN)/python -m tests.benchmarks
 
+LOAD_ARGS ?=
+
 # How many requests each handler of the app gets.
 ATTACK ?= 200
 
 attack: $(READY)         ## attack the app with everything in tests/hostile, other inputs each time (an hour)
 	@ATTACK=$(ATTACK) $(BIN)/python -m pytest tests/hostile
+
+load: $(READY)           ## thirty clients at once: rightness, speed, turns, memory (three minutes; nothing else should run)
+	@$(BIN)/python -m tests.hostile.load $(LOAD_ARGS)
 
 models: $(READY)         ## train the embedded models again and judge them (hours on two cores)
 	@$(BIN)/python -m trainers.rebuild
