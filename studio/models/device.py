@@ -19,6 +19,8 @@ SLICE_S = 1.0
 # How often a turn that waits looks whether it was stopped, and says where it stands.
 LOOK_EVERY_S = 0.25
 NEWS_EVERY_S = 1.0
+# And all who wait together are told at most ten times a second: news take time as well.
+NEWS_EACH_S = 0.1
 # Nobody is told of a wait longer than this: it would be a guess.
 FORETOLD_AT_MOST_S = 600.0
 LEARNING_RATE = 0.3
@@ -235,7 +237,7 @@ class Turn:
             self.device._changed()
 
     def shared(self, events: Iterable[Item], stop: Stop | None = None) -> Iterator[Item | Waiting]:
-        """The events, each made while the turn has the device; while it has not, how it stands, about once a second.
+        """The events, each made while the turn has the device; while it has not, how it stands, about once a second, and more seldom where many wait.
 
         The turn ends with them, or when this is closed. Setting `stop` before the first event leaves the line; after it,
         the events are to end by themselves.
@@ -264,6 +266,6 @@ class Turn:
         while not self.wait(LOOK_EVERY_S) and not self.left:
             if not self.begun and stop is not None and stop.is_set():
                 return
-            if monotonic() - told >= NEWS_EVERY_S and (news := self.waiting()):
+            if monotonic() - told >= max(NEWS_EVERY_S, NEWS_EACH_S * len(self.device)) and (news := self.waiting()):
                 told = monotonic()
                 yield news

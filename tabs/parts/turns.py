@@ -17,7 +17,7 @@ from studio.models.device import Device, Turn, Waiting, Work
 from studio.options import SampleOptions
 from studio.sampling.compare import network_calls
 from studio.sampling.events import Finished, StepDone
-from studio.sampling.live import freshest
+from studio.sampling.live import LIVE_EVERY_S, freshest
 from tabs.parts.api import SamplingApi
 from tabs.parts.visitors import Asker
 
@@ -25,6 +25,8 @@ __all__ = ["sampled", "shared", "given", "alone", "work_of", "waiting_line"]
 
 # A model that takes more than this may not lie half done in memory beside another one.
 BESIDE_GIB = 0.5
+# Turns in the line up to which a run is shown as often as a page can take it; drawing frames holds up the others' steps.
+ALL_FRAMES_FOR = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,7 +58,8 @@ def sampled(studio: SamplingApi, options: SampleOptions, stop: Stop, asker: Aske
     """
     turn = studio.device.ask(asker.visitor, work_of(studio, options), asker.page)
     events: Iterator[StepDone | Finished | Waiting] = turn.shared(studio.sample(options, stop=stop), stop)
-    newest: Iterator[StepDone | Finished | Waiting] = freshest(events, Ending(stop, turn))
+    every_s = LIVE_EVERY_S * max(1.0, len(studio.device) / ALL_FRAMES_FOR)
+    newest: Iterator[StepDone | Finished | Waiting] = freshest(events, Ending(stop, turn), every_s)
     yield from newest
 
 

@@ -214,6 +214,24 @@ def test_events_are_made_only_while_the_device_is_lent():
     assert [*events] == [0, 1, 2] and len(device) == 0
 
 
+def test_where_many_wait_each_is_told_more_seldom(monkeypatch):
+    now = iter(range(10**6))
+    monkeypatch.setattr("studio.models.device.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("studio.models.device.LOOK_EVERY_S", 0.0)
+
+    def looks_between_news(others):
+        device = Device()
+        for _ in range(others):
+            device.ask("others")
+        events = device.ask("b").shared(iter([1]))
+        next(events)
+        since = next(now)
+        next(events)
+        return next(now) - since
+
+    assert looks_between_news(others=200) > 2 * looks_between_news(others=1)
+
+
 def test_closing_the_events_closes_the_work_and_ends_the_turn(device):
     closed = []
 

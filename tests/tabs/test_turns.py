@@ -14,6 +14,7 @@ from studio import Studio
 from studio.errors import InvalidOption, StudioError
 from studio.models.device import Device, Waiting
 from studio.options import SampleOptions
+from studio.sampling.live import LIVE_EVERY_S
 from tabs.endpoints import create_sample_endpoint
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
@@ -95,6 +96,18 @@ def test_who_waits_sees_place_and_time(studio):
     assert first[0].startswith("Others have the device: you are next, about 100 s") and first[1].startswith("Waiting for the device: place 2 in line")
     assert waiting_line(Waiting(place=3, begins_s=4.2)) == "Waiting for the device: place 3 in line, about 4 s."
     assert waiting_line(Waiting(place=1, begins_s=None)) == "Others have the device: you are next."
+
+
+def test_the_more_wait_the_fewer_frames_are_drawn_and_the_end_comes_all_the_same(studio, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tabs.parts.turns.freshest", lambda events, stop, every_s: asked.append(every_s) or events)
+    list(sampled(studio, SHORT, Event(), ADA))
+    held = [studio.device.ask("ada") for _ in range(15)]
+    sampled_last = sampled(studio, SHORT, Event(), ADA)
+    next(sampled_last)
+    assert asked == [LIVE_EVERY_S, 4 * LIVE_EVERY_S]
+    sampled_last.close()
+    [turn.end() for turn in held]
 
 
 @pytest.mark.parametrize("begun", [False, True])
