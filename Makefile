@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN_ARGS ?=
+# Two processes, whatever the machine has: each holds torch and models, about 2 GB.
+TEST_ARGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: run test lint bench attack load models openings clean
 
@@ -11,7 +13,7 @@ run: $(READY)            ## set up if needed, start the studio, print its addres
 	@$(BIN)/python app.py $(RUN_ARGS)
 
 test: $(READY) $(VENV)/.browser   ## set up if needed, run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: $(READY)           ## ruff on everything, mypy on studio/ and tabs/
 	@$(BIN)/ruff check . && $(BIN)/mypy

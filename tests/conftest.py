@@ -8,6 +8,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+# What takes longest begins first, so that no process is left with it at the end.
+SLOW_FOLDERS = ("browser", "trainers", "runs", "sampling", "tabs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, a file stays in one of them, and so do all tests that share the app and the browser."""
+    folders = {item: item.path.parent.name for item in items}
+    items.sort(key=lambda item: SLOW_FOLDERS.index(folders[item]) if folders[item] in SLOW_FOLDERS else len(SLOW_FOLDERS))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("browser" if folders[item] == "browser" else item.path.stem + folders[item]))
+
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory):

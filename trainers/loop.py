@@ -247,6 +247,12 @@ def _tensorboard(folder: RunFolder, first: int) -> Any:
     return SummaryWriter(folder.path / "tensorboard", purge_step=first)
 
 
+def require_even_share(batch_size: int, num_processes: int) -> None:
+    """Raises InvalidOption where a batch cannot be divided among the processes of a run."""
+    if batch_size % num_processes:
+        raise InvalidOption(f"A batch of {batch_size} cannot be shared evenly by {num_processes} devices; change one of them.")
+
+
 def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     """Run (or resume) a training, one StepLog a step. Everything it keeps is in the folder `task.options.output`.
 
@@ -256,8 +262,7 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=task.options.mixed_precision, cpu=on_cpu())
-    if task.options.batch_size % accelerator.num_processes:
-        raise InvalidOption(f"A batch of {task.options.batch_size} cannot be shared evenly by {accelerator.num_processes} devices; change one of them.")
+    require_even_share(task.options.batch_size, accelerator.num_processes)
     run = set_up(task, RunFolder(task.options.output), accelerator)
     with contextlib.closing(run.writer) if run.writer is not None else contextlib.nullcontext():
         if run.accelerator.is_main_process and _sheet_is_due(run, run.first) and not _sheet_path(run, run.first).exists():

@@ -19,7 +19,7 @@ from studio.runs.checkpoints import newest_good, steps_of
 from studio.runs.folder import read_state, write_state
 from studio.runs.processes import process_start
 from trainers.command_line import config_folder, parse_options
-from trainers.loop import StepLog, StopAsked
+from trainers.loop import StepLog, StopAsked, require_even_share
 from trainers.run_folder import RunFolder
 
 __all__ = ["run_program"]
@@ -31,7 +31,7 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     options = _options_or_end(kind, argv, f"python -m trainers.{name}", description)
     folder = RunFolder(options.output)
     if not _is_main_process():
-        _drain(train(options))
+        _take_all_steps(train, options)
         return
     # The studio says "starting" and clears away an old wish to stop; one that is there by now is meant for this start.
     if _state_before(folder.path) != "starting":
@@ -42,7 +42,7 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
         signal.signal(number, lambda *_: (folder.path / "stop").touch())
     last = None
     try:
-        last = _drain(train(options))
+        last = _take_all_steps(train, options)
     except StopAsked:
         pass
     except Exception as error:
@@ -122,8 +122,10 @@ def _print_traceback() -> None:
         traceback.print_exc()
 
 
-def _drain(logs: Iterator[StepLog]) -> StepLog | None:
-    kept = deque(logs, maxlen=1)
+def _take_all_steps(train: Callable[..., Iterator[StepLog]], options: Any) -> StepLog | None:
+    """Run the training; gives the last step. What several processes cannot share is refused before anything is loaded."""
+    require_even_share(options.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
+    kept = deque(train(options), maxlen=1)
     return kept[0] if kept else None
 
 

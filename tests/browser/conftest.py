@@ -20,13 +20,14 @@ CHROMIUM_ARGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media
 PATIENCE_MS = 60_000
 
 
-@pytest.fixture(scope="session")
+# Of the package, not of the session: the tests after these have the cores, the memory and the event loop to themselves.
+@pytest.fixture(scope="package")
 def runs_root(tmp_path_factory):
     """Where that studio keeps its training runs: not among the user's."""
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def app_url(tmp_path_factory, runs_root):
     """The address of the studio as `python app.py` starts it."""
     environment = {**os.environ, "DIFFUSION_STUDIO_RUNS": str(runs_root)}
@@ -50,7 +51,7 @@ def _address(process: subprocess.Popen, log) -> str:
     pytest.fail(f"The app did not start:\n{log.read()[-2000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     """One Chromium for all tests: the system's, or Playwright's own."""
     from playwright.sync_api import Error, sync_playwright

@@ -38,60 +38,60 @@ def runs(tmp_path):
             os.kill(view.pid, signal.SIGKILL)
 
 
-def weights(view) -> bytes:
-    return (view.path / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
-def test_runs_queue_stop_and_resume_and_a_killed_one_ends_in_the_very_same_weights(runs):
-    whole = runs.start("ddpm", {**SMALL, "steps": 60}, name="whole")
+@pytest.fixture
+def whole(tmp_path):
+    """The folder of the run that the others are compared with: trained here, with nothing between its steps."""
+    from trainers.ddpm import DDPMOptions, train
+
+    list(train(DDPMOptions(**SMALL, steps=60, output=str(tmp_path / "whole")), progress=False))
+    return tmp_path / "whole"
+
+
+def test_runs_queue_stop_fail_and_resume_and_a_killed_one_ends_in_the_very_same_weights(runs, whole):
+    nowhere = str(runs.root / "nothing" / "gone")
     killed = runs.start("ddpm", {**SMALL, "steps": 60}, name="killed")
+    second = runs.start("ddpm", {**SMALL, "steps": 50, "data": nowhere}, name="second")
     third = runs.start("ddpm", {**SMALL, "steps": 60}, name="third")
-    assert (whole.state, killed.state, third.state) == ("starting", "waiting", "waiting")
-    assert [runs.position(name)[0] for name in ("killed", "third")] == [1, 2]
-    assert runs.stop("third").state == "stopped" and runs.read("killed").state == "waiting"
+    assert (killed.state, second.state, third.state) == ("starting", "waiting", "waiting")
+    assert [runs.position(name)[0] for name in ("second", "third")] == [1, 2]
+    assert runs.stop("third").state == "stopped" and runs.read("second").state == "waiting"
 
-    wait_for(lambda: runs.read("whole").state == "finished")
     wait_for(lambda: runs.read("killed").saved >= 10)
     os.kill(runs.read("killed").pid, signal.SIGKILL)
     view = wait_for(lambda: (now := runs.read("killed")).state == "interrupted" and now)
     assert 10 <= view.saved < 60 and "Resume" in view.message
+
+    failed = wait_for(lambda: (now := runs.read("second")).state == "failed" and now)
+    assert nowhere in failed.message and failed.log_tail
+    assert "python -m trainers.ddpm --config" in failed.command
+
     runs.resume("killed")
     wait_for(lambda: runs.read("killed").state == "finished")
-    assert weights(runs.read("killed")) == weights(runs.read("whole"))
+    assert weights(runs.read("killed").path) == weights(whole)
     events, _ = read_events(runs.read("killed").path)
     assert [event["step"] for event in events] == list(range(60))
 
 
-def test_stop_saves_first_and_says_what_is_saved(runs):
-    runs.start("ddpm", {**SMALL, "steps": 100_000, "checkpoint_every": 100_000}, name="long")
-    wait_for(lambda: runs.read("long").step >= 3)
-    assert runs.stop("long").stopping
-    view = wait_for(lambda: (now := runs.read("long")).state == "stopped" and now)
-    assert view.saved == view.step >= 3 and f"Stopped after step {view.step} of 100000" in view.message
-    with pytest.raises(UnknownName):
-        runs.read("nothing")
-    runs.delete("long")
-    assert not view.path.exists()
-
-
-def test_a_run_outlives_the_studio_that_started_it(runs):
-    starter = f"from studio.runs import Runs; Runs({str(runs.root)!r}).start('ddpm', {{**{SMALL!r}, 'steps': 100_000}}, name='orphan')"
-    subprocess.run([sys.executable, "-c", starter], check=True)
+def test_a_run_outlives_the_studio_that_started_it_and_stop_saves_first_and_says_what_is_saved(runs):
+    options = {**SMALL, "steps": 100_000, "checkpoint_every": 100_000}
+    subprocess.run([sys.executable, "-c", f"from studio.runs import Runs; Runs({str(runs.root)!r}).start('ddpm', {options!r}, name='orphan')"], check=True)
     view = wait_for(lambda: (now := runs.read("orphan")).step >= 3 and now)
     assert view.state == "running" and is_alive(view.pid)
-    runs.stop("orphan")
+    assert runs.stop("orphan").stopping
     stopped = wait_for(lambda: (now := runs.read("orphan")).state == "stopped" and now)
+    assert stopped.saved == stopped.step >= 3 and f"Stopped after step {stopped.step} of 100000" in stopped.message
     runs.resume("orphan")
     wait_for(lambda: runs.read("orphan").step > stopped.step + 2)
     runs.stop("orphan")
     wait_for(lambda: runs.read("orphan").state == "stopped")
-
-
-def test_a_run_that_fails_says_why_and_the_studio_goes_on(runs):
-    runs.start("ddpm", {**SMALL, "steps": 50, "data": str(runs.root / "nothing" / "gone")}, name="gone")
-    view = wait_for(lambda: (now := runs.read("gone")).state == "failed" and now)
-    assert "gone" in view.message and view.log_tail
-    assert "python -m trainers.ddpm --config" in view.command
+    runs.delete("orphan")
+    assert not stopped.path.exists()
+    with pytest.raises(UnknownName):
+        runs.read("orphan")
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp/x", ".hidden", "a b", "x" * 65])

@@ -64,7 +64,7 @@ def theirs(pipeline, scheduler: str, *, num_images: int = 1, seed: int = 0, sigm
 # --- the same pictures as diffusers' own pipelines -----------------------------------------------------------
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize(("guidance_scale", "num_images"), [(1.0, 1), (4.0, 1), (4.0, 4)])
+@pytest.mark.parametrize(("guidance_scale", "num_images"), [(1.0, 1), (4.0, 2)])
 def test_the_picture_is_that_of_stable_diffusion_pipeline(model, pipeline, scheduler, guidance_scale, num_images):
     ours = pixels(run(model, scheduler=scheduler, guidance_scale=guidance_scale, num_images=num_images, seed=3)[1].images)
     difference = np.abs(ours - theirs(pipeline, scheduler, guidance_scale=guidance_scale, num_images=num_images, seed=3)).max()

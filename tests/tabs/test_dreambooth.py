@@ -170,7 +170,17 @@ def test_the_estimate_comes_from_a_process_and_is_that_of_the_trainer(studio, ti
     assert answer.seconds > 0 and answer.memory_gib > 0
 
 
-def test_an_estimate_that_cannot_be_made_is_refused_in_the_trainer_s_own_words(studio, tiny_sd):
+def test_an_estimate_that_cannot_be_made_is_refused_in_the_trainer_s_own_words(studio, tiny_sd, monkeypatch, capsys):
+    from trainers.estimate import main
+
+    def here(command, **_):
+        """The program without a process of its own, which the test above has."""
+        assert command[1:3] == ["-m", "trainers.estimate"]
+        with pytest.raises(SystemExit) as end:
+            main(command[3:])
+        return subprocess.CompletedProcess(command, end.value.code, *capsys.readouterr())
+
+    monkeypatch.setattr("studio.runs.dreambooth.subprocess.run", here)
     with pytest.raises(InvalidOption, match="the usual targets are to_q"):
         studio.estimate_subject(asked(tiny_sd, method="lora", targets="nothing"))
 
