@@ -8,16 +8,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-# What takes longest begins first, so that no process is left with it at the end.
-SLOW_FOLDERS = ("browser", "trainers", "runs", "sampling", "tabs")
+# What takes longest begins first, so that no process is left with it at the end; then everything else as it stands.
+SLOW_FIRST = (
+    "browser/test_dreambooth", "hostile", "browser/test_schedules", "browser", "trainers/test_devices", "runs/test_runs", "sampling", "trainers", "tabs", "media",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, a file stays in one of them, and so do all tests that share the app and the browser."""
-    folders = {item: item.path.parent.name for item in items}
-    items.sort(key=lambda item: SLOW_FOLDERS.index(folders[item]) if folders[item] in SLOW_FOLDERS else len(SLOW_FOLDERS))
+    """Where tests run in several processes, a file stays in one of them, and so do all of tests/hostile, which share the apps that they attack."""
+    places = {item: item.path.relative_to(item.path.parents[1]).with_suffix("").as_posix() for item in items}
+    items.sort(key=lambda item: next((i for i, slow in enumerate(SLOW_FIRST) if places[item].startswith(slow)), len(SLOW_FIRST)))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("browser" if folders[item] == "browser" else item.path.stem + folders[item]))
+        item.add_marker(pytest.mark.xdist_group("hostile" if places[item].startswith("hostile/") else places[item]))
 
 
 @pytest.fixture(scope="session")

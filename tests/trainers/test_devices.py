@@ -1,9 +1,9 @@
 """A run on several devices: two processes on the CPU, which talk to each other as those of several GPUs do."""
 
 import json
+import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,8 +19,12 @@ from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.toybox.subject import example_pictures
 from tests.tiny_sd import save_tiny_sd
 
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WITHIN_S = 120
+# What a process of a trainer imports, loaded once: the processes of the tests begin as copies of the one that did.
+LOADED = [
+    "accelerate", "diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.unets.unet_2d_condition",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "torch._dynamo", "trainers.dreambooth", "transformers.models.clip.modeling_clip",
+]
 
 
 @pytest.fixture
@@ -36,31 +40,68 @@ def options(tmp_path):
     )
 
 
+class Together:
+    """The processes of one run, as torch's launcher starts them: they meet at a store that this process holds."""
+
+    def __init__(self, options):
+        self.folder = prepared(options)
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        copies = multiprocessing.get_context("forkserver")
+        copies.set_forkserver_preload(LOADED)
+        self.processes = [copies.Process(target=take_part, args=(self.folder, rank, self.store.port)) for rank in range(2)]
+        for process in self.processes:
+            process.start()
+
+    @property
+    def running(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+    def ended_well(self) -> bool:
+        """Wait for the end of all of them."""
+        for process in self.processes:
+            process.join(WITHIN_S)
+        return [process.exitcode for process in self.processes] == [0, 0]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def take_part(folder: Path, rank: int, port: int) -> None:
+    """The program of the trainer, in one process of two."""
+    from trainers.dreambooth import main
+
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True", CUDA_VISIBLE_DEVICES="",
+    )
+    with open(folder / "log.txt", "ab") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    main(["--config", str(folder / "options.toml")])
+
+
+def prepared(options) -> Path:
+    """The folder of a run with its options in it."""
+    folder = Path(options.output)
+    folder.mkdir(exist_ok=True)
+    write_config(folder, options)
+    return folder
+
+
 @pytest.fixture
 def start():
     """Starts a run of two processes; none of them outlives the test."""
     started = []
 
-    def start(options) -> subprocess.Popen:
-        started.append(_start(options))
+    def start(options) -> Together:
+        started.append(Together(options))
         return started[-1]
 
     yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _start(options) -> subprocess.Popen:
-    folder = Path(options.output)
-    folder.mkdir(exist_ok=True)
-    write_config(folder, options)
-    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            [*TWO, "-m", "trainers.dreambooth", "--config", str(folder / "options.toml")], stdout=log, stderr=log, env={**environment(), **own},
-            start_new_session=True,
-        )
+    for run in started:
+        run.kill()
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -70,26 +111,29 @@ def steps_of(folder: Path) -> list[int]:
 
 def test_two_processes_stop_together_resume_and_finish_as_one_run(options, start):
     folder = Path(options.output)
-    process = start(options)
+    run = start(options)
     end = time.monotonic() + WITHIN_S
-    while len(steps_of(folder)) < 5 and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.2)
+    while len(steps_of(folder)) < 5 and run.running and time.monotonic() < end:
+        time.sleep(0.05)
     (folder / "stop").touch()
-    assert process.wait(WITHIN_S) == 0, (folder / "log.txt").read_text()[-2000:]
+    assert run.ended_well(), (folder / "log.txt").read_text()[-2000:]
     view = read_run(folder)
     stopped = int(re.match(r"Stopped after step (\d+) of", view.message)[1])
     assert view.state == "stopped" and stopped >= 5 and steps_of(folder) == list(range(stopped))
     assert len(list(Path(options.class_images).glob("*.png"))) == options.num_class_images
 
-    assert start(replace(options, steps=stopped + 2)).wait(WITHIN_S) == 0
+    assert start(replace(options, steps=stopped + 2)).ended_well(), (folder / "log.txt").read_text()[-2000:]
     assert read_run(folder).state == "finished" and steps_of(folder) == list(range(stopped + 2))
     assert (folder / "model" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_a_batch_that_two_cannot_share_is_refused_in_a_sentence(options, start):
-    assert start(replace(options, batch_size=3, prior_weight=0.0, sample_every=0)).wait(WITHIN_S) != 0
-    view = read_run(Path(options.output))
-    assert view.state == "failed" and view.message.startswith("A batch of 3 cannot be shared evenly by 2 devices")
+def test_a_batch_that_two_cannot_share_is_refused_in_a_sentence_by_the_program_that_a_launcher_starts(options):
+    folder = prepared(replace(options, batch_size=3, prior_weight=0.0, sample_every=0))
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainers.dreambooth"]
+    environment_of_two = {**environment(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run([*two, "--config", str(folder / "options.toml")], env=environment_of_two, capture_output=True, timeout=WITHIN_S)
+    view = read_run(folder)
+    assert ended.returncode != 0 and view.state == "failed" and view.message.startswith("A batch of 3 cannot be shared evenly by 2 devices")
 
 
 @pytest.mark.parametrize(("devices", "batch_size", "processes"), [(0, 8, 1), (1, 8, 1), (4, 8, 4), (4, 6, 3), (2, 1, 1), (8, 4, 4)])
