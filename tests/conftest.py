@@ -10,7 +10,8 @@ import pytest
 
 # What takes longest begins first, so that no process is left with it at the end; then everything else as it stands.
 SLOW_FIRST = (
-    "browser/test_dreambooth", "hostile", "browser/test_schedules", "browser", "trainers/test_devices", "runs/test_runs", "sampling", "trainers", "tabs", "media",
+    "browser/test_dreambooth", "hostile", "browser/test_schedules", "browser", "trainers/test_devices", "runs/test_runs",
+    "sampling", "trainers", "tabs", "media",
 )
 
 
