@@ -15,6 +15,8 @@ SLOW_FIRST = (
 )
 
 
+# Before xdist's own, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, a file stays in one of them, and so do all of tests/hostile, which share the apps that they attack."""
     places = {item: item.path.relative_to(item.path.parents[1]).with_suffix("").as_posix() for item in items}
