@@ -15,14 +15,10 @@ SLOW_FIRST = (
 )
 
 
-# Before xdist's own, which reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, a file stays in one of them, and so do all of tests/hostile, which share the apps that they attack."""
-    places = {item: item.path.relative_to(item.path.parents[1]).with_suffix("").as_posix() for item in items}
+    """Files in the order in which they are given to the processes; `make test` keeps a file in one of them."""
+    places = {item: item.path.relative_to(item.path.parents[1]).as_posix() for item in items}
     items.sort(key=lambda item: next((i for i, slow in enumerate(SLOW_FIRST) if places[item].startswith(slow)), len(SLOW_FIRST)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("hostile" if places[item].startswith("hostile/") else places[item]))
 
 
 @pytest.fixture(scope="session")
