@@ -155,7 +155,7 @@ def pair(a: "Trajectory", b: "Trajectory") -> dict[str, Any]:
         "a": film(a, run="a", title=told_apart(a.options, b.options), streams=STREAMS),
         "b": film(b, run="b", title=told_apart(b.options, a.options), streams=STREAMS),
         "meetings": [dataclasses.asdict(meeting) for meeting in meetings],
-        "differences": {stream: _sprite(levels) for stream, levels in maps.items()}, "end": _end(a, b, meetings),
+        "differences": {stream: _difference_sprite(levels) for stream, levels in maps.items()}, "end": _end(a, b, meetings),
     }
 
 
@@ -168,7 +168,7 @@ def told_apart(options: SampleOptions, other: SampleOptions) -> str:
     return ", ".join(text for name, text in words.items() if getattr(options, name) != getattr(other, name)) or words["scheduler"]
 
 
-def _sprite(maps: np.ndarray) -> dict[str, Any]:
+def _difference_sprite(maps: np.ndarray) -> dict[str, Any]:
     """(P, B, h, w) in [0, 1] -> one grey sprite, tile by meeting, and the mean of each."""
     one = maps[:, 0]
     levels, columns = np.rint(255 * one).astype(np.uint8)[..., None], max(1, round(len(one) ** 0.5))

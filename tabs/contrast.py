@@ -168,7 +168,7 @@ def create_tab(studio: SamplingApi, train_contrast: Train) -> None:
             controls: dict[str, Any] = {"seconds": slider("seconds")}
             with gr.Accordion("More", open=False):
                 controls |= {name: slider(name) for name in ("sample_steps", "width", "batch_size")}
-                controls["seed"] = gr.Number(ContrastOptions().seed, precision=0, **told("seed"))
+                controls["seed"] = gr.Number(ContrastOptions().seed, precision=0, **texts_of("seed"))
         with gr.Column(elem_classes="ds-stage-column"):
             stage = drawn_by("contrast", '<div class="ds-stage ds-contrast"></div>', elem_id="contrast-stage", value=recorded("contrast", "stage"))
             why = gr.Markdown(recorded_text("contrast", "why"), elem_id="contrast-why", latex_delimiters=[{"left": "$", "right": "$", "display": False}])
@@ -188,10 +188,10 @@ def create_tab(studio: SamplingApi, train_contrast: Train) -> None:
 def slider(name: str) -> gr.Slider:
     """The control of a number, over what a hand wants of its range."""
     low, high = SLIDERS[name]
-    return unchecked(gr.Slider(low, high, getattr(ContrastOptions(), name), step=INFOS[name].step, **told(name)))
+    return unchecked(gr.Slider(low, high, getattr(ContrastOptions(), name), step=INFOS[name].step, **texts_of(name)))
 
 
-def told(name: str) -> dict[str, Any]:
+def texts_of(name: str) -> dict[str, Any]:
     return {"label": INFOS[name].label, "info": INFOS[name].info, "elem_id": f"contrast-{name.replace('_', '-')}"}
 
 

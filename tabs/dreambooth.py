@@ -302,7 +302,7 @@ def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
     def changes_of(kind: str) -> Changes:
         def changes(values: Values, switch: Event) -> Iterator[Change]:
             drawing = sheets(studio, kind, required(values[run]), values[prompt], values[others] or [], switch)
-            return drawn(shared(studio.device, values[panel.session].asker, Work(name=f"probe {kind}"), drawing, switch))
+            return sheets_shown(shared(studio.device, values[panel.session].asker, Work(name=f"probe {kind}"), drawing, switch))
         return changes
 
     for kind, start in starts.items():
@@ -412,7 +412,7 @@ def sheets(studio: TrainingApi, kind: str, name: str, prompt: str, beside: list[
     return before_and_after(studio, view, text, others=others, stop=stop)
 
 
-def drawn(drawing: Iterator[Sheet | Waiting]) -> Iterator[Change]:
+def sheets_shown(drawing: Iterator[Sheet | Waiting]) -> Iterator[Change]:
     """The sheets as the page shows them, each once."""
     shown: tuple[int, str] | None = None
     for sheet in drawing:

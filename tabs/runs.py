@@ -198,7 +198,7 @@ def wire_starter(studio: TrainingApi, starter: Starter, board: Board, status: gr
 
     def on_start(trainer: str, name: str, text: str) -> dict[Any, Any]:
         with said_in_a_sentence():
-            view = studio.runs.start(trainer, parsed(text), name=(name or "").strip())
+            view = studio.runs.start(trainer, options_in(text), name=(name or "").strip())
         return {**show(studio, board, view.name), status: f"{escape(view.name)} was started; it goes on when this page is closed."}
 
     queued: dict[str, Any] = {**PRIVATE, "concurrency_id": "runs"}
@@ -207,7 +207,7 @@ def wire_starter(studio: TrainingApi, starter: Starter, board: Board, status: gr
     starter.start.click(on_start, [starter.trainer, starter.name, starter.toml], [*board.shown, status], **queued)
 
 
-def parsed(text: str) -> dict[str, Any]:
+def options_in(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text or "")
     except tomllib.TOMLDecodeError as error:

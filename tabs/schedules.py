@@ -378,18 +378,25 @@ def create_chain(form: Form) -> None:
 
     def on_run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
-            options = next(options for options in chosen_from(form, values) if options.schedule == values[name])
-            options = dataclasses.replace(options, t=values[t], seed=checked_seed(values[form.seed]))
+            by_schedule = {options.schedule: options for options in chosen_from(form, values)}
+            if values[name] not in by_schedule:
+                raise InvalidOption(f"The chain can run along one of the chosen schedules: {', '.join(by_schedule)}; choose one of them for it.")
+            options = dataclasses.replace(by_schedule[values[name]], t=values[t], seed=checked_seed(values[form.seed]))
         image = values[form.picture] or first_picture()
         started = time.perf_counter()
         for event in compare_chain(image, options):
             result = show_progress(event, started) if isinstance(event, ChainProgress) else show_finished(event)
-            yield {chain: gr.HTML(result=result), last_result: result, stop: gr.update(interactive=result["state"] == "running")}
+            yield {chain: gr.HTML(result=result), last_result: result, **pressable(running=result["state"] == "running")}
 
     def on_stop(last: dict[str, Any] | None) -> dict[Any, Any]:
-        return {chain: gr.HTML(result=show_stopped(last)), stop: gr.update(interactive=False)}
+        return {chain: gr.HTML(result=show_stopped(last)), **pressable(running=False)}
+
+    def pressable(*, running: bool) -> dict[Any, Any]:
+        """The one of the two buttons that can act now."""
+        return {run: gr.update(interactive=not running), stop: gr.update(interactive=running)}
 
     form.names.change(on_names, [form.names, name], name, **LATEST)
     form.num_timesteps.change(on_num_timesteps, [form.num_timesteps, t], t, **LATEST)
-    running = run.click(on_run, form.settings | {name, t, form.seed, form.picture}, [chain, last_result, stop], **PRIVATE)
-    stop.click(on_stop, last_result, [chain, stop], cancels=running, **LATEST)
+    running = run.click(on_run, form.settings | {name, t, form.seed, form.picture}, [chain, last_result, run, stop], **PRIVATE)
+    running.failure(lambda: pressable(running=False), None, [run, stop], **CHEAP)
+    stop.click(on_stop, last_result, [chain, run, stop], cancels=running, **LATEST)

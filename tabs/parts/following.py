@@ -88,7 +88,7 @@ def follow_value(studio: TrainingApi, name: str, address: Callable[[Path], str],
     view = found(studio, name)
     if view is None:
         return to_stage({"invitation": invitation})
-    beside = [compared(studio, other) for other in compare if other != name and found(studio, other)]
+    beside = [curve_beside(studio, other) for other in compare if other != name and found(studio, other)]
     return to_stage({**followed(studio, view, address, studio.runs.position(name)), "compared": beside})
 
 
@@ -107,7 +107,7 @@ def state_of(view: RunView) -> str:
     return "example" if view.example else view.state
 
 
-def compared(studio: TrainingApi, name: str) -> dict[str, Any]:
+def curve_beside(studio: TrainingApi, name: str) -> dict[str, Any]:
     _, curves = with_curves(studio, studio.runs.read(name))
     return {"name": name, "step": curves.step, "smooth": rounded(curves.values)["smooth"]}
 

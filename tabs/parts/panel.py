@@ -165,7 +165,7 @@ class RunPanel:
                 yield self._placed(at_the_end(session))
             except Exception as error:
                 # Gradio drops what is chained to a run that raises, so the page is put in order before.
-                yield self._placed({"status": sentence_of(error), **at_the_end(session), **failed(asked.values)})
+                yield self._placed({"status": failure_line(error), **at_the_end(session), **failed(asked.values)})
                 with said_in_a_sentence():
                     raise
 
@@ -242,6 +242,6 @@ def close(session: Session) -> None:
     session.stop()
 
 
-def sentence_of(error: Exception) -> str:
+def failure_line(error: Exception) -> str:
     """What the page says of a run that failed."""
     return str(error) if isinstance(error, StudioError) else "The run failed; the log of the studio says why."

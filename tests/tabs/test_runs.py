@@ -174,9 +174,9 @@ def test_options_of_the_wrong_kind_are_refused_in_a_sentence(options, words):
 
 
 def test_options_are_read_from_toml_and_taken_from_a_run(studio):
-    assert tab.parsed('steps = 5\ndata = "digits"') == {"steps": 5, "data": "digits"}
+    assert tab.options_in('steps = 5\ndata = "digits"') == {"steps": 5, "data": "digits"}
     with pytest.raises(InvalidOption, match="not TOML"):
-        tab.parsed("steps = = 5")
+        tab.options_in("steps = = 5")
     write_run(studio, "a", steps=7)
     assert tab.toml_of(studio.runs.read("a")) == "steps = 7"
 

@@ -151,7 +151,11 @@ def test_the_chain_streams_progress_and_ends_with_evidence(demo):
     picture = next(component for component in found.inputs if isinstance(component, gr.State))
     values = settings(demo) | {picture: working_copy(load_picture("digit"))}
     values |= {by_id(demo, f"schedules-{name}"): value for name, value in {"seed": 0, "chain-name": "cosine", "chain-t": 99}.items()}
-    results = [outputs[by_id(demo, "schedules-chain")].props["result"] for outputs in on_run(values)]
+    changes = list(on_run(values))
+    results = [outputs[by_id(demo, "schedules-chain")].props["result"] for outputs in changes]
+    # Of Run and Stop the one that can act is pressable.
+    buttons = [tuple(outputs[by_id(demo, f"schedules-{name}")]["interactive"] for name in ("run", "stop")) for outputs in changes]
+    assert set(buttons[:-1]) == {(False, True)} and buttons[-1] == (True, False)
     assert [result["state"] for result in results] == ["running"] * 20 + ["done"]
     assert [result["index"] for result in results[:3]] == [5, 10, 15]
     last = results[-1]
@@ -159,6 +163,15 @@ def test_the_chain_streams_progress_and_ends_with_evidence(demo):
     assert len(last["moments"]) == 3 and len(last["histogram"]["theory"]) == len(last["histogram"]["centres"]) == 64
     Image.open(BytesIO(base64.b64decode(last["jump"].split(",")[1]))).load()
     json.dumps(last, allow_nan=False)
+
+
+def test_a_chain_along_a_schedule_that_is_not_chosen_is_refused_in_a_sentence(demo):
+    on_run, found = handler(demo, "on_run")
+    picture = next(component for component in found.inputs if isinstance(component, gr.State))
+    values = settings(demo) | {picture: None}
+    values |= {by_id(demo, f"schedules-{name}"): value for name, value in {"seed": 0, "chain-name": "flow", "chain-t": 99}.items()}
+    with pytest.raises(gr.Error, match="one of the chosen schedules: linear, cosine"):
+        next(on_run(values))
 
 
 def test_stopping_keeps_the_last_picture_and_says_where():
