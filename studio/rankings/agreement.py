@@ -9,7 +9,7 @@ Kendall W of m rankings of n pictures, mean ranks within ties, T = sum (t^3 - t)
 Krippendorff's alpha (ordinal) by the library of that name, strengths by Bradley-Terry (choix; Hunter 2004).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -111,15 +111,19 @@ def tau_b(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a * b).sum(1) / np.sqrt(np.abs(a).sum(1) * np.abs(b).sum(1))
 
 
-def kendall_w(ranks: np.ndarray) -> float | None:
-    """Kendall's W of m complete rankings (m, n) of the same n pictures, ties corrected; None where all say nothing but ties."""
+def kendall_w(ranks: np.ndarray) -> np.ndarray:
+    """Kendall's W of m complete rankings of the same n pictures, ties corrected: (..., m, n) -> (...); NaN where all say nothing but ties."""
     from scipy.stats import rankdata
 
-    m, n = ranks.shape
-    means = rankdata(ranks, axis=1)
-    ties = sum(float((count**3 - count).sum()) for row in ranks for count in [np.unique(row, return_counts=True)[1].astype(float)])
+    m, n = ranks.shape[-2:]
+    means = rankdata(ranks, axis=-1)
+    # In a group of t equal ranks each has t - 1 others: the sum of (t^2 - 1) over its members is t^3 - t.
+    equal = (ranks[..., :, None] == ranks[..., None, :]).sum(-1)
+    ties = (equal.astype(float) ** 2 - 1).sum((-2, -1))
     below = m**2 * n * (n**2 - 1) - m * ties
-    return float((12 * (means.sum(0) ** 2).sum() - 3 * m**2 * n * (n + 1) ** 2) / below) if below else None
+    above = 12 * (means.sum(-2) ** 2).sum(-1) - 3 * m**2 * n * (n + 1) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(below > 0, above / below, np.nan)
 
 
 def agreement(table: Table) -> Agreement:
@@ -180,40 +184,33 @@ def strict_pairs(signs: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.nd
 
 def mean_w(table: Table) -> float | None:
     """The mean of Kendall's W over tasks that two or more ranked completely."""
-    found = []
-    for rows in rows_by_task(table):
-        sizes = (~np.isnan(table.ranks[rows])).sum(1)
-        whole = rows[sizes == len(table.models[int(table.task[rows[0]])])]
-        if len(whole) > 1:
-            found.append(kendall_w(table.ranks[whole][:, : sizes.max()]))
-    return mean(np.array([w for w in found if w is not None]))
-
-
-def rows_by_task(table: Table) -> Iterator[np.ndarray]:
-    """Rows of first rankings by task, of tasks that more than one ranked."""
-    rows = np.flatnonzero(table.repeat == 0)
-    order = rows[np.argsort(table.task[rows], kind="stable")]
-    for group in np.split(order, np.flatnonzero(np.diff(table.task[order])) + 1):
-        if len(group) > 1:
-            yield group
+    sizes = np.array([len(table.models[task]) for task in table.task.tolist()], np.int64)
+    rows = np.flatnonzero((table.repeat == 0) & ((~np.isnan(table.ranks)).sum(1) == sizes))
+    rows = rows[np.argsort(table.task[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(table.task[rows], prepend=-1))
+    voices = np.diff(starts, append=len(rows))
+    found = [np.empty(0)]
+    # All tasks of as many rankings of as many pictures at once.
+    for m, n in {(int(m), int(n)) for m, n in zip(voices, sizes[rows[starts]]) if m > 1}:
+        first = starts[(voices == m) & (sizes[rows[starts]] == n)]
+        found.append(kendall_w(table.ranks[rows[first[:, None] + np.arange(m)]][..., :n]))
+    return mean(np.concatenate(found))
 
 
 def alpha(table: Table) -> float | None:
-    """Krippendorff's alpha for ordinal data: units are pictures of tasks, values their ranks."""
+    """Krippendorff's alpha for ordinal data: units are pictures of tasks, values their ranks, repeats left out."""
     import krippendorff
 
-    units = np.concatenate([value_counts(table, rows) for rows in rows_by_task(table)] or [np.zeros((0, MAX_PICTURES))])
+    place = np.unique(table.task, return_inverse=True)[1]
+    row, item = np.nonzero(~np.isnan(table.ranks) & (table.repeat == 0)[:, None])
+    units = np.zeros((place.max(initial=-1) + 1, MAX_PICTURES, MAX_PICTURES))
+    np.add.at(units, (place[row], item, table.ranks[row, item].astype(int) - 1), 1)
+    units = units.reshape(-1, MAX_PICTURES)
     units = units[units.sum(1) > 1]
     # Where all say one and the same value there is nothing to agree on.
     if not len(units) or (units.sum(0) > 0).sum() < 2:
         return None
     return float(krippendorff.alpha(value_counts=units, value_domain=list(range(1, MAX_PICTURES + 1)), level_of_measurement="ordinal"))
-
-
-def value_counts(table: Table, rows: np.ndarray) -> np.ndarray:
-    """(pictures, 9): how many gave each picture of a task each rank."""
-    ranks = table.ranks[rows][:, : len(table.models[int(table.task[rows[0]])])]
-    return np.stack([(ranks == value).sum(0) for value in range(1, MAX_PICTURES + 1)], axis=1)
 
 
 # --- strengths -----------------------------------------------------------------------------------------------
@@ -223,12 +220,11 @@ def strengths(table: Table, seed: int = 0) -> list[Strength]:
     models = sorted({model for of in table.models.values() for model in of if model})
     if len(models) < 2 or not len(table.task):
         return []
-    wins = wins_by_task(table, models)
-    tasks = np.unique(table.task, return_inverse=True)[1]
-    per_task = np.zeros((tasks.max() + 1, *wins.shape[1:]))
-    np.add.at(per_task, tasks, wins)
-    generator = np.random.default_rng(seed)
-    drawn = [fitted(per_task[generator.integers(len(per_task), size=len(per_task))].sum(0)) for _ in range(RESAMPLED)]
+    per_task = wins_by_task(table, models)
+    generator, count, flat = np.random.default_rng(seed), len(per_task), per_task.reshape(len(per_task), -1)
+    # How often each task is drawn when as many are drawn as there are, with replacement.
+    often = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLED)]
+    drawn = [fitted((times @ flat).reshape(per_task.shape[1:])) for times in often]
     total = per_task.sum(0)
     found = fitted(total)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
@@ -249,17 +245,19 @@ def win_rates(table: Table) -> tuple[list[str], np.ndarray]:
 
 
 def wins_by_task(table: Table, models: Sequence[str]) -> np.ndarray:
-    """(N, M, M): of each ranking how often the model of the row beat that of the column, a tie half a win for each; none against itself."""
-    place = {model: i for i, model in enumerate(models)}
-    wins, signs = np.zeros((len(table.task), len(models), len(models))), pair_signs(table.ranks)
-    of_task = {task: np.array([place.get(model, -1) for model in of] + [-1] * (MAX_PICTURES - len(of))) for task, of in table.models.items()}
-    which = np.array([of_task[task] for task in table.task.tolist()], dtype=np.int64).reshape(-1, MAX_PICTURES)
+    """(T, M, M): in each task how often the model of the row beat that of the column, a tie half a win for each; none against itself."""
+    place, signs = {model: i for i, model in enumerate(models)}, pair_signs(table.ranks)
+    tasks, of_row = np.unique(table.task, return_inverse=True)
+    which = np.full((len(tasks), MAX_PICTURES), -1)
+    for i, task in enumerate(tasks.tolist()):
+        which[i, : len(table.models[task])] = [place.get(model, -1) for model in table.models[task]]
+    wins = np.zeros((len(tasks), len(models), len(models)))
     row, pair = np.nonzero(~np.isnan(signs))
-    a, b = which[row, FIRST[pair]], which[row, SECOND[pair]]
+    a, b = which[of_row[row], FIRST[pair]], which[of_row[row], SECOND[pair]]
     known = (a >= 0) & (b >= 0) & (a != b)
-    row, a, b, score = row[known], a[known], b[known], (signs[row, pair][known] + 1) / 2
-    np.add.at(wins, (row, a, b), score)
-    np.add.at(wins, (row, b, a), 1 - score)
+    task, a, b, score = of_row[row][known], a[known], b[known], (signs[row, pair][known] + 1) / 2
+    np.add.at(wins, (task, a, b), score)
+    np.add.at(wins, (task, b, a), 1 - score)
     return wins
 
 

@@ -6,13 +6,14 @@
     dreambooth  our DreamBooth step, with caches and without, against a plain one
     killing     a run killed twenty times against one left alone: identical weights?
     scrubbing   a step change of the stage in Chromium
+    ranking     a database of 100,000 rankings, on SQLite and on PostgreSQL: next task, submission, agreement, export
     starting    `import studio`, and the page against a bare Gradio page
 """
 
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "foretelling", "dreambooth", "killing", "scrubbing", "starting")
+BENCHMARKS = ("sampling", "latent", "foretelling", "dreambooth", "killing", "scrubbing", "ranking", "starting")
 
 
 def main() -> None:

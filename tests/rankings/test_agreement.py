@@ -35,7 +35,7 @@ def test_kendall_w_by_hand():
     assert kendall_w(np.array([[1.0, 2, 3], [1, 2, 3]])) == pytest.approx(1.0)
     # With ties: mean ranks 1.5, 1.5, 3 twice; S = 6, T = 6 each, W = 12 * 6 / (4 * 24 - 2 * 12).
     assert kendall_w(np.array([[1.0, 1, 2], [1, 1, 2]])) == pytest.approx(1.0)
-    assert kendall_w(np.array([[1.0, 1, 1], [1, 1, 1]])) is None
+    assert np.isnan(kendall_w(np.array([[1.0, 1, 1], [1, 1, 1]])))
 
 
 def test_pairwise_agreement_counts_strict_pairs_alone(with_tasks):
