@@ -32,8 +32,8 @@ attack: $(READY)         ## attack the app with everything in tests/hostile, oth
 load: $(READY)           ## thirty clients at once: rightness, speed, turns, memory (three minutes; nothing else should run)
 	@$(BIN)/python -m tests.hostile.load $(LOAD_ARGS)
 
-models: $(READY)         ## train the embedded models again and judge them (hours on two cores)
-	@$(BIN)/python -m trainers.rebuild
+models: $(READY)         ## train the embedded models again, judge them, record the openings (hours on two cores)
+	@$(BIN)/python -m trainers.rebuild && $(BIN)/python -m assets.record
 
 openings: $(READY)       ## record again what the tabs open with, from the embedded models as they are (a few minutes)
 	@$(BIN)/python -m assets.record
