@@ -92,7 +92,7 @@ def create_examples(prompt: gr.Textbox) -> None:
     examples = gr.Dataset(
         components=[prompt], samples=[[text] for text in EXAMPLES], label="Or take one of these", type="values", layout="gallery", elem_id="t2i-examples",
     )
-    examples.click(lambda sample: sample[0], examples, prompt, **CHEAP)
+    examples.click(lambda sample: sample[0] if sample else gr.skip(), examples, prompt, **CHEAP)
 
 
 def create_main(entry: Any) -> Controls:

@@ -232,8 +232,12 @@ def _check_format(metadata: dict[str, str]) -> None:
 def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, Any]) -> None:
     """That all belong to one run; latents also need the numbers that make pictures of them."""
     x_final = tensors["x_final"]
+    is_latent = "rgb_map" in model or model.get("kind") == "latent"
     states = [name for name in EXTRAS if name in tensors and STREAMS[name].kind != "map"]
     fits = 1 <= num_steps <= MAX_TIMESTEPS and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in (*states, *ALWAYS))
+    # Pictures are grey or in colours; whatever it is, there is something of it.
+    fits = fits and all(x_final.shape) and (is_latent or x_final.shape[1] in (1, 3))
+    fits = fits and all(tensors[name].is_floating_point() for name in ("x_final", *states, *ALWAYS))
     fits = fits and all(rest.shape == (num_steps, *x_final.shape) for rest in _group("rest", RESTS, tensors).values())
     past = list(_group("history", HISTORY, tensors).values())
     fits = fits and len(past) in (0, len(HISTORY)) and all(tensor.shape == (len(past[0]), *x_final.shape) for tensor in past)
@@ -241,12 +245,12 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
         fits = tensors["attention"].ndim == 5 and tensors["attention"].shape[:2] == (num_steps, len(x_final))
     for name, ndim in (("final_pixels", 4), ("init_image", 3)):
         if name in tensors:
-            fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3
+            fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3 and tensors[name].numel() > 0
     if fits and "final_pixels" in tensors:
         fits = len(tensors["final_pixels"]) == len(x_final)
     if not fits:
         raise BadRunFile("This run file is damaged: its pictures and its steps do not match. Save it again from the studio.")
-    if "rgb_map" in model or model.get("kind") == "latent":
+    if is_latent:
         from studio.media.previews import RgbMap
 
         if RgbMap.from_json(model["rgb_map"]).weight.shape[1] != x_final.shape[1]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.checks import require_choice
 from studio.errors import InvalidOption
 from studio.media.uploads import open_picture
 from studio.options import SampleOptions, option_info
@@ -111,6 +112,7 @@ def create_controls(prefix: str, names: Iterable[str], **first: Any) -> Controls
 
 def scheduler_updates(controls: Controls, scheduler: str, options: SampleOptions | None = None) -> dict[Any, Any]:
     """What the controls say of a scheduler: what it is, and what means something to it; values of `options`, or the defaults."""
+    require_choice("scheduler", scheduler, SCHEDULERS)
     about = SCHEDULERS[scheduler]
     updates = {controls["scheduler"]: gr.update(value=scheduler, info=about.about)}
     for name in (name for name in OF_SCHEDULER if name in controls):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.errors import StudioError
+from studio.errors import InvalidOption, StudioError
 from studio.models.device import Work
 from studio.options import SampleOptions
 from studio.sampling.export import read_options
@@ -191,8 +191,10 @@ class RunPanel:
         if self.decoder:
             self.stage.select(self.on_open_step, self.session, [self.stage, self.status], **PRIVATE, **DEVICE)
 
-    def on_file(self, path: str, session: Session, request: gr.Request) -> dict[Any, Any]:
+    def on_file(self, path: str | None, session: Session, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
+            if path is None:
+                raise InvalidOption("No file was given; choose a run file, or a picture that was kept.")
             if Path(path).suffix.lower() != ".safetensors":
                 return self._restored(read_options(path), f"The options of this picture are set; press {self.verb} to make it again.")
             trajectory = session.of(request).open(self.studio, path)

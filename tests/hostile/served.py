@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 START_WITHIN_S = 180
 PATIENCE_S = 120
+# How many requests a handler gets in `make attack`; not set, the share of CI.
+ATTACK = int(os.environ.get("ATTACK", "0"))
 # What the whole process may ever take: the libraries and the embedded models are about 1 GiB of it.
 MAX_MIB = 3000
 FILE_KINDS = {"image", "file", "uploadbutton", "gallery", "imageeditor", "video", "audio", "annotatedimage", "model3d", "multimodaltextbox"}
@@ -132,7 +134,7 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         own = {
-            "HOME": self.data / "home", "TMPDIR": self.temp, "DIFFUSION_STUDIO_RUNS": self.runs,
+            "HOME": self.data / "home", "TMPDIR": self.temp, "DIFFUSION_STUDIO_RUNS": self.runs, "DIFFUSION_STUDIO_RANKINGS": self.data / "rankings",
             "DIFFUSION_STUDIO_CACHE": self.data / "cache", "HF_HOME": self.data / "hf", "MPLCONFIGDIR": self.data / "mpl", "HF_HUB_OFFLINE": "1",
             "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HOSTILE_DATA": self.data, "HOSTILE_REPORT": self.report_path,
         }

@@ -70,3 +70,22 @@ def test_other_peoples_safetensors_are_refused(tmp_path):
 def test_damaged_metadata_is_refused_in_a_sentence(trajectory, tmp_path, changes):
     with pytest.raises(BadRunFile, match="Save it again"):
         Trajectory.load(rewritten(trajectory, tmp_path, **changes))
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 4, 4), (1, 2, 4, 4), (1, 5, 4, 4), (1, 3, 0, 4), (0, 3, 4, 4)])
+def test_a_run_file_without_pictures_or_of_no_colours_is_refused(tmp_path, shape):
+    from tests.hostile.files import run_file
+
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(run_file(shape=(1, *shape)))
+    with pytest.raises(BadRunFile, match="damaged"):
+        Trajectory.load(path)
+
+
+def test_a_run_file_of_whole_numbers_is_refused(tmp_path):
+    from tests.hostile.files import run_file
+
+    path = tmp_path / "whole.safetensors"
+    path.write_bytes(run_file(dtype="I16"))
+    with pytest.raises(BadRunFile, match="damaged"):
+        Trajectory.load(path)
