@@ -333,7 +333,18 @@ class Studio:
         return model.prompts
 
     def load_run(self, path: str | Path) -> "Trajectory":
-        """Read a run file; no model is needed. Raises BadRunFile."""
+        """Read a run file; no model is needed. Raises BadRunFile, and TooLarge for what a public studio would not draw."""
         from studio.sampling.trajectory import Trajectory
 
-        return Trajectory.load(path)
+        run = Trajectory.load(path)
+        if self.public:
+            self._check_public_run(run)
+        return run
+
+    def _check_public_run(self, run: "Trajectory") -> None:
+        """Whatever is shown, kept and decoded of a stranger's run costs no more than one that was made here."""
+        from studio.sampling.estimate import check_public_work
+
+        largest = max(self.models.values(), key=lambda info: info.width * info.height)
+        height, width = run.x_final.shape[-2:] if run.final_pixels is None else run.final_pixels.shape[1:3]
+        check_public_work(self.models.get(run.options.model, largest), width, height, len(run.x_final), len(run.steps))

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from studio.checks import require_float, require_int
 from studio.errors import BadRunFile, StudioError
 from studio.options import SampleOptions
 from studio.process.schedules import MAX_TIMESTEPS
@@ -187,14 +188,15 @@ class Trajectory:
                 _check_format(metadata)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             steps = [StepInfo(**{**step, "log_snr": _log_snr(step["sigma"])}) for step in map(_step_from_json, json.loads(metadata["steps"]))]
-            options, model = SampleOptions.from_dict(json.loads(metadata["options"])), json.loads(metadata["model"])
+            options, model = SampleOptions.from_dict(json.loads(metadata["options"])), _object("model", json.loads(metadata["model"]))
             lineage = Lineage(**json.loads(metadata["lineage"])) if "lineage" in metadata else None
             _check_tensors(tensors, len(steps), model)
         except BadRunFile:
             raise
         except (OSError, SafetensorError) as error:
             raise BadRunFile("This run file cannot be read: it is cut short or not a run file. Save it again from the studio.") from error
-        except (KeyError, TypeError, ValueError, StudioError) as error:
+        # Of JSON that is nested without end, its reader says so in this way.
+        except (KeyError, TypeError, ValueError, StudioError, RecursionError) as error:
             raise BadRunFile(f"This run file is damaged ({error}). Save it again from the studio.") from error
         if "init_image" in tensors:
             options = dataclasses.replace(options, init_image=_image(tensors["init_image"]))
@@ -211,9 +213,23 @@ def _step_to_json(step: StepInfo) -> dict[str, Any]:
     return values | {"guidance_scale": step.guidance_scale, "clip_gradient_norm": step.clip_gradient_norm, "alpha": step.alpha}
 
 
-def _step_from_json(values: dict[str, Any]) -> dict[str, Any]:
-    norms = values.get("clip_gradient_norm")
+def _step_from_json(values: Any) -> dict[str, Any]:
+    """What a step says of itself, each of its kind. Raises TypeError, KeyError, InvalidOption."""
+    norms = _object("a step", values).get("clip_gradient_norm")
+    require_int("num_steps", values["num_steps"], 1, MAX_TIMESTEPS)
+    require_int("index", values["index"], 0, values["num_steps"] - 1)
+    require_float("timestep", values["timestep"], -MAX_TIMESTEPS, MAX_TIMESTEPS)
+    known = [(name, values.get(name)) for name in ("sigma", "guidance_scale", "alpha")]
+    for name, number in (*known, *(("clip_gradient_norm", norm) for norm in norms or ())):
+        if number is not None:
+            require_float(name, number, -1e30, 1e30)
     return {**values, "sigma": math.inf if values["sigma"] is None else values["sigma"], "clip_gradient_norm": norms and tuple(norms)}
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is no object")
+    return value
 
 
 def _log_snr(sigma: float) -> float:

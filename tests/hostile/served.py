@@ -122,7 +122,6 @@ class Served:
         self.log_path, self.report_path = folder / "log.txt", folder / "report.jsonl"
         self.log_path.touch()
         self.report_path.touch()
-        self.killed_for_memory = False
         self._handlers: list[Handler] | None = None
         self.peak_mib = 0.0
         self.start()
@@ -130,6 +129,7 @@ class Served:
     # --- the process
 
     def start(self) -> None:
+        self.killed_for_memory = False
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

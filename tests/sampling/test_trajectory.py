@@ -8,9 +8,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from studio import SampleOptions, Studio
-from studio.errors import BadRunFile
+from studio.errors import BadRunFile, TooLarge
 from studio.sampling.streams import ALWAYS
 from studio.sampling.trajectory import Trajectory
+from tests.hostile.files import hostile_runs, run_file
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,6 @@ def test_damaged_metadata_is_refused_in_a_sentence(trajectory, tmp_path, changes
 
 @pytest.mark.parametrize("shape", [(1, 0, 4, 4), (1, 2, 4, 4), (1, 5, 4, 4), (1, 3, 0, 4), (0, 3, 4, 4)])
 def test_a_run_file_without_pictures_or_of_no_colours_is_refused(tmp_path, shape):
-    from tests.hostile.files import run_file
-
     path = tmp_path / "odd.safetensors"
     path.write_bytes(run_file(shape=(1, *shape)))
     with pytest.raises(BadRunFile, match="damaged"):
@@ -83,9 +82,32 @@ def test_a_run_file_without_pictures_or_of_no_colours_is_refused(tmp_path, shape
 
 
 def test_a_run_file_of_whole_numbers_is_refused(tmp_path):
-    from tests.hostile.files import run_file
-
     path = tmp_path / "whole.safetensors"
     path.write_bytes(run_file(dtype="I16"))
     with pytest.raises(BadRunFile, match="damaged"):
         Trajectory.load(path)
+
+
+SOUND = {
+    "good", "nan", "infinite", "one-pixel", "line", "many", "final-pixels", "beliefs", "options-path", "options-class", "options-script", "options-size", "model-none",
+    "model-kind", "model-channels",
+}
+
+
+@pytest.mark.parametrize("name", hostile_runs())
+def test_a_run_file_of_which_any_part_does_not_fit_is_refused_in_a_sentence(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(hostile_runs()[name])
+    if path.stem in SOUND:
+        assert len(Trajectory.load(path).steps) == 1
+    else:
+        with pytest.raises(BadRunFile, match=r"\.$"):
+            Trajectory.load(path)
+
+
+def test_a_public_studio_opens_no_run_larger_than_it_draws(tmp_path):
+    path = tmp_path / "line.safetensors"
+    path.write_bytes(hostile_runs()["line.safetensors"])
+    assert Studio().load_run(path).x_final.shape[-1] == 60_000
+    with pytest.raises(TooLarge, match="at most 128 x 128"):
+        Studio(public=True).load_run(path)
