@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import product
@@ -9,12 +10,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from tests.hostile.conftest import MODES
 from tests.hostile.files import CANARY_COLOUR, OPTIONS, STEP, bomb, png, reference, run_file
-from tests.hostile.served import ATTACK, served
+from tests.hostile.served import ATTACK, PATIENCE_S, served
 
 # What the page calls by itself, and what starts a training.
 PAGE_OPENED = ("on_open_page", "on_tick", "choices")
@@ -282,6 +284,41 @@ def test_guesses_of_a_password_are_slowed_down(tmp_path):
         right = app.post("/login", data={"username": "ada", "password": "correct horse"})
         assert right.status != 200, "The right password was taken at once after 300 wrong ones."
         assert "password" in app.log().lower()  # plain passwords are warned of
+
+
+# --- 11: going on from a damaged checkpoint -------------------------------------------------------------------
+
+SHORT = 'data = "digits"\nresolution = 8\nwidths = "32"\nlayers = 1\nattention_from = 8\nbatch_size = 4\nsteps = 100000\nsample_every = 0\ncheckpoint_every = 2'
+
+
+def until(fact):
+    """Wait for a condition; gives what it gave."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := fact()):
+        assert time.monotonic() < end, "What was waited for did not come."
+        time.sleep(0.05)
+    return found
+
+
+def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_taken(own):
+    started, run = own.queued(own.named("on_start"), ["ddpm", "cut", SHORT]), own.runs / "cut"
+    assert started.ok, started.text[:300]
+    status = own.named("run_status")
+    until(lambda: len(list(run.glob("checkpoints/step-*/manifest.json"))) >= 2)
+    kill_trainings(own)
+    until(lambda: "interrupted" in own.queued(status, ["cut"]).text)
+    *_, good, newest = sorted(path.parent for path in run.glob("checkpoints/step-*/manifest.json"))
+    network = newest / "network.safetensors"
+    network.write_bytes(network.read_bytes()[:-100])
+    assert own.queued(own.named("run_resume"), ["cut"]).ok
+    said = until(lambda: text if "damaged" in (text := own.queued(status, ["cut"]).text) else None)
+    assert all(f"step {int(path.name[5:]) + 1}" in said for path in (good, newest)) and "was taken instead" in said, said[:500]
+
+
+def kill_trainings(app):
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(app.runs / "cut") in word for word in process.info["cmdline"] or ()):
+            process.kill()
 
 
 # --- 6, 7, 11 in public: there is no training -----------------------------------------------------------------
