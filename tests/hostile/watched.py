@@ -4,8 +4,7 @@
 
 Python tells an audit hook of every open, of the changes of folders and files, of processes and of connections
 (https://docs.python.org/3/library/audit_events.html). What is not on the list of what the libraries need is written
-to the report, one line of JSON a time. Libraries that open files in C or Rust are not heard; the suite's canaries,
-whose time of access must not move, stand for those.
+to the report, one line of JSON a time. Libraries that open files in C or Rust are not heard.
 """
 
 import json
