@@ -18,7 +18,7 @@ from tabs.parts.controls import Controls, control, create_controls, options_from
 from tabs.parts.openings import Recording, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
-from tabs.parts.running import FAILED, recorded_film, run_shown
+from tabs.parts.running import FAILED, LOADING, recorded_film, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, unchecked
 from tabs.parts.words import create_words, tokens_of, unknown_line, words_of
@@ -203,12 +203,15 @@ def resident_line(studio: TextApi) -> str:
 # --- a run, as the page sees it ------------------------------------------------------------------------------
 
 def generated(studio: TextApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
-    """Changes of the page by the names of its parts: the download, then the run, then what it says of words and memory."""
+    """Changes of the page by the names of its parts: the download, then the run, and with its film what is said of memory and words."""
     if options.model not in [one.name for one in studio.residents()]:
-        yield {"status": "Loading the model, which takes a few seconds the first time."}
+        yield {"status": LOADING}
     yield from fetched(studio, options.model, switch)
-    yield from run_shown(studio, options, switch, session, tokens=lambda: tokens_of(studio, options))
-    yield {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt)}
+
+    def beside() -> dict[str, Any]:
+        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt)}
+
+    yield from run_shown(studio, options, switch, session, lambda: tokens_of(studio, options), beside=beside)
 
 
 def fetched(studio: TextApi, model: str, switch: Event) -> Iterator[dict[str, Any]]:

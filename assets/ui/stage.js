@@ -1,8 +1,8 @@
 // Studio.stage: the denoising stage. x_t beside x0_hat (and eps_hat when asked), always of the same step.
 //
-// The value is JSON text of a live frame or of a film (tabs/parts/filmstrip.py). A film brings every step as one sprite a
-// stream, decoded once; from then on a step change is a few drawImage calls and needs no server. A value that cannot
-// be read leaves the picture that is there.
+// The value is JSON text (tabs/parts/filmstrip.py): of a run that begins, whose live frames then come from an address of its
+// own, or of a film. A film brings every step as one sprite a stream, decoded once; from then on a step change is a few
+// drawImage calls and needs no server. A value that cannot be read leaves the picture that is there.
 (() => {
   const Studio = (window.Studio = window.Studio || {});
   // studio/sampling/streams.py, in the order of the panes; the page brings it.
@@ -55,6 +55,20 @@
     </dialog>`;
 
   const bitmapOf = async (uri) => createImageBitmap(await (await fetch(uri)).blob());
+  const close = ({ bitmap }) => bitmap.close && bitmap.close();
+  // A sheet of raw pixels, 1 or 3 bytes each, as something that drawImage takes.
+  const sheetOf = (base64, channels, width) => {
+    const bytes = atob(base64), count = bytes.length / channels, image = new ImageData(width, count / width);
+    for (let i = 0, from = 0; i < count; i++, from += channels) {
+      image.data[4 * i] = bytes.charCodeAt(from);
+      image.data[4 * i + 1] = bytes.charCodeAt(channels === 1 ? from : from + 1);
+      image.data[4 * i + 2] = bytes.charCodeAt(channels === 1 ? from : from + 2);
+      image.data[4 * i + 3] = 255;
+    }
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  };
   const fixed = (value, digits) => (value === null || value === undefined ? null : value.toFixed(digits).replace("-", "−"));
   const seconds = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
 
@@ -346,6 +360,31 @@
       if (play) setTimeout(() => { if (value === next && bar.index === 0) bar.play(); }, 400);
     };
 
+    // --- live frames: the newest that has come is drawn, once for every frame of the screen
+
+    let feed = null;
+    const hush = () => { if (feed) feed.source.close(); feed = null; };
+    const listen = (begun) => {
+      hush();
+      const mine = (feed = { source: new EventSource(begun.address), newest: null });
+      const show = () => {
+        if (feed !== mine) return;
+        const frame = JSON.parse(mine.newest);
+        mine.newest = null;
+        const width = frame.columns * frame.tile[0];
+        const drawn = Object.fromEntries(Object.entries(frame.pictures).map(([name, pixels]) => [name, { bitmap: sheetOf(pixels, frame.channels, width), columns: frame.columns }]));
+        settle({ ...begun, ...frame, kind: "live" }, drawn, {});
+      };
+      mine.source.onmessage = ({ data }) => {
+        const waiting = mine.newest !== null;
+        mine.newest = data;
+        if (!waiting) requestAnimationFrame(show);
+      };
+      // Without its frames a run still ends with its film.
+      mine.source.addEventListener("over", hush);
+      mine.source.onerror = () => { if (feed === mine) hush(); };
+    };
+
     // The run ended without a film: the picture stays, and nothing pretends to be running.
     const halt = (next, ticket) => {
       shown = ticket;
@@ -361,19 +400,24 @@
       let next, drawn, real;
       try {
         next = JSON.parse(props.value);
-        if (next.kind === "note") return halt(next, ticket);
-        const sources = next.kind === "live" ? Object.entries(next.pictures) : next.streams.map(({ name, src }) => [name, src]);
-        const columns = next.kind === "live" ? next.columns : next.sprite_columns;
-        const drawnOf = async ([name, src]) => [name, { bitmap: await bitmapOf(src), columns }];
+        if (next.kind === "begin") { shown = ticket; return listen(next); }
+        if (next.kind === "note") { hush(); return halt(next, ticket); }
+        const drawnOf = async ({ name, src }) => [name, { bitmap: await bitmapOf(src), columns: next.sprite_columns }];
         const realOf = async ({ stream, index, src, tile, columns: wide }) => [`${stream} ${index}`, { bitmap: await bitmapOf(src), tile, columns: wide }];
-        [drawn, real] = (await Promise.all([Promise.all(sources.map(drawnOf)), Promise.all((next.decoded || []).map(realOf))])).map(Object.fromEntries);
+        [drawn, real] = (await Promise.all([Promise.all(next.streams.map(drawnOf)), Promise.all((next.decoded || []).map(realOf))])).map(Object.fromEntries);
       } catch (error) {
         console.error("The stage keeps its picture: this value cannot be drawn.", error);
         return;
       }
-      // Decoding is asynchronous: an older frame that comes late must not cover a newer one.
-      if (ticket < shown) return [...Object.values(drawn), ...Object.values(real)].forEach(({ bitmap }) => bitmap.close());
+      // Decoding is asynchronous: an older film that comes late must not cover a newer one.
+      if (ticket < shown) return [...Object.values(drawn), ...Object.values(real)].forEach(close);
       shown = ticket;
+      hush();
+      settle(next, drawn, real);
+    };
+
+    // The value and its pictures take the stage.
+    const settle = (next, drawn, real) => {
       const before = [...Object.values(sprites), ...Object.values(decoded)], another = !value || value.run !== next.run || value.kind !== next.kind;
       bar.pause();
       value = next;
@@ -390,7 +434,7 @@
       if (another) drawCurve();
       arrange();
       bar.set(bar.index);
-      before.forEach(({ bitmap }) => bitmap.close());
+      before.forEach(close);
     };
 
     // --- a file dropped on the stage goes the way of the file button, so that the server checks it as any upload

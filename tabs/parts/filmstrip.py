@@ -1,10 +1,11 @@
-"""What the stage is shown: a live frame while a run goes on, and the whole run as a filmstrip when it is over.
+"""What the stage is shown: live frames while a run goes on, and the whole run as a filmstrip when it is over.
 
     film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
                  sprite_columns, curve, autoplay, options, decodes, decoded, attention}; one PNG sprite a stream, tile
                  frame * images + image, row by row. Of latents these are small previews: `decodes` names the streams that
                  the real decoder can be asked for, `decoded` holds what it was asked already.
-    live frame  {kind: "live", run, step, pictures, tile, images, columns, curve, options}
+    begin       {kind: "begin", run, curve, options, address}: where the live frames of a run come from (tabs.parts.live)
+    live frame  {step, tile, images, columns, channels, pictures}: base64 of the pixels of each stream, all images in one sheet
     options     {all, each}: texts that a picture saved from the stage carries
 
 Values are JSON-ready: what is infinite travels as null.
@@ -12,6 +13,7 @@ Values are JSON-ready: what is infinite travels as null.
 
 import dataclasses
 import math
+from base64 import b64encode
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from studio.models.prompts import Tokens
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["film", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "MAX_SPRITE_PIXELS"]
+__all__ = ["film", "begin", "live_frame", "decoded", "attention", "carried", "each_alone", "curve_of", "MAX_SPRITE_PIXELS"]
 
 # Pixels of a sprite, of a live frame's pictures together, and of what the decoder made of a step: larger ones are shown smaller.
 MAX_SPRITE_PIXELS, MAX_LIVE_PIXELS, MAX_DECODED_PIXELS = 4_000_000, 1_000_000, 16_000_000
@@ -97,16 +99,26 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
     }
 
 
-def live_frame(event: StepDone, *, run: str, curve: dict[str, Any], options: SampleOptions) -> dict[str, Any]:
-    """One step of a run that is going on: x_t and x0_hat of all its pictures, and what guidance made of them."""
+def begin(options: SampleOptions, *, run: str, curve: dict[str, Any], address: str) -> dict[str, Any]:
+    """A run that begins now, and where its live frames come from."""
+    return {"kind": "begin", "run": run, "curve": curve, "options": carried(options), "address": address}
+
+
+def live_frame(event: StepDone) -> dict[str, Any]:
+    """One step of a run that is going on: x_t and x0_hat of all its pictures, and what guidance made of them.
+
+    The pixels travel as they are: noise does not compress, and the browser draws them without decoding a file.
+    """
     images = len(event.x_t)
     factor, height, width = _smaller(images, tuple(event.x_t.shape[-2:]), MAX_LIVE_PIXELS)
-    there = [name for name, info in STREAMS.items() if info.live and getattr(event, name) is not None]
     columns = math.ceil(math.sqrt(images))
+    sheets = {
+        name: grid(shrunk(to_pixels(event.pictures(name)), factor), columns)
+        for name, info in STREAMS.items() if info.live and getattr(event, name) is not None
+    }
     return {
-        "kind": "live", "run": run, "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "curve": curve,
-        "options": carried(options),
-        "pictures": {name: data_uri(grid(shrunk(to_pixels(event.pictures(name)), factor), columns)) for name in there},
+        "step": _step(event), "tile": [width, height], "images": images, "columns": columns, "channels": next(iter(sheets.values())).shape[2],
+        "pictures": {name: b64encode(sheet.tobytes()).decode("ascii") for name, sheet in sheets.items()},
     }
 
 

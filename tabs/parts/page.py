@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.sampling.streams import STREAMS
 from tabs.parts.calls import Calls
+from tabs.parts.live import ROUTE
 from tabs.parts.openings import ADDRESS as OPENINGS_ADDRESS
 from tabs.parts.openings import OPENINGS
 from tabs.parts.theme import CSS, THEME
@@ -99,7 +100,7 @@ PAGE: dict[str, Any] = {
     # Its count of calls, and a panel of them, would be there for anybody who asks.
     "enable_monitoring": False,
     "app_kwargs": {
-        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI)), Mount(f"/{OPENINGS_ADDRESS}", HashedFiles(directory=OPENINGS))],
+        "routes": [Mount(f"/{ADDRESS}", HashedFiles(directory=UI)), Mount(f"/{OPENINGS_ADDRESS}", HashedFiles(directory=OPENINGS)), ROUTE],
         "middleware": [Middleware(OwnFiles), Middleware(Calls), Middleware(WrittenOnce)],
     },
 }

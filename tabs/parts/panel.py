@@ -29,7 +29,7 @@ from tabs.parts.arguments import event_value
 from tabs.parts.controls import Controls, restored
 from tabs.parts.filmstrip import film
 from tabs.parts.keeping import DOWNLOAD, FILMS, KEEPERS, STREAMS, told
-from tabs.parts.running import decoded_step
+from tabs.parts.running import at_the_end, decoded_step
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, create_stage, said_in_a_sentence, to_stage
 from tabs.parts.turns import alone, given
@@ -160,9 +160,11 @@ class RunPanel:
                 yield {self.status: gr.skip()}
                 return
             try:
+                change: Change = {}
                 for change in asked.changes:
                     yield self._placed(change)
-                yield self._placed(at_the_end(session))
+                if "stop" not in change:
+                    yield self._placed(at_the_end(session))
             except Exception as error:
                 # Gradio drops what is chained to a run that raises, so the page is put in order before.
                 yield self._placed({"status": failure_line(error), **at_the_end(session), **failed(asked.values)})
@@ -232,11 +234,6 @@ class RunPanel:
             work = partial(decoded_step, self.decoder, session, **step)
             shown = yield from alone(self.decoder.device, session.asker, "decode a step", work, self.status)
         yield {self.stage: gr.HTML(decoded=shown)}
-
-
-def at_the_end(session: Session) -> Change:
-    """The stop button at the end of a run: pressable while another one waits."""
-    return {"stop": gr.update(interactive=session.waiting is not None)}
 
 
 def close(session: Session) -> None:

@@ -7,15 +7,19 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import gradio as gr
+
 from studio.errors import StudioError
 from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
-from studio.sampling.events import Finished
+from studio.sampling.events import Finished, StepInfo
+from studio.sampling.live import LIVE_EVERY_S
 from studio.scratch import passing_folder
 from tabs.parts.api import SamplingApi, TextApi
-from tabs.parts.filmstrip import curve_of, decoded, film, live_frame
+from tabs.parts.filmstrip import begin, curve_of, decoded, film, live_frame
 from tabs.parts.keeping import save_pictures
+from tabs.parts.live import address_of, watched
 from tabs.parts.session import Session
 from tabs.parts.stage import to_stage
 from tabs.parts.turns import sampled, waiting_line
@@ -24,45 +28,59 @@ if TYPE_CHECKING:
     from studio.models.prompts import Tokens
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["run_shown", "run_for_programs", "recorded_film", "how_it_went", "decoded_step", "FAILED"]
+__all__ = ["run_shown", "run_for_programs", "recorded_film", "how_it_went", "decoded_step", "FAILED", "LOADING"]
 
+LOADING = "Loading the model, which takes a few seconds the first time."
+# The stage says how far it is; the line below the button is for who does not see it.
+STATUS_EVERY_S = 1.0
 # What becomes of live frames whose run failed: they stay, and say so.
 FAILED = to_stage({"kind": "note", "title": "The run failed"})
 
 
 def run_shown(
     studio: SamplingApi, options: SampleOptions, switch: Event, session: Session, tokens: "Callable[[], Tokens | None]" = lambda: None,
+    *, beside: Callable[[], dict[str, Any]] = dict, frames: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Changes of the page by the names of its parts: live frames, then the film with all that belongs to it.
+    """Changes of the page by the names of its parts: where the live frames come from, how far it is, then the film.
 
-    tokens: gives those of the prompt, for a film that shows where they were looked at.
+    Args:
+        tokens: gives those of the prompt, for a film that shows where they were looked at.
+        beside: what else the page shows of a run that is over. It comes with the film: every change costs the page time.
+        frames: put the live frames among the changes, for who does not listen to them elsewhere.
     """
     run, since, trajectory, curve = uuid4().hex, monotonic(), None, None
     if not switch.is_set():
-        yield {"status": "Preparing the model."}
-        for event in sampled(studio, options, switch, session.asker):
-            if isinstance(event, Waiting):
-                yield {"status": waiting_line(event)}
-                continue
-            # The model is there from its first step on.
-            curve = curve or curve_of(studio.noise_curve(options))
-            if isinstance(event, Finished):
-                trajectory = event.trajectory
-            else:
-                yield {"stage": to_stage(live_frame(event, run=run, curve=curve, options=options)), "status": ""}
+        if options.model not in [one.name for one in studio.residents()]:
+            yield {"status": LOADING}
+        with watched(run) as live:
+            for event in sampled(studio, options, switch, session.asker, live.see, LIVE_EVERY_S if frames else STATUS_EVERY_S):
+                if isinstance(event, Waiting):
+                    yield {"status": waiting_line(event)}
+                    continue
+                if curve is None:
+                    # The model is there from its first step on.
+                    curve = curve_of(studio.noise_curve(options))
+                    yield {"stage": to_stage(begin(options, run=run, curve=curve, address=address_of(run))), "status": ""}
+                if isinstance(event, Finished):
+                    trajectory = event.trajectory
+                elif frames:
+                    yield {"stage": to_stage({"kind": "live", "run": run, **live_frame(event)}), "status": step_line(event)}
+                elif event.index:
+                    # Also so that a visitor who goes is noticed.
+                    yield {"status": step_line(event)}
     if trajectory is None or not trajectory.steps:
-        yield {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""})}
+        yield {"status": "Stopped before the first step.", "stage": to_stage({"kind": "note", "title": ""}), **at_the_end(session)}
         return
     session.keep(trajectory, run)
     shown = film(trajectory, run=run, title=title_of(trajectory), curve=curve, tokens=tokens())
-    yield {"stage": to_stage(shown), "status": how_it_went(trajectory, monotonic() - since)}
+    yield {"stage": to_stage(shown), "status": how_it_went(trajectory, monotonic() - since), **at_the_end(session), **beside()}
 
 
 def run_for_programs(studio: SamplingApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
     """The same with everything that is known so far in each change, and at the end the pictures as PNG files, while it is looked at."""
     before, known = session.run, dict[str, Any]()
-    for change in run_shown(studio, options, switch, session):
-        known |= change
+    for change in run_shown(studio, options, switch, session, frames=True):
+        known |= {name: change[name] for name in change.keys() & {"stage", "status"}}
         yield dict(known)
     if session.run != before and session.trajectory:
         with passing_folder() as folder:
@@ -80,6 +98,15 @@ def finished(studio: SamplingApi, options: SampleOptions) -> "Trajectory":
     """The run to its end."""
     [end] = [event for event in studio.sample(options) if isinstance(event, Finished)]
     return end.trajectory
+
+
+def step_line(step: StepInfo) -> str:
+    return f"Step {step.index + 1} of {step.num_steps}."
+
+
+def at_the_end(session: Session) -> dict[str, Any]:
+    """The stop button at the end of a run: pressable while another one waits."""
+    return {"stop": gr.update(interactive=session.waiting is not None)}
 
 
 def title_of(trajectory: "Trajectory") -> str:

@@ -50,17 +50,28 @@ class Ending:
         self.turn.leave()
 
 
-def sampled(studio: SamplingApi, options: SampleOptions, stop: Stop, asker: Asker) -> Iterator[StepDone | Finished | Waiting]:
+def sampled(
+    studio: SamplingApi, options: SampleOptions, stop: Stop, asker: Asker, see: Callable[[StepDone], None] = lambda step: None,
+    every_s: float = LIVE_EVERY_S,
+) -> Iterator[StepDone | Finished | Waiting]:
     """The run in a thread of its own: its newest step, how it stands while it waits, and at last Finished.
 
+    see: is told every step by the run's thread, which waits for it. every_s: how often a newest step is given.
     Setting `stop` before the first step leaves the line, so that nothing comes; after it, the run ends with Finished.
     Closing sets it. Raises StudioError.
     """
     turn = studio.device.ask(asker.visitor, work_of(studio, options), asker.page)
     events: Iterator[StepDone | Finished | Waiting] = turn.shared(studio.sample(options, stop=stop), stop)
-    every_s = LIVE_EVERY_S * max(1.0, len(studio.device) / ALL_FRAMES_FOR)
-    newest: Iterator[StepDone | Finished | Waiting] = freshest(events, Ending(stop, turn), every_s)
+    every_s *= max(1.0, len(studio.device) / ALL_FRAMES_FOR)
+    newest: Iterator[StepDone | Finished | Waiting] = freshest(_seen(events, see), Ending(stop, turn), every_s)
     yield from newest
+
+
+def _seen(events: Iterator[StepDone | Finished | Waiting], see: Callable[[StepDone], None]) -> Iterator[StepDone | Finished | Waiting]:
+    for event in events:
+        if isinstance(event, StepDone):
+            see(event)
+        yield event
 
 
 def shared(device: Device, asker: Asker, work: Work, items: Iterator[Item], stop: Event | None = None) -> Generator[Item | Waiting, None, None]:

@@ -32,7 +32,7 @@ API = "/gradio_api/"
 # anybody who asks, and a new version may bring more of them.
 OPEN = frozenset({
     "api", "app_id", "call", "cancel", "component_server", "config", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset", "run",
-    "startup-events", "studio-openings", "studio-ui", "theme.css", "upload", "upload_progress", "user",
+    "startup-events", "studio-live", "studio-openings", "studio-ui", "theme.css", "upload", "upload_progress", "user",
 })
 NAMES_FILE = ("file=", "file/")
 

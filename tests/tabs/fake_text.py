@@ -15,7 +15,6 @@ from studio.media.images import to_images, to_pixels
 from studio.media.previews import RgbMap
 from studio.models.anatomy import Part, RoundTrip
 from studio.models.catalogue import ModelInfo
-from studio.models.memory import Resident
 from studio.models.prompts import Token, Tokens
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
@@ -44,7 +43,6 @@ class FakeTextStudio(FakeStudio):
             "far/away": ModelInfo(label="Far away", about="On the Hub.", width=64, height=64, size_mib=2048, default_steps=30, **TEXT),
             **self.models,
         }
-        self.loaded: list[str] = []
         self.fetches: list[Any] = []
         self.decodes: list[tuple[str, int]] = []
 
@@ -53,9 +51,6 @@ class FakeTextStudio(FakeStudio):
         if name not in self.loaded:
             yield from self.fetches
             self.loaded.insert(0, name)
-
-    def residents(self) -> list[Resident]:
-        return [Resident(name=name, memory_gib=0.25, last_used=0.0) for name in self.loaded]
 
     def memory_gib(self) -> float:
         return 8.0

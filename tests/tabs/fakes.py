@@ -14,6 +14,7 @@ from studio.kept import Kept, own_limits
 from studio.media.images import to_images
 from studio.models.catalogue import ModelInfo
 from studio.models.device import Device
+from studio.models.memory import Resident
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.trajectory import Recorder, Trajectory
@@ -30,6 +31,7 @@ class FakeStudio:
         self.asked: list[SampleOptions] = []
         self.readied: list[SampleOptions] = []
         self.weighed: list[tuple[SampleOptions, ...]] = []
+        self.loaded: list[str] = []
         self.kept = Kept(own_limits())
         self.device = Device()
         self.models = {
@@ -84,6 +86,9 @@ class FakeStudio:
 
     def make_ready(self, options: SampleOptions) -> None:
         self.readied.append(options)
+
+    def residents(self) -> list[Resident]:
+        return [Resident(name=name, memory_gib=0.25, last_used=0.0) for name in self.loaded]
 
     def load_run(self, path: str | Path) -> Trajectory:
         return Trajectory.load(path)

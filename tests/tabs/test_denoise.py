@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import time
 from io import BytesIO
 from threading import Event
 
@@ -16,7 +17,7 @@ from studio.options import SampleOptions
 from studio.sampling.export import read_options
 from tabs.denoise import create_tab
 from tabs.endpoints import create_sample_endpoint
-from tabs.parts import filmstrip
+from tabs.parts import filmstrip, live
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.controls import options_from
 from tabs.parts.keeping import KEEPERS
@@ -77,10 +78,11 @@ def test_pictures_that_no_sprite_holds_are_shown_smaller(monkeypatch):
         monkeypatch.setattr(filmstrip, name, 2 * 3 * 12 * 12)
     film = filmstrip.film(trajectory, run="a")
     assert film["frames"] == [0, 4] and film["tile"] == [10, 10]  # three by three pixels in one
-    live = filmstrip.live_frame(steps[0], run="a", curve={}, options=SampleOptions())
+    live = filmstrip.live_frame(steps[0])
     done = filmstrip.decoded("x0_hat", 0, trajectory.images)
-    for sheet, tile in ((film["streams"][0]["src"], film["tile"]), (live["pictures"]["x_t"], live["tile"]), (done["src"], done["tile"])):
-        assert pixels_of(sheet).size <= 4 * 3 * 12 * 12 * 3 and tile[0] < 32
+    sizes = [pixels_of(film["streams"][0]["src"]).size, len(base64.b64decode(live["pictures"]["x_t"])), pixels_of(done["src"]).size]
+    for size, (width, _) in zip(sizes, (film["tile"], live["tile"], done["tile"])):
+        assert size <= 4 * 3 * 12 * 12 * 3 and width < 32
     exact = to_pixels(trajectory.x0_hat[4, 0]).astype(float)[:30, :30].reshape(10, 3, 10, 3, 3).mean(axis=(1, 3))
     shown = next(stream["src"] for stream in film["streams"] if stream["name"] == "x0_hat")
     assert np.abs(tile_of(film, shown, 3) - exact).max() <= 0.5 + 1e-3
@@ -94,7 +96,7 @@ def test_infinities_travel_as_null():
     steps, trajectory = run_of()
     first = json.loads(to_stage(filmstrip.film(trajectory, run="a")))["steps"][0]
     assert first["sigma"] is None and first["log_snr"] is None and first["signal"] == 0 and first["noise"] == 1
-    live = json.loads(to_stage(filmstrip.live_frame(steps[0], run="a", curve={}, options=SampleOptions())))
+    live = json.loads(to_stage(filmstrip.live_frame(steps[0])))
     assert live["step"]["sigma"] is None and live["columns"] == 2
 
 
@@ -114,12 +116,21 @@ def test_a_curve_is_thinned_with_both_ends_kept():
 
 # --- the run as the page sees it -----------------------------------------------------------------------------
 
+def wait_for_step(begun: dict, index: int) -> None:
+    """Until the run that has begun took a step; it goes on meanwhile, as nobody need look at it."""
+    running, deadline = live.RUNS[begun["address"].split("/")[-1]], time.monotonic() + 10
+    while (running.newest is None or running.newest.index < index) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert running.newest is not None and running.newest.index >= index
+
+
 def test_a_stopped_run_says_where_and_keeps_its_steps():
     session, switch, studio = Session(), Event(), FakeStudio(step_s=0.01)
     last = {}
     for change in run_shown(studio, SampleOptions(model="disc", num_steps=500), switch, session):
         last = change
-        if "stage" in change and json.loads(change["stage"]).get("step", {}).get("index", 0) >= 3:
+        if "stage" in change and (begun := json.loads(change["stage"]))["kind"] == "begin":
+            wait_for_step(begun, 3)
             switch.set()
     film, done = json.loads(last["stage"]), len(session.trajectory.steps)
     assert film["kind"] == "film" and not film["complete"] and len(film["steps"]) == done

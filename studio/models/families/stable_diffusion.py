@@ -32,6 +32,11 @@ class StableDiffusion(Latent):
     """A loaded StableDiffusionPipeline."""
 
     @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet: to look it up takes a walk over all its parts."""
+        return self.network.dtype
+
+    @cached_property
     def traced(self) -> Traced:
         """The UNet, as graphs where they were made ready."""
         return Traced(self.network, _Ask(self.network))
@@ -43,14 +48,13 @@ class StableDiffusion(Latent):
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the UNet says at x_t (B, C, h, w), float32."""
-        dtype = self.network.dtype
         assert conditioning.text is not None
-        return self.traced(x_t.to(dtype), torch.tensor(t), conditioning.text.to(dtype)).float()
+        return self.traced(x_t.to(self.dtype), torch.tensor(t), conditioning.text.to(self.dtype)).float()
 
     def make_ready(self, options: SampleOptions) -> None:
         """Graphs for runs of these options: alone and guided, watched where they ask for it."""
-        state = torch.zeros(options.num_images, *self.state_shape(options), device=self.device, dtype=self.network.dtype)
-        text = self.prompts.encode(options.prompt, self.device).to(self.network.dtype)
+        state = torch.zeros(options.num_images, *self.state_shape(options), device=self.device, dtype=self.dtype)
+        text = self.prompts.encode(options.prompt, self.device).to(self.dtype)
         for copies in (1,) if options.guidance_scale == 1 else (1, 2) if options.guidance_end - options.guidance_start < 1 else (2,):
             inputs = state.repeat(copies, 1, 1, 1), torch.tensor(1.0), text.expand(len(state) * copies, -1, -1).contiguous()
             with self.word_attention(options).recording() if options.record_attention else nullcontext():
