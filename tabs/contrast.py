@@ -47,7 +47,7 @@ NAMES = {"one_step": "One step, asked once", "ddpm": "DDPM", "repeated": "One st
 # --- what the stage is shown ---------------------------------------------------------------------------------
 
 @dataclass
-class Progress:
+class TrainingSoFar:
     """The training so far, in the words and numbers of the page. `stage` is what assets/ui/contrast.js draws."""
 
     times: int
@@ -142,7 +142,7 @@ def explanation(event: ContrastFinished, times: int) -> str:
 
 def record(train_contrast: Train, options: ContrastOptions = OPENS_WITH) -> Recording:
     """The training that the tab opens with: its stage, and "why" in Markdown."""
-    progress = Progress(times=options.sample_steps)
+    progress = TrainingSoFar(times=options.sample_steps)
     for event in train_contrast(options, Event()):
         if not isinstance(event, Waiting):
             progress.take(event)
@@ -197,7 +197,7 @@ def texts_of(name: str) -> dict[str, Any]:
 
 def shown(train_contrast: Train, options: ContrastOptions, switch: Event) -> Iterator[dict[str, Any]]:
     """What the page shows while both networks learn: {"stage": JSON text, "status": words, "why": Markdown}."""
-    progress, due = Progress(times=options.sample_steps), 0.0
+    progress, due = TrainingSoFar(times=options.sample_steps), 0.0
     yield {"stage": progress.stage(), "status": "", "why": gr.update(visible=False)}
     # Closing frees both networks at once when the page is left.
     with closing(train_contrast(options, switch)) as events:

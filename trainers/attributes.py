@@ -23,7 +23,7 @@ from studio.models.loading import resolve
 from studio.models.taught import base_of
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 from studio.toybox import ATTRIBUTES, Scene, caption
-from trainers.captions import draw, load_captioned, toybox_scenes
+from trainers.captions import draw_scenes, load_captioned, toybox_scenes
 from trainers.command_line import parse_options
 from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.pipelines import to_half
@@ -99,7 +99,7 @@ def train(options: AttributeOptions, *, progress: bool = True) -> Iterator[StepL
 def examine_renders(examiner: Examiner, seed: int, count: int = 2000) -> dict[str, np.ndarray]:
     """The examiner's own answers on fresh renders."""
     scenes = toybox_scenes(seed, count, "all")
-    return examine(examiner, draw(scenes, RESOLUTION), scenes)
+    return examine(examiner, draw_scenes(scenes, RESOLUTION), scenes)
 
 
 def judge_prompts(

@@ -20,7 +20,7 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from studio.toybox import WORLDS, AnyScene, caption, render_batch
 
-__all__ = ["Captioned", "load_captioned", "tokenize", "toybox_scenes", "word"]
+__all__ = ["Captioned", "load_captioned", "token_ids", "toybox_scenes", "word"]
 
 # Half of the captions say everything: what the full caption leaves unsaid (medium, centre) must come to mean just that.
 FULL_CAPTIONS = 0.5
@@ -52,11 +52,11 @@ def word(text: AnyScene | str, rng: np.random.Generator | None = None) -> str:
     return caption(text, None if rng is None or rng.random() < FULL_CAPTIONS else rng)
 
 
-def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
+def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
     """(B, L) int64 ids, padded to the tokenizer's limit and cut off there, as pipelines feed them."""
-    from studio.models.prompts import tokenize as told
+    from studio.models.prompts import tokenize
 
-    return told(tokenizer, texts).input_ids
+    return tokenize(tokenizer, texts).input_ids
 
 
 def toybox_scenes(seed: int, count: int, split: str = "train", world: str = "toybox") -> list[Any]:
@@ -66,7 +66,7 @@ def toybox_scenes(seed: int, count: int, split: str = "train", world: str = "toy
     return list(islice(WORLDS[world](seed, split), count))
 
 
-def draw(scenes: Sequence[AnyScene], resolution: int, chunk: int = 1000) -> Tensor:
+def draw_scenes(scenes: Sequence[AnyScene], resolution: int, chunk: int = 1000) -> Tensor:
     """(N, 3, resolution, resolution) uint8."""
     from tqdm import tqdm
 
@@ -78,7 +78,7 @@ def load_captioned(data: str, resolution: int, *, limit: int = 40_000, seed: int
     """The pictures named by `data` (see the module). Raises InvalidOption with what to do."""
     if data in WORLDS:
         scenes = toybox_scenes(seed, limit, split, data)
-        return Captioned(pixels=draw(scenes, resolution), texts=scenes)
+        return Captioned(pixels=draw_scenes(scenes, resolution), texts=scenes)
     if not Path(data).is_dir():
         raise InvalidOption(f"{data!r} is none of {', '.join(WORLDS)}, nor a folder of captioned pictures.")
     return _folder(Path(data), resolution, limit)

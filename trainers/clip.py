@@ -23,7 +23,7 @@ from torch import Tensor
 
 from studio.runs.trainers.clip import ClipOptions
 from studio.toybox import ATTRIBUTES, RELATIONS, WORLDS, PairScene, caption
-from trainers.captions import Captioned, draw, load_captioned, tokenize, toybox_scenes, word
+from trainers.captions import Captioned, draw_scenes, load_captioned, token_ids, toybox_scenes, word
 from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.near import near_scene, swapped_colours, with_relation
 from trainers.pipelines import save_network
@@ -92,7 +92,7 @@ class ClipTask(Task):
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
         seed, count = generator.initial_seed(), len(indices)
-        ids = tokenize(self.tokenizer, self._captions(indices, seed))
+        ids = token_ids(self.tokenizer, self._captions(indices, seed))
         if self.options.towers == "text":
             logits = self._wordings_to_captions(network, indices, seed, ids.to(device))
         else:
@@ -110,7 +110,7 @@ class ClipTask(Task):
         """(B, B + near ones) logits of second wordings of the scenes against the captions, as if the wordings were pictures."""
         count = len(indices)
         wordings = [caption(self.data.texts[int(i)], np.random.default_rng([seed, 1 << 20, k])) for k, i in enumerate(indices)]
-        features = text_features(network, torch.cat([tokenize(self.tokenizer, wordings).to(ids.device), ids]))
+        features = text_features(network, torch.cat([token_ids(self.tokenizer, wordings).to(ids.device), ids]))
         return features[:count] @ features[count:].T * self.network.logit_scale.exp()
 
     def _captions(self, indices: Tensor, seed: int) -> list[str]:
@@ -170,8 +170,8 @@ def retrieval_accuracy(
     for group in range(groups):
         by_caption = {caption(scene): scene for scene in toybox_scenes(seed + group, 2 * choices, split, world)}
         texts, scenes = zip(*list(by_caption.items())[:choices])
-        pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
-        logits = model(input_ids=tokenize(tokenizer, list(texts)), pixel_values=pictures.batch(torch.arange(choices))).logits_per_image
+        pictures = Captioned(pixels=draw_scenes(scenes, model.config.vision_config.image_size), texts=scenes)
+        logits = model(input_ids=token_ids(tokenizer, list(texts)), pixel_values=pictures.batch(torch.arange(choices))).logits_per_image
         right += int((logits.argmax(1) == torch.arange(choices)).sum())
     return right / (groups * choices)
 
@@ -180,11 +180,11 @@ def retrieval_accuracy(
 def attribute_accuracy(model: Any, tokenizer: Any, attribute: str, *, split: str = "held_out", count: int = 200, seed: int = 9_000) -> float:
     """Share of pictures that find their caption among those that differ in this attribute alone, over `count` fresh scenes."""
     scenes = toybox_scenes(seed, count, split)
-    pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
+    pictures = Captioned(pixels=draw_scenes(scenes, model.config.vision_config.image_size), texts=scenes)
     names, right = ATTRIBUTES[attribute], 0
     for i, scene in enumerate(scenes):
         texts = [caption(replace(scene, **{attribute: name})) for name in names]
-        logits = model(input_ids=tokenize(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
+        logits = model(input_ids=token_ids(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
         right += names[int(logits.argmax())] == getattr(scene, attribute)
     return right / count
 
@@ -205,12 +205,12 @@ def pair_accuracy(model: Any, tokenizer: Any, *, split: str = "held_out", count:
     """Share of pictures of two that find their caption among the four relations, and beside the one with swapped colours."""
     scenes = [scene for scene in toybox_scenes(seed, 2 * count, split, "toybox-pairs") if scene.relation != "and" and scene.first.colour != scene.second.colour]
     scenes = scenes[:count]
-    pictures = Captioned(pixels=draw(scenes, model.config.vision_config.image_size), texts=scenes)
+    pictures = Captioned(pixels=draw_scenes(scenes, model.config.vision_config.image_size), texts=scenes)
     right = {"relation": 0, "swapped colours": 0}
     for i, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, i])
         for name, texts in (("relation", told_relations(scene, rng)), ("swapped colours", told_colours(scene, rng))):
-            logits = model(input_ids=tokenize(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
+            logits = model(input_ids=token_ids(tokenizer, texts), pixel_values=pictures.batch(torch.tensor([i]))).logits_per_image
             right[name] += int(logits.argmax()) == 0
     return {name: share / len(scenes) for name, share in right.items()}
 

@@ -31,7 +31,7 @@ from studio.media.images import to_square
 from studio.models.facts import STUDIO_FACTS
 from studio.models.latents import scaled
 from studio.runs.trainers.dreambooth import USUAL_TARGETS, DreamBoothOptions, check, load_instances
-from trainers.captions import tokenize
+from trainers.captions import token_ids
 from trainers.loop import BETAS, Losses, StepLog, StopAsked, Task, min_snr_weights, on_cpu, run_loop, snr_of
 from trainers.pipelines import make_pipeline, save_pipeline
 from trainers.program import run_program
@@ -64,7 +64,7 @@ def own_device() -> torch.device:
 def token_features(parts: dict[str, Any], prompts: list[str]) -> Tensor:
     """(B, L, D) features of prompts, as the pipeline feeds them."""
     encoder = parts["text_encoder"]
-    return encoder(tokenize(parts["tokenizer"], prompts).to(encoder.device))[0]
+    return encoder(token_ids(parts["tokenizer"], prompts).to(encoder.device))[0]
 
 
 def as_pipeline(parts: dict[str, Any]) -> Any:
@@ -210,7 +210,7 @@ def make_network(parts: dict[str, Any], options: DreamBoothOptions) -> _Taught:
 def prompt_inputs(parts: dict[str, Any], options: DreamBoothOptions, prompts: list[str]) -> Tensor:
     """What is said of pictures, a row a prompt: token ids where the text encoder learns, else its features."""
     if options.trains_text:
-        return tokenize(parts["tokenizer"], prompts)
+        return token_ids(parts["tokenizer"], prompts)
     with torch.no_grad():
         return token_features(parts, prompts)
 

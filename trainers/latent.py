@@ -26,7 +26,7 @@ from studio.files import written_aside
 from studio.models.latents import scaled
 from studio.runs.trainers.latent import LatentOptions, check
 from studio.toybox import WORLDS, caption
-from trainers.captions import Captioned, load_captioned, tokenize, toybox_scenes
+from trainers.captions import Captioned, load_captioned, token_ids, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
 from trainers.pipelines import make_pipeline, save_pipeline
 from trainers.program import run_program
@@ -108,7 +108,7 @@ def encode_texts(encoder: Any, tokenizer: Any, texts: list[str], chunk: int = 25
 
     device, parts = encoder.device, []
     for i in tqdm(range(0, len(texts), chunk), desc="reading captions", leave=False):
-        parts.append(encoder(tokenize(tokenizer, texts[i : i + chunk]).to(device))[0].to("cpu", torch.float16))
+        parts.append(encoder(token_ids(tokenizer, texts[i : i + chunk]).to(device))[0].to("cpu", torch.float16))
     return torch.cat(parts)
 
 

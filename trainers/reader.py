@@ -22,7 +22,7 @@ from studio.models.scene_reader import CELLS, RESOLUTION, WEIGHTS, SceneReader, 
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 from studio.toybox import COLOURS, OBJECTS, SIZES, WORLDS, AnyScene, caption
 from trainers.attributes import generate, softened
-from trainers.captions import draw, load_captioned, toybox_scenes
+from trainers.captions import draw_scenes, load_captioned, toybox_scenes
 from trainers.command_line import parse_options
 from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.pipelines import to_half
@@ -133,7 +133,7 @@ def examine_fresh(reader: SceneReader, seed: int = 900_001, count: int = 1000) -
     figures = {}
     for name, world in (("one", "toybox"), ("two", "toybox-pairs")):
         scenes = toybox_scenes(seed, count, "all", world)
-        figures[name] = shares(examine_scenes(reader, draw(scenes, RESOLUTION), scenes))
+        figures[name] = shares(examine_scenes(reader, draw_scenes(scenes, RESOLUTION), scenes))
     return figures
 
 

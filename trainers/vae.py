@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from studio.runs.trainers.vae import VaeOptions
-from trainers.captions import Captioned, draw, load_captioned, toybox_scenes
+from trainers.captions import Captioned, draw_scenes, load_captioned, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.pipelines import save_network
 from trainers.program import run_program
@@ -146,7 +146,7 @@ def measure_scaling_factor(vae: Any, data: Captioned, count: int = 1024) -> floa
 def preview_explained(vae: Any, *, world: str = "toybox", count: int = 512, seed: int = 6_500) -> float:
     """Share of the colours' variance that the best linear map explains of what the decoder shows of fresh scenes."""
     scenes = toybox_scenes(seed, count, "all", world)
-    data = Captioned(pixels=draw(scenes, vae.config.sample_size), texts=scenes)
+    data = Captioned(pixels=draw_scenes(scenes, vae.config.sample_size), texts=scenes)
     latents = torch.cat([vae.encode(data.batch(chunk)).latent_dist.mode() for chunk in torch.arange(count).split(64)])
     decoded = torch.cat([vae.decode(chunk).sample.clamp(-1, 1) for chunk in latents.split(64)])
     return float(preview_error(latents, decoded)[1])
@@ -158,7 +158,7 @@ def reconstruction_psnr(vae: Any, *, split: str = "held_out", count: int = 1024,
     from studio.media.images import to_pixels
 
     scenes = toybox_scenes(seed, count, split, world)
-    data = Captioned(pixels=draw(scenes, vae.config.sample_size), texts=scenes)
+    data = Captioned(pixels=draw_scenes(scenes, vae.config.sample_size), texts=scenes)
     errors = []
     for chunk in torch.arange(count).split(64):
         back = to_pixels(vae.decode(vae.encode(data.batch(chunk)).latent_dist.mode()).sample).astype(float)

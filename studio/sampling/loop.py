@@ -19,10 +19,11 @@ from studio.media.images import fit, from_images, to_image, to_pixels
 from studio.models.contract import DiffusionModel
 from studio.options import SampleOptions
 from studio.process.conversions import output_from
+from studio.process.noise import draw_noise
 from studio.sampling.denoisers import Denoiser, Prediction
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.guidance import guided
-from studio.sampling.samplers import Sampler, clips, draw_noise, make_sampler
+from studio.sampling.samplers import Sampler, clips, make_sampler
 from studio.sampling.trajectory import Lineage, Recorder, Trajectory
 
 __all__ = ["sample", "resume", "Stop"]

@@ -21,12 +21,13 @@ from studio.errors import InvalidOption
 from studio.models.contract import DiffusionModel
 from studio.options import SampleOptions
 from studio.process.conversions import NoiseLevel, output_from
+from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath, Discretization
 from studio.process.schedulers import FLOW_CLASSES, SCHEDULERS
 from studio.process.schedules import alphas_cumprod, betas_from_alphas_cumprod
 from studio.sampling.denoisers import Denoiser, Prediction
 
-__all__ = ["Sampler", "DDIM", "DDPM", "DiffusersSampler", "make_sampler", "draw_noise"]
+__all__ = ["Sampler", "DDIM", "DDPM", "DiffusersSampler", "make_sampler"]
 
 Generators = Sequence[torch.Generator]
 
@@ -53,11 +54,6 @@ class Sampler(Protocol):
 
     def replay(self, prediction: Prediction, state: Tensor, index: int, generators: Generators) -> None:
         """Remember a step that was taken before, and draw what it drew, without asking anyone."""
-
-
-def draw_noise(generators: Generators, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """(B, *shape) standard normal, each picture from its own generator on the CPU, so that a seed means one picture."""
-    return torch.cat([torch.randn((1, *shape), generator=generator) for generator in generators]).to(device)
 
 
 def make_sampler(model: DiffusionModel, options: SampleOptions) -> Sampler:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from studio.errors import InvalidOption
 from studio.runs.trainers.contrast import ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
-from tabs.contrast import MAX_POINTS, Progress, create_tab, explanation, picture, record, shown, thinned
+from tabs.contrast import MAX_POINTS, TrainingSoFar, create_tab, explanation, picture, record, shown, thinned
 from tabs.parts.openings import read_opening, recorded
 from tabs.parts.session import Session
 from tests.tabs.fakes import FakeStudio
@@ -96,7 +96,7 @@ def test_pictures_on_the_way_are_shown_at_once_with_their_update():
 
 
 def test_losses_come_as_running_means_that_start_at_the_first_loss():
-    progress = Progress(times=50)
+    progress = TrainingSoFar(times=50)
     for index, loss in enumerate([1.0, 0.0, 0.5]):
         progress.take(step(index, loss=loss))
     assert progress.losses["one_step"] == pytest.approx([1.0, 0.5, 0.5])  # means of 1, 2 and 3 losses
@@ -104,7 +104,7 @@ def test_losses_come_as_running_means_that_start_at_the_first_loss():
 
 
 def test_the_title_says_update_time_and_speed():
-    progress = Progress(times=50)
+    progress = TrainingSoFar(times=50)
     progress.take(step(2))
     assert progress.title == "Update 3 of about 10, 8 s left, 640 digits/s"
 

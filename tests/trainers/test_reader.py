@@ -11,7 +11,7 @@ from studio.models import scene_reader
 from studio.models.scene_reader import CELLS, PARTS, examine_scenes, load_reader, read_scenes
 from studio.toybox import COLOURS, OBJECTS, SIZES, PairScene, Scene, Thing
 from trainers import reader
-from trainers.captions import draw, toybox_scenes
+from trainers.captions import draw_scenes, toybox_scenes
 
 SMALL = {"data_limit": 64, "batch_size": 32, "warmup": 5, "sample_every": 0, "checkpoint_every": 1000, "tensorboard": False}
 HEART = Thing(object="heart", colour="red", centre=(0.25, 0.5))
@@ -78,7 +78,7 @@ def test_the_reader_learns_from_renders_and_is_kept(tmp_path):
     assert np.mean([log.loss for log in logs[-5:]]) < 0.8 * np.mean([log.loss for log in logs[:5]])
     kept = load_reader(tmp_path / "model")
     scenes = toybox_scenes(5, 12, "all", "toybox-world")
-    readings = read_scenes(kept, draw(scenes, 64))
+    readings = read_scenes(kept, draw_scenes(scenes, 64))
     assert len(readings) == 12 and all(reading.background in COLOURS and len(reading.things) <= 3 for reading in readings)
     figures = json.loads((tmp_path / "model/accuracy.json").read_text())
     assert set(figures) == {"one", "two"} and {"each object", "its own colour", "relation"} <= set(figures["two"])
