@@ -35,6 +35,32 @@ def test_the_layers_do_not_reach_around_each_other(folder, forbidden):
     assert not wrong
 
 
+def own_imports(path: Path, known: set[str]) -> set[str]:
+    """The modules of this project that a file imports, wherever in it, and for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # A name of a package may be a file of it.
+            found |= {whole if (whole := f"{node.module}.{alias.name}") in known else node.module for alias in node.names}
+    return found & known
+
+
+def test_no_files_import_each_other_in_a_circle():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for name in FORBIDDEN for path in (ROOT / name).rglob("*.py")}
+    imports = {name: own_imports(path, set(files)) for name, path in files.items()}
+    # Whoever imports nothing that is left is no part of a circle.
+    while free := [name for name, wanted in imports.items() if not wanted & imports.keys()]:
+        for name in free:
+            del imports[name]
+    # What is left leads into a circle or lies in it; the latter are imported by one of them as well.
+    while outer := imports.keys() - set().union(*imports.values()):
+        for name in outer:
+            del imports[name]
+    assert not imports, sorted(imports)
+
+
 def dynamic_imports(tree: ast.AST) -> list[ast.Call]:
     """Calls that import or run what a string names."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from studio.checks import require_int, require_text
-from studio.errors import InvalidOption
+from studio.errors import InvalidOption, UnknownName
 from studio.rankings.ranking import FLAGS
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenTask", "ShownPicture", "open_tasks", "save_draft", "Progress", "progress", "require_name"]
 
 MAX_NAME = 80
+MAX_ID = 2**62
 MAX_AHEAD = 5
 # Whoever leaves a task lie so long has left; its slot is given to another when no other is free.
 ABANDONED_S = 3600.0
@@ -198,10 +199,24 @@ def shown(session: "Session", assignment: "Assignment") -> OpenTask:
     )
 
 
+def own_assignment(session: "Session", name: str, assignment: object, *, open_only: bool = False) -> "Assignment":
+    """The annotator's own task of this number. Raises InvalidOption, UnknownName: that of another is as unknown as one that is not there."""
+    from sqlalchemy import select
+
+    from studio.rankings.schema import OPEN, Annotator, Assignment
+
+    require_int("assignment", assignment, 0, MAX_ID)
+    wanted = select(Assignment).join(Annotator, Annotator.id == Assignment.annotator_id).where(Assignment.id == assignment, Annotator.name == name)
+    mine = session.scalar(wanted.with_for_update(of=Assignment))
+    if mine is None:
+        raise UnknownName(f"{name!r} was given no task {assignment}; fetch the next one first.")
+    if open_only and mine.state != OPEN:
+        raise InvalidOption(f"This task was {mine.state} already; take that back first.")
+    return mine
+
+
 def save_draft(rankings: "Rankings", annotator: str, assignment: int, draft: Mapping[str, Any]) -> None:
     """Keep what was said so far of an open task, so that it survives a reload. Raises InvalidOption, and as rankings.write does."""
-    from studio.rankings.submitting import own_assignment
-
     name, kept = require_name(annotator), checked_draft(draft)
 
     def change(session: "Session") -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import require_int, require_text
-from studio.errors import InvalidOption, UnknownName
-from studio.rankings.assigning import OpenTask, require_name, shown
+from studio.checks import require_text
+from studio.errors import InvalidOption
+from studio.rankings.assigning import OpenTask, own_assignment, require_name, shown, take_slot
 from studio.rankings.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ __all__ = ["Submitted", "submit", "skip", "undo"]
 
 MAX_REASON = 500
 MAX_REQUEST = 100
-MAX_ID = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,6 @@ def undone(session: "Session", name: str, collection: str, now: float) -> OpenTa
 
 def take_slot_again(session: "Session", mine: "Assignment") -> None:
     """A task whose skip is taken back has a slot again, where one is still free; without one it counts beside the others."""
-    from studio.rankings.assigning import take_slot
     from studio.rankings.schema import Task
 
     task = session.get_one(Task, mine.task_id, with_for_update=True)
@@ -135,22 +133,6 @@ def take_slot_again(session: "Session", mine: "Assignment") -> None:
 
 
 # --- shared --------------------------------------------------------------------------------------------------
-
-def own_assignment(session: "Session", name: str, assignment: object, *, open_only: bool = False) -> "Assignment":
-    """The annotator's own task of this number. Raises InvalidOption, UnknownName: that of another is as unknown as one that is not there."""
-    from sqlalchemy import select
-
-    from studio.rankings.schema import OPEN, Annotator, Assignment
-
-    require_int("assignment", assignment, 0, MAX_ID)
-    wanted = select(Assignment).join(Annotator, Annotator.id == Assignment.annotator_id).where(Assignment.id == assignment, Annotator.name == name)
-    mine = session.scalar(wanted.with_for_update(of=Assignment))
-    if mine is None:
-        raise UnknownName(f"{name!r} was given no task {assignment}; fetch the next one first.")
-    if open_only and mine.state != OPEN:
-        raise InvalidOption(f"This task was {mine.state} already; take that back first.")
-    return mine
-
 
 def heard(session: "Session", request: str) -> bool:
     """Whether this request was acted on already."""
