@@ -38,14 +38,15 @@ models: $(READY)         ## train the embedded models again, judge them, record 
 openings: $(READY)       ## record again what the tabs open with, from the embedded models as they are (a few minutes)
 	@$(BIN)/python -m assets.record
 
-# The environment follows the requirement files: it is filled once and again only when they change.
+# The environment follows the requirement files: it is filled once and again only when they change. Python compiles
+# what is imported, when it is; nobody waits for the rest of several GB to be compiled.
 $(READY): requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Diffusion Studio needs Python 3.11 or newer; set PYTHON=python3.x.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the packages (several GB the first time) ..."
 	@if command -v uv >/dev/null 2>&1; \
 	then uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt -c constraints.txt; \
-	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt; fi
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt -c constraints.txt; fi
 	@touch $@
 
 # The browser tests drive a Chromium; one that the system has is used, else Playwright fetches its own.
