@@ -43,7 +43,7 @@ def test_every_word_of_the_toy_world_is_one_token_and_no_text_is_an_error():
     words = ["a", "small", "red", "star", "in", "the", "upper", "left", "corner", "against", "a", "violet", "background"]
     assert tokenizer.tokenize(" ".join(words)) == [word + "</w>" for word in words]
     for text in ("", "zebra", "Ünïcödé 漢字 🎈", "it's 3.5 km — ok?", "x" * 500):
-        ids = clip.tokenize(tokenizer, [text])
+        ids = clip.token_ids(tokenizer, [text])
         assert ids.shape == (1, 32) and ids[0, 0] == tokenizer.bos_token_id and (ids >= 0).all() and (ids < len(tokenizer)).all()
         assert tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False).input_ids
     assert tokenizer.decode(tokenizer("a zebra", add_special_tokens=False).input_ids).split() == ["a", "zebra"]
@@ -56,7 +56,7 @@ def test_a_clip_reloads_with_its_tokenizer_as_it_was_trained(trained):
     assert model.config.text_config.eos_token_id == tokenizer.eos_token_id and tokenizer.model_max_length == 32
     task = clip.ClipTask(clip.ClipOptions(output=str(trained / "again"), start=str(trained / "clip/model"), **CLIP))
     text = "a blue ring on a pink background"
-    assert torch.equal(clip.tokenize(task.tokenizer, [text]), clip.tokenize(tokenizer, [text]))
+    assert torch.equal(clip.token_ids(task.tokenizer, [text]), clip.token_ids(tokenizer, [text]))
     assert 0 <= clip.retrieval_accuracy(model, tokenizer, groups=1, choices=8) <= 1
 
 
@@ -82,7 +82,7 @@ def test_text_features_are_those_of_transformers(trained):
     from transformers import CLIPModel, CLIPTokenizer
 
     model = CLIPModel.from_pretrained(trained / "clip/model", dtype=torch.float32).eval()
-    ids = clip.tokenize(CLIPTokenizer.from_pretrained(trained / "clip/model"), ["a red star", "a blue ring on a pink background"])
+    ids = clip.token_ids(CLIPTokenizer.from_pretrained(trained / "clip/model"), ["a red star", "a blue ring on a pink background"])
     with torch.inference_mode():
         own, theirs = clip.text_features(model, ids), model(input_ids=ids, pixel_values=torch.zeros(1, 3, 32, 32)).text_embeds
     assert torch.allclose(own, theirs, atol=1e-6)
