@@ -1,6 +1,7 @@
 """The embedded folders in plain diffusers and transformers, with no argument but the folder: as their cards say."""
 
 import ast
+import json
 import re
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from studio.models.examiner import load_examiner, read_attributes
-from studio.toybox import caption, render_batch, scene_stream
+from studio.models.scene_reader import examine_scenes, load_reader
+from studio.toybox import WORLDS, caption, render_batch, scene_stream
 from trainers.data import load_pictures
 
 MODELS = Path(__file__).parents[1] / "assets" / "models"
@@ -77,3 +79,18 @@ def test_the_pixel_folder_of_the_toy_world_draws_on_an_even_background(monkeypat
     assert precisions(left["unet"]) == {torch.float32} and left["x_t"].shape == (1, 3, 32, 32)
     border = torch.cat([left["x_t"][..., 0, :], left["x_t"][..., -1, :], left["x_t"][..., 0], left["x_t"][..., -1]], dim=-1)
     assert border.std(dim=-1).max() < 0.1 < left["x_t"].flatten(2).std(dim=-1).max()
+
+
+@pytest.mark.parametrize("world", ["toybox", "toybox-pairs"])
+def test_the_reader_finds_one_object_and_two_in_renders(world):
+    scenes = list(islice(WORLDS[world](17, "all"), 100))
+    pixels = torch.from_numpy(render_batch(scenes, 64)).movedim(-1, 1)
+    right = examine_scenes(load_reader(MODELS / "toybox-reader"), pixels, scenes)
+    assert right["all"].mean() >= 0.96 and right["background"].all()
+
+
+def test_the_pixel_model_of_the_toy_world_keeps_its_promises():
+    folder = MODELS / "toybox-ddpm"
+    quality = json.loads((folder / "quality.json").read_text())
+    assert quality["recognised_as_asked"] >= 0.97 and min(quality["recognised_per_class"]) >= 0.9
+    assert (folder / "unet/diffusion_pytorch_model.safetensors").stat().st_size < 4 * 2**20

@@ -32,12 +32,9 @@ DATA = {
 # What the recipe alone does not say of the weights that are shipped.
 NOTES = {
     "digits-ddpm": "The first 1,000 steps followed a learning-rate plan laid out for 3,000 steps.",
-    "toybox-ddpm": (
-        "The plan of the learning rate was laid out for 4,000 steps in the first stage and shortened on the way, and for 4,300 in the second, "
-        "which was ended early. Longer training would make the outlines firmer; that of the digits is long enough, this one's is not."
-    ),
+    "toybox-ddpm": "Undisturbed, one core took 1.6 steps a second, which makes 32 minutes.",
     "toybox-examiner": "Judged in fp16, as it is kept.",
-    "toybox-reader": "Judged in fp16, as it is kept.",
+    "toybox-reader": "Undisturbed, one core took 2.4 steps a second, which makes 28 minutes. Judged in fp16, as it is kept.",
     "toybox-clip": (
         "The text tower learns first, from words alone, to tell captions apart that differ in one respect; then the picture tower learns to follow it. "
         "Trained together, colours alone find the right caption for so long that the other words are never learned."
