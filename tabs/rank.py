@@ -288,14 +288,16 @@ def wire_mover(studio: RankingApi, mover: Mover, collection: gr.Dropdown) -> Non
             # Gradio copies the file before it goes on.
             yield {mover.exported: gr.update(value=str(path), visible=True), mover.status: f"{count} tasks are in {path.name}."}
 
-    def on_import(path: str, format: str, chosen: str, request: gr.Request) -> dict[Any, Any]:
+    def on_import(path: str | None, format: str, chosen: str, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
             require_own(studio, request)
+            if path is None:
+                raise InvalidOption("No file was given; choose one that was exported.")
             found = import_rankings(studio.rankings, format, path, chosen or "imported")
         return {mover.status: f"{found.tasks} tasks and {found.rankings} rankings were new.", collection: menu(studio)}
 
     moving: dict[str, Any] = {**PRIVATE, "concurrency_id": "files"}
-    mover.format.input(lambda format: FORMATS[format].loses or KEEPS_ALL, mover.format, mover.loses, **CHEAP)
+    mover.format.input(lambda format: (FORMATS[format].loses or KEEPS_ALL) if format in FORMATS else "", mover.format, mover.loses, **CHEAP)
     exported = mover.export.click(on_export, [mover.format, collection], [mover.exported, mover.status], **moving)
     exported.success(None, mover.exported, None, js=DOWNLOAD, **CHEAP)
     brought = mover.opened.upload(on_import, [mover.opened, mover.format, collection], [mover.status, collection], **moving)

@@ -103,7 +103,7 @@ def sentence_of(error: BaseException) -> str:
     if isinstance(error, StudioError):
         return str(error)
     said = error.message if isinstance(error, gr.Error) else str(error)
-    return f"This cannot be taken: {said.strip().partition(chr(10))[0] or type(error).__name__}"
+    return f"This cannot be taken: {said.strip().partition(chr(10))[0].rstrip('.') or type(error).__name__}."
 
 
 def check_route(fn: Any, event_id: Any) -> None:

@@ -213,7 +213,7 @@ class Served:
 
     def openers(self) -> list[Handler]:
         """Those that open a run file."""
-        return [handler for handler in self.handlers() if any(one.kind == "uploadbutton" for one in handler.inputs)]
+        return [handler for handler in self.handlers() if any(".safetensors" in (one.props.get("file_types") or ()) for one in handler.inputs)]
 
     def post(self, path: str, **options: Any) -> Answer:
         return _answer(self.client.post(path, **options))
