@@ -1,0 +1,15 @@
+"""Files that are not what they seem: pictures that are bombs, cut short or foreign."""
+
+from tests.hostile.files import hostile_pictures, reference
+from tests.hostile.judging import judge, quiet
+
+
+def test_every_handler_of_pictures_answers_hostile_ones(app):
+    handlers = [handler for handler in app.handlers() if handler.takes_file]
+    for name, content in hostile_pictures().items():
+        said = reference(app.upload(name, content), orig_name=name)
+        for handler in handlers:
+            with quiet(app):
+                answer = app.queued(handler, handler.values(file=said))
+                judge(answer, handler.public)
+    assert app.alive()
