@@ -94,6 +94,9 @@ class Drawing(_Group):
             raise InvalidOption(f"model must be the name of a model, but it is {self.model!r}.")
         if not isinstance(self.class_label, str | int | None):
             raise InvalidOption(f"class_label must be the name or the index of a class, but it is {self.class_label!r}.")
+        # The page's JSON knows no larger whole number; which classes there are is for the model to say.
+        if isinstance(self.class_label, int) and abs(self.class_label) >= 2**63:
+            raise InvalidOption("class_label must be the name or the index of a class, but it has more than 18 digits.")
         for name in ("prompt", "negative_prompt"):
             _require_text(name, getattr(self, name))
 

@@ -89,7 +89,7 @@ def test_a_run_file_of_whole_numbers_is_refused(tmp_path):
 
 
 SOUND = {
-    "good", "nan", "infinite", "one-pixel", "line", "many", "final-pixels", "beliefs", "options-path", "options-class", "options-script", "options-size",
+    "good", "nan", "infinite", "one-pixel", "line", "many", "final-pixels", "beliefs", "options-path", "options-script", "options-size",
     "model-none", "model-kind", "model-channels",
 }
 
