@@ -135,6 +135,8 @@ class Served:
             self.port = free.getsockname()[1]
         own = {
             "HOME": self.data / "home", "TMPDIR": self.temp, "DIFFUSION_STUDIO_RUNS": self.runs, "DIFFUSION_STUDIO_RANKINGS": self.data / "rankings",
+            # torch names this folder to its own environment, and so to whatever the tests start.
+            "TORCHINDUCTOR_CACHE_DIR": self.temp / "torchinductor",
             "DIFFUSION_STUDIO_CACHE": self.data / "cache", "HF_HOME": self.data / "hf", "MPLCONFIGDIR": self.data / "mpl", "HF_HUB_OFFLINE": "1",
             "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HOSTILE_DATA": self.data, "HOSTILE_REPORT": self.report_path,
         }
