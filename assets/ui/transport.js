@@ -25,6 +25,8 @@
     const tab = event.target instanceof Element && event.target.closest("[role=tab]");
     if (tab && event.detail > 0 && !tab.matches(":focus-visible")) tab.blur();
   });
+  // A tab may have been clicked before this script was there.
+  if (document.activeElement && document.activeElement.matches("[role=tab]:not(:focus-visible)")) document.activeElement.blur();
 
   Studio.transport = (container, options = {}) => {
     const { onChange = () => {}, keyTarget = document, noun = "step" } = options;
