@@ -11,10 +11,12 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from studio.errors import StudioError
+from studio.models.device import Work
 from studio.options import SampleOptions
 from tabs.parts.api import SamplingApi
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP
+from tabs.parts.visitors import NOBODY
 
 __all__ = ["FirstPress", "make_ready_once_up"]
 
@@ -56,7 +58,11 @@ def _make_ready(studio: SamplingApi, presses: Collection[FirstPress]) -> None:
     for press in presses:
         name = press.options.model
         try:
-            studio.make_ready(press.options)
+            # Loading goes on beside others' runs; what is then done with the networks has a turn of the device.
+            studio.require_room(press.options)
+            with studio.device.ask(NOBODY.visitor, Work(name="make ready", whole=True)) as turn:
+                turn.wait()
+                studio.make_ready(press.options)
             _practise(press)
         except StudioError as error:
             logger.warning("%s could not be made ready before its first run: %s", name, error)

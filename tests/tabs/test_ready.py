@@ -102,6 +102,18 @@ def test_what_cannot_be_made_ready_is_said_once_and_the_rest_goes_on(served, mon
     assert httpx.get(url).status_code == 200
 
 
+def test_networks_are_made_ready_in_a_turn_of_the_device_and_never_beside_a_run(served):
+    studio = FakeTextStudio()
+    with studio.device.ask("somebody") as run:
+        assert run.wait(1)
+        page, url = served(tabs_of(studio))
+        page_up(page, url)
+        until(lambda: len(studio.device) == 2, "it does not stand in the line")
+        assert studio.weighed and not studio.readied
+    until(nothing_is_made_ready, "it did not end")
+    assert [options.model for options in studio.readied] == ["disc", "words"]
+
+
 def test_a_defect_is_a_sentence_in_the_log_too(served, caplog):
     studio = FakeTextStudio()
 
