@@ -366,10 +366,7 @@ Each of 200 fresh pictures of unseen combinations looks for its caption among al
 
 def latent_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of the text-to-image model."""
-    options, columns = stages[-1], [quality[key] for key in ("fresh_prompts", "unseen_combinations", "examiner_on_renders")]
-    rows = "\n".join(f"| {attribute} | " + " | ".join(_share(column, attribute) for column in columns) + " |" for attribute in columns[0])
-    two = [quality["two_objects"][split] for split in ("train", "held_out")]
-    rows_of_two = "\n".join(f"| {question} | " + " | ".join(_share(column, question) for column in two) + " |" for question in two[0])
+    options = stages[-1]
     return f"""# {name}
 
 Text to image at 64x64 with the whole anatomy of Stable Diffusion, {_millions(folder):.2f} million parameters in fp16: a CLIP text
@@ -390,7 +387,14 @@ The pictures are those of the first seeds, none was chosen; DDIM, 25 steps, guid
 | training | {_training(name, stages)} |
 | licence | MIT |
 
-## Measured
+{_latent_measured(quality)}"""
+
+
+def _latent_measured(quality: dict[str, Any]) -> str:
+    """What was measured of the text-to-image model."""
+    rows = _rows_of_shares([quality[key] for key in ("fresh_prompts", "unseen_combinations", "examiner_on_renders")])
+    rows_of_two = _rows_of_shares([quality["two_objects"][split] for split in ("train", "held_out")])
+    return f"""## Measured
 
 Reconstruction of 1,024 fresh scenes by the autoencoder: **{quality["psnr_db"]:.1f} dB** PSNR, of as many scenes of two objects
 {quality["psnr_two_objects_db"]:.1f} dB. The linear preview explains {quality["preview_explained"]:.1%} of the colours' variance.
@@ -411,6 +415,11 @@ objects, that was never trained on.
 
 Measured by `python -m trainers.rebuild toybox-sd --judge-only`.
 """
+
+
+def _rows_of_shares(columns: Sequence[dict[str, float]]) -> str:
+    """A row for each name of the first column, a share in each column that has it."""
+    return "\n".join(f"| {name} | " + " | ".join(_share(column, name) for column in columns) + " |" for name in columns[0])
 
 
 def _share(figures: dict[str, float], name: str) -> str:

@@ -18,13 +18,7 @@
   const FLAG_KEYS = { b: "broken", h: "harmful", t: "text_wrong" };
   const boards = new Set();
 
-  const make = (tag, parent, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    parent.append(node);
-    return node;
-  };
+  const make = (...given) => Studio.make(...given);
   const button = (parent, text, key, onClick, className = "ds-button") => {
     const node = make("button", parent, className, text);
     node.type = "button";

@@ -12,13 +12,7 @@
 (() => {
   const Studio = (window.Studio = window.Studio || {});
 
-  const make = (tag, parent, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    parent.append(node);
-    return node;
-  };
+  const make = (...given) => Studio.make(...given);
 
   const progressOf = (bar, share) => {
     bar.hidden = share === null || share === undefined;

@@ -17,7 +17,7 @@ MAX_TABLE = 256 * 2**20
 # All that an archive may hold once it is unpacked.
 MAX_TOTAL = 4 * 2**30
 # What Python's zip files raise when they are damaged, locked, or packed in a way that nobody uses.
-UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, struct.error, LookupError)
+UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, struct.error)
 
 
 class Archive:

@@ -6,7 +6,6 @@ speed hits both alike.
 """
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.starting import _wait
+from tests.benchmarks.browsing import studio_page
 
 PORT = 7944
 PRESSES = 7
 SETTLED_S = 15.0
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +76,11 @@ for _ in sys.stdin:
 
 
 def main() -> None:
-    from playwright.sync_api import sync_playwright
-
-    app = subprocess.Popen([sys.executable, "app.py", "--port", str(PORT)], stdout=subprocess.DEVNULL)
-    try:
-        _wait(f"http://127.0.0.1:{PORT}/")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGS)
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.goto(f"http://127.0.0.1:{PORT}/")
-            page.wait_for_selector("#denoise-stage .ds-stage[data-kind=film]", timeout=120_000)
-            time.sleep(SETTLED_S)
-            fresh = {tab.name: _pressed(page, tab) for tab in TABS}
-            for tab in TABS:
-                _report(tab, fresh[tab.name], *_in_turn(page, tab))
-            browser.close()
-    finally:
-        app.terminate()
-        app.wait()
+    with studio_page(PORT) as page:
+        time.sleep(SETTLED_S)
+        fresh = {tab.name: _pressed(page, tab) for tab in TABS}
+        for tab in TABS:
+            _report(tab, fresh[tab.name], *_in_turn(page, tab))
 
 
 def _pressed(page: Any, tab: Tab) -> dict[str, Any]:

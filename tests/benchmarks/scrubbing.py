@@ -1,15 +1,11 @@
 """A step change of the stage in Chromium: from the key press to the pixels on the canvas, and to the next frame."""
 
-import shutil
-import subprocess
-import sys
 from statistics import median
 
-from tests.benchmarks.starting import _wait
+from tests.benchmarks.browsing import studio_page
 
 STEPS = 100
 PORT = 7943
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 # From dispatching the key to the change of the shown step, then to the frame that the browser paints.
 PRESS = """async (key) => {
@@ -24,23 +20,10 @@ PRESS = """async (key) => {
 
 
 def main() -> None:
-    from playwright.sync_api import sync_playwright
-
-    app = subprocess.Popen([sys.executable, "app.py", "--port", str(PORT)], stdout=subprocess.DEVNULL)
-    try:
-        _wait(f"http://127.0.0.1:{PORT}/")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGS)
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.goto(f"http://127.0.0.1:{PORT}/")
-            page.wait_for_selector("#denoise-stage .ds-stage[data-kind=film]", timeout=120_000)
-            page.keyboard.press("Home")
-            keys = ["ArrowRight"] * 10 + ["ArrowLeft"] * 10
-            times = [page.evaluate(PRESS, keys[i % len(keys)]) for i in range(STEPS)]
-            browser.close()
-    finally:
-        app.terminate()
-        app.wait()
+    with studio_page(PORT) as page:
+        page.keyboard.press("Home")
+        keys = ["ArrowRight"] * 10 + ["ArrowLeft"] * 10
+        times = [page.evaluate(PRESS, keys[i % len(keys)]) for i in range(STEPS)]
     drawing, changed = (median(time[name] for time in times) for name in ("draw", "changed"))
     print(f"medians over {STEPS} step changes: drawing {drawing:.2f} ms, key press to changed canvas {changed:.1f} ms")
 
