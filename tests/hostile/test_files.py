@@ -4,7 +4,6 @@ from tests.hostile.files import hostile_pictures, reference
 from tests.hostile.judging import judge, quiet
 from tests.hostile.served import ATTACK
 
-
 # In CI every handler gets every second picture, and every picture goes to every second handler; in `make attack` all to all.
 SHARE = 1 if ATTACK else 2
 
