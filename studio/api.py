@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import InvalidOption, UnknownName
 from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import COMPANIONS, MODELS, ModelInfo
+from studio.models.controlnet_menu import CONTROLNETS, ControlNetInfo
 from studio.models.device import Device
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from studio.models import DiffusionModel
     from studio.models.anatomy import Part, RoundTrip
+    from studio.models.controlnets import ControlNet
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
     from studio.models.prompts import PromptEncoder, Tokens
@@ -68,6 +70,7 @@ class Studio:
         # How models are fetched; a test puts another one here.
         self.fetch: Fetch | None = None
         self._residents: Residents | None = None
+        self._nets: Residents | None = None
         self._lock = threading.Lock()
         self._rankings_root = rankings_root
         self._rankings: Rankings | None = None
@@ -80,6 +83,15 @@ class Studio:
         if self.public:
             return {name: info for name, info in MODELS.items() if info.embedded}
         return {**MODELS, **results(self._runs.root)}
+
+    @property
+    def controlnets(self) -> dict[str, ControlNetInfo]:
+        """The menu of ControlNets by name; training runs that have finished come first, under the paths of their results."""
+        from studio.runs.results import controlnet_results
+
+        if self.public:
+            return {name: info for name, info in CONTROLNETS.items() if info.embedded}
+        return {**controlnet_results(self._runs.root), **CONTROLNETS}
 
     @property
     def runs(self) -> "Runs":
@@ -128,6 +140,11 @@ class Studio:
         self._check_public(name)
         return self._memory.get(name)
 
+    def controlnet(self, name: str) -> "ControlNet":
+        """The loaded ControlNet; others give way by least-recent use. Raises UnknownName, ModelUnavailable."""
+        self._check_public_net(name)
+        return self._loaded_nets.get(name)
+
     def load(self, name: str) -> "Iterator[LoadProgress]":
         """Load a model, telling how far its download is; one that is here already is loaded without a word.
 
@@ -155,7 +172,7 @@ class Studio:
 
     def residents(self) -> "list[Resident]":
         """What is loaded: name, GiB on the device, when it was last used; used last first."""
-        return self._residents.list() if self._residents else []
+        return [resident for held in (self._residents, self._nets) if held for resident in held.list()]
 
     def memory_gib(self) -> float:
         """GiB that models may take on the device in all."""
@@ -166,8 +183,9 @@ class Studio:
 
     def free(self) -> None:
         """Let go of every model."""
-        if self._residents:
-            self._residents.clear()
+        for held in (self._residents, self._nets):
+            if held:
+                held.clear()
 
     @property
     def _memory(self) -> "Residents":
@@ -184,6 +202,23 @@ class Studio:
                 )
             return self._residents
 
+    @property
+    def _loaded_nets(self) -> "Residents":
+        """ControlNets lie beside the models, in what these leave of the memory."""
+        from studio.models.controlnets import estimated_control_gib, load_controlnet
+        from studio.models.memory import Residents, measured_gib
+
+        with self._lock:
+            if self._nets is None:
+                self._nets = Residents(
+                    load=lambda name, offload: load_controlnet(name), estimate=estimated_control_gib, measure=measured_gib, budget=self._room_for_nets_gib,
+                    can_offload=lambda: False,
+                )
+            return self._nets
+
+    def _room_for_nets_gib(self) -> float:
+        return self.memory_gib() - sum(resident.memory_gib for resident in (self._residents.list() if self._residents else ()))
+
     def _set_threads(self) -> None:
         """Before the first model is loaded; threads that begin later have it from there."""
         if self.threads is not None:
@@ -194,6 +229,10 @@ class Studio:
     def _check_public(self, name: str) -> None:
         if self.public and name not in self.models:
             raise UnknownName.of("model on this public studio", name, self.models)
+
+    def _check_public_net(self, name: str) -> None:
+        if self.public and name not in self.controlnets:
+            raise UnknownName.of("ControlNet on this public studio", name, self.controlnets)
 
     def describe(self, name: str) -> ModelInfo:
         """The menu entry of a model; one that is not in the menu (a folder, a Hub id) is loaded to find out."""
@@ -206,7 +245,7 @@ class Studio:
         self._check_companion(options)
         with self._out_of_memory_said():
             self.require_room(options)
-            yield from sample(self.model(options.model), options, stop)
+            yield from sample(self.model(options.model), options, stop, self.controlnet)
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
         """Fork a run at a step: see studio.sampling.loop.resume."""
@@ -216,7 +255,7 @@ class Studio:
         self._check_companion(options)
         with self._out_of_memory_said():
             self.require_room(options)
-            yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, **changes)
+            yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, self.controlnet, **changes)
 
     def require_room(self, *runs: SampleOptions, keep: bool = True) -> None:
         """Refuse, in numbers, runs that do not fit into the memory that is free, or are more than a public studio does.

@@ -1,7 +1,7 @@
 """What a caller asks for: frozen, keyword-only options that refuse nonsense with the value in the message.
 
-SampleOptions is five groups of options in one: what to draw, how to sample, how to guide, what to start from, what to
-record. Each group is a dataclass that checks itself; each option carries what a form needs to know of it.
+SampleOptions is six groups of options in one: what to draw, how to sample, how to guide, what to start from, what to
+follow, what to record. Each group is a dataclass that checks itself; each option carries what a form needs to know of it.
 """
 
 import dataclasses
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import MAX_SEED, require_float, require_int
+from studio.checks import MAX_SEED, quoted, require_float, require_int
 from studio.errors import InvalidOption, UnknownName
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
 from studio.process.schedules import MAX_TIMESTEPS, parse_timesteps
+from studio.units import MAX_UNITS, ControlUnit
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["GROUPS", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Recording", "OptionInfo", "option_info"]
+__all__ = ["GROUPS", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Following", "Recording", "OptionInfo", "option_info"]
 
 MAX_IMAGES = 64
 MAX_PROMPT = 4_000
@@ -194,6 +195,28 @@ class Start(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Following(_Group):
+    """What to follow.
+
+    Args:
+        control: ControlNets with the maps that the picture is to follow, at most three; one that is muted is left out.
+    """
+
+    control: tuple[ControlUnit, ...] = _option((), "ControlNets", "Each adds what it sees in its map to the model's own states.")
+
+    def _check(self) -> None:
+        if not isinstance(self.control, tuple) or not all(isinstance(unit, ControlUnit) for unit in self.control):
+            raise InvalidOption(f"control must be a tuple of ControlUnit, but it is {quoted(self.control)}.")
+        if len(self.control) > MAX_UNITS:
+            raise InvalidOption(f"A run follows at most {MAX_UNITS} ControlNets, but these are {len(self.control)}.")
+
+    @property
+    def units(self) -> tuple[ControlUnit, ...]:
+        """Those that are not muted."""
+        return tuple(unit for unit in self.control if not unit.muted)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recording(_Group):
     """What to record beside the states.
 
@@ -210,12 +233,13 @@ class Recording(_Group):
 
 # In the order in which a form shows them.
 GROUPS: Mapping[str, type[_Group]] = MappingProxyType({
-    "What to draw": Drawing, "How to sample": Sampling, "How to guide": Guidance, "What to start from": Start, "What to record": Recording,
+    "What to draw": Drawing, "How to sample": Sampling, "How to guide": Guidance, "What to start from": Start, "What to follow": Following,
+    "What to record": Recording,
 })
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(Recording, Start, Guidance, Sampling, Drawing):
+class SampleOptions(Recording, Following, Start, Guidance, Sampling, Drawing):
     """One sampling run: the options of every group in GROUPS, where each is described.
 
     Raises:
@@ -228,19 +252,27 @@ class SampleOptions(Recording, Start, Guidance, Sampling, Drawing):
             self._check_ranges(group)
             group._check(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The options as JSON-ready values; the picture to start from is left out (a run file keeps it beside them)."""
-        values = dataclasses.asdict(dataclasses.replace(self, init_image=None))
-        del values["init_image"]
-        return values
+    def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
+        """The options as JSON-ready values; the picture to start from is left out (a run file keeps it beside them).
+
+        maps: with the maps and masks of ControlNets.
+        """
+        values = dataclasses.asdict(dataclasses.replace(self, init_image=None, control=()))
+        del values["init_image"], values["control"]
+        return values | ({"control": [unit.to_dict(pictures=maps) for unit in self.control]} if self.control else {})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SampleOptions":
         """The inverse of `to_dict`; names that this version does not know are an InvalidOption."""
+        if not isinstance(values, dict):
+            raise InvalidOption(f"Options must be an object, but they are {quoted(values)}.")
         known = {field.name for field in dataclasses.fields(cls)} - {"init_image"}
         if unknown := sorted(set(values) - known):
             raise InvalidOption(f"These options are not known to this version of the studio: {', '.join(unknown)}.")
-        return cls(**values)
+        units = values.get("control", [])
+        if not isinstance(units, list):
+            raise InvalidOption(f"control must be a list of units, but it is {quoted(units)}.")
+        return cls(**{**values, "control": tuple(map(ControlUnit.from_dict, units[: MAX_UNITS + 1]))})
 
 
 def _require_text(name: str, text: object) -> None:

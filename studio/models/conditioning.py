@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class Conditioning:
 
     text: (B, L, D) states of the text encoders. pooled: (B, D) the prompt as one vector. added_ids: (B, N) sizes and crops.
     label: (B,) class indices. image_embeds: (B, D) of a picture's encoder. concat: (B, C, h, w) channels beside the state
-    (mask, depth, low resolution). control: units of ControlNets.
+    (mask, depth, low resolution). control: units of ControlNets, ready for a run.
     """
 
     text: Tensor | None = None
@@ -26,7 +26,24 @@ class Conditioning:
     label: Tensor | None = None
     image_embeds: Tensor | None = None
     concat: Tensor | None = None
-    control: tuple[Any, ...] = ()
+    control: "tuple[Unit, ...]" = ()
+
+    def rows(self, chosen: slice) -> "Conditioning":
+        """That of some pictures of the batch."""
+        parts = {name: tensor[chosen] for name in TENSORS if (tensor := getattr(self, name)) is not None}
+        return replace(self, **parts)
+
+    def residuals(self, x_t: Tensor, t: float) -> tuple[Tensor, ...]:
+        """What the units of ControlNets add to a network's states at x_t (B, C, h, w): one a skip connection, then the middle; () where none acts."""
+        answers = [answer for unit in self.control if (answer := unit.residuals(x_t, t, self))]
+        return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*answers))
+
+
+class Unit(Protocol):
+    """A ControlNet ready for a run (studio.sampling.controlled)."""
+
+    def residuals(self, x_t: Tensor, t: float, told: Conditioning) -> tuple[Tensor, ...]:
+        """What it adds at x_t and t, where a network is told `told`; () where it does not act."""
 
 
 TENSORS = tuple(field.name for field in dataclasses.fields(Conditioning) if field.name != "control")

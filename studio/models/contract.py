@@ -29,7 +29,7 @@ class DiffusionModel(Protocol):
     names of their folders, in the order in which a run meets them; memory, anatomy and offload go through them.
     network: the one of them that predicts. prompts: reads words; None where it reads none. factor: pixels a state's side
     (1 of a pixel model). rgb_map: how its latents look; None where states are pictures. scheduler_config: as its folder
-    has it. encode_draws: how often `encode` draws noise.
+    has it. encode_draws: how often `encode` draws noise. takes_control: whether ControlNets can add to its states.
     """
 
     name: str
@@ -39,6 +39,7 @@ class DiffusionModel(Protocol):
     factor: int
     scheduler_config: Mapping[str, Any]
     encode_draws: int
+    takes_control: bool
 
     @property
     def parts(self) -> Mapping[str, Any]:

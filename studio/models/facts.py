@@ -20,7 +20,8 @@ MOST_SIDE = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """studio.json of a model. kind, base, prompt: of what was taught to another model; the others: of a pixel model's process."""
+    """studio.json of a model. kind, base, prompt: of what was taught to another model; annotators: of a ControlNet, what makes its
+    maps; the others: of a pixel model's process."""
 
     kind: str = ""
     base: str = ""
@@ -30,9 +31,10 @@ class ModelFacts:
     mean_type: str = ""
     var_type: str = ""
     class_names: Sequence[str] = ()
+    annotators: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        require_choice("kind", self.kind, ("", "lora", "pipeline"))
+        require_choice("kind", self.kind, ("", "lora", "pipeline", "controlnet"))
         require_text("base", self.base)
         require_text("prompt", self.prompt)
         require_choice("schedule", self.schedule, ("", *SCHEDULES))
@@ -40,6 +42,7 @@ class ModelFacts:
         require_choice("mean_type", self.mean_type, ("", *MEAN_TYPES))
         require_choice("var_type", self.var_type, ("", *VAR_TYPES))
         require_texts("class_names", self.class_names)
+        require_texts("annotators", self.annotators, 20)
         if self.kind == "lora" and not self.base:
             raise InvalidOption("base must name the model that the LoRA adds to, but it is empty.")
 

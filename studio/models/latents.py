@@ -24,7 +24,7 @@ from studio.options import SampleOptions
 from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath
 
-__all__ = ["Latent", "factor_of", "scaled", "open_pipeline", "latent_info", "discrete_path"]
+__all__ = ["Latent", "factor_of", "scaled", "open_pipeline", "latent_info", "discrete_path", "told_residuals"]
 
 # Above so many pixels the VAE works in tiles: its activations at full size are what runs out of memory first.
 TILING_PIXELS = 1024 * 1024
@@ -46,6 +46,7 @@ class Latent:
 
     # The VAE's posterior is drawn from, as diffusers' pipelines do.
     encode_draws = 1
+    takes_control = False
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -144,6 +145,11 @@ def _shift_and_scale(vae: Any, like: Tensor) -> tuple[Any, Any]:
         mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1) for values in (mean, std))
         return mean, config.scaling_factor / std
     return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+
+
+def told_residuals(residuals: Sequence[Tensor]) -> dict[str, Any]:
+    """How a UNet2DConditionModel is told what ControlNets add: one a skip connection, then the middle. Empty where there is none."""
+    return {"down_block_additional_residuals": tuple(residuals[:-1]), "mid_block_additional_residual": residuals[-1]} if residuals else {}
 
 
 def factor_of(vae: Any) -> int:

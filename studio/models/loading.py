@@ -1,7 +1,8 @@
 """Loading of diffusion models in diffusers' format: an embedded one, a folder, a .safetensors file, or a Hub id."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from studio.errors import ModelUnavailable, UnknownName
 from studio.models.catalogue import ASSETS, MODELS
@@ -20,6 +21,15 @@ __all__ = ["load_model", "resolve", "is_hub_id", "estimated_gib"]
 MAX_PATH, MAX_PART = 1_000, 255
 
 
+class Entry(Protocol):
+    """Of a menu: where it lies."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def embedded(self) -> bool: ...
+
+
 def pick_device() -> "torch.device":
     """CUDA, else MPS, else the CPU."""
     import torch
@@ -36,16 +46,19 @@ def pick_dtype(device: "torch.device") -> "torch.dtype":
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def resolve(name: str) -> str:
-    """What to load for a model's name: the embedded folder, the folder or file as given, or a Hub id. Raises UnknownName."""
-    if name in MODELS:
-        source = MODELS[name].source
-        return str(ASSETS / source) if MODELS[name].embedded else source
+def resolve(name: str, menu: "Mapping[str, Entry]" = MODELS, kind: str = "model") -> str:
+    """What to load for the name of a model, or of another kind that has a menu: the embedded folder, the folder or file as given, or a Hub id.
+
+    Raises UnknownName.
+    """
+    if name in menu:
+        source = menu[name].source
+        return str(ASSETS / source) if menu[name].embedded else source
     if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_PART for part in name.split("/")):
-        raise UnknownName.of("model", name, MODELS)
+        raise UnknownName.of(kind, name, menu)
     if Path(name).is_dir() or is_single_file(name) or name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
-    raise UnknownName.of("model", name, MODELS)
+    raise UnknownName.of(kind, name, menu)
 
 
 def is_hub_id(name: str) -> bool:

@@ -1,18 +1,20 @@
 """Finished runs as models: what the menus need to know of them, read from their folders without loading anything."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from studio.errors import StudioError
 from studio.models.catalogue import MODELS, ModelInfo
+from studio.models.controlnet_menu import ControlNetInfo, control_info, is_controlnet
 from studio.models.facts import model_facts, network_shape
 from studio.models.taught import base_of
 from studio.runs.folder import read_state, run_folders
 from studio.runs.trainers import TRAINERS
 
-__all__ = ["results"]
+__all__ = ["results", "controlnet_results"]
 
 
 def results(root: Path) -> dict[str, ModelInfo]:
@@ -20,13 +22,26 @@ def results(root: Path) -> dict[str, ModelInfo]:
 
     A run or a result that cannot be read is in no menu; the list of runs says what is wrong with it.
     """
-    found: list[tuple[float, str, ModelInfo]] = []
+    return _finished(root, _entry)
+
+
+def controlnet_results(root: Path) -> dict[str, ControlNetInfo]:
+    """The same of runs whose result is a ControlNet."""
+    return _finished(root, _net_entry)
+
+
+Info = TypeVar("Info")
+
+
+def _finished(root: Path, entry_of: Callable[[str, str, int], Info | None]) -> dict[str, Info]:
+    """What `entry_of` (model, trainer, when it was written) says of finished runs, the newest first; None leaves one out."""
+    found: list[tuple[float, str, Info]] = []
     for path in run_folders(root):
         model = path / "model"
         try:
             state = read_state(path)
             if state.state == "finished" and _result_of(state.trainer) and model.is_dir():
-                info = _entry(str(model), state.trainer, model.stat().st_mtime_ns)
+                info = entry_of(str(model), state.trainer, model.stat().st_mtime_ns)
                 if info is not None:
                     found.append((state.created, str(model), info))
         except (StudioError, OSError):
@@ -52,6 +67,16 @@ def _entry(model: str, trainer: str, changed: int) -> ModelInfo | None:
     return dataclasses.replace(
         base, label=f"{folder.parent.name} ({_result_of(trainer)} run)", about=f"The result of the run {folder.parent.name}{said}.", source=model, size_mib=0,
     )
+
+
+@lru_cache(maxsize=256)
+def _net_entry(model: str, trainer: str, changed: int) -> ControlNetInfo | None:
+    """changed: as of `_entry`. Raises DamagedFile."""
+    folder = Path(model)
+    if not is_controlnet(folder):
+        return None
+    info = control_info(model)
+    return dataclasses.replace(info, label=f"{folder.parent.name} ({_result_of(trainer)} run)", about=f"The result of the run {folder.parent.name}.")
 
 
 def _base_entry(base: str) -> ModelInfo | None:

@@ -39,7 +39,8 @@ MIN_SIDE = 256
 HOLD_S = 1.5
 KEY = "diffusion-studio"
 VERSION = 1
-MAX_JSON = 64 * 1024
+# The maps of ControlNets travel with the options; Pillow reads texts of up to 1 MiB.
+MAX_JSON = 960 * 1024
 
 PAPER, INK, MUTED = (250, 249, 246), (38, 36, 33), (122, 117, 110)
 
@@ -260,7 +261,7 @@ def save_mp4(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
 def _h264(options: SampleOptions) -> dict[str, Any]:
     # Browsers take unmarked colours for BT.709, ffmpeg for BT.601: convert to the one and say so.
     colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    kept = ["-movflags", "+faststart", "-metadata", f"comment={options_text(options)}"]
+    kept = ["-movflags", "+faststart", "-metadata", f"comment={options_text(options, maps=False)}"]
     return {"codec": "libx264", "pixelformat": "yuv420p", "quality": None, "macro_block_size": 2, "output_params": ["-crf", "16", *colours, *kept]}
 
 
@@ -391,9 +392,10 @@ def save_png(image: Image.Image, path: str | Path, options: SampleOptions) -> Pa
     return Path(path)
 
 
-def options_text(options: SampleOptions) -> str:
-    """What a picture carries of the options; `read_options` reads it."""
-    return json.dumps({"version": VERSION, "options": options.to_dict()})
+def options_text(options: SampleOptions, *, maps: bool = True) -> str:
+    """What a picture carries of the options; `read_options` reads it. maps: those of ControlNets too, where there is room for them."""
+    text = json.dumps({"version": VERSION, "options": options.to_dict(maps=maps)})
+    return text if not maps or len(text) <= MAX_JSON else options_text(options, maps=False)
 
 
 def read_options(path: str | Path | BinaryIO) -> SampleOptions:

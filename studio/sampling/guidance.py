@@ -24,6 +24,7 @@ from studio.sampling.denoisers import Denoiser, Network, Prediction, Reader
 
 if TYPE_CHECKING:
     from studio.models.companions import Clip
+    from studio.models.conditioning import Unit
     from studio.options import SampleOptions
 
 __all__ = ["ClassifierFree", "ClipGuided", "Watched", "guided", "acts_between", "clip_for", "great_circle", "resized"]
@@ -80,12 +81,14 @@ class Watched:
         return prediction if maps is None else replace(prediction, parts={**prediction.parts, "attention": maps})
 
 
-def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], clip_x0: bool) -> Denoiser:
+def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], clip_x0: bool, control: "tuple[Unit, ...]" = ()) -> Denoiser:
     """The denoiser for the options: the model told its condition, guided and watched where the options ask for it.
 
-    timesteps: of the whole schedule, descending; the interval of guidance is counted in them. Raises InvalidOption.
+    timesteps: of the whole schedule, descending; the interval of guidance is counted in them. control: ControlNets that add
+    to the network's states. Raises InvalidOption.
     """
     cond, uncond = model.condition(options)
+    cond = replace(cond, control=control)
     read = Reader(path=model.path, clip_x0=clip_x0)
     alone = Network(model=model, conditioning=batched([cond], options.num_images), read=read)
     denoiser: Denoiser = alone

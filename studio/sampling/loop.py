@@ -20,6 +20,7 @@ from studio.models.contract import DiffusionModel
 from studio.options import SampleOptions
 from studio.process.conversions import output_from
 from studio.process.noise import draw_noise
+from studio.sampling.controlled import GetNet, bound_units, controlled
 from studio.sampling.denoisers import Denoiser, Prediction
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.guidance import guided
@@ -48,24 +49,27 @@ class _Run:
     recorder: Recorder
 
 
-def sample(model: DiffusionModel, options: SampleOptions, stop: Stop | None = None) -> Iterator[StepDone | Finished]:
+def sample(model: DiffusionModel, options: SampleOptions, stop: Stop | None = None, get_net: GetNet | None = None) -> Iterator[StepDone | Finished]:
     """Draw pictures: a StepDone for every step, then one Finished with the pictures and the whole trajectory.
 
     Setting `stop` ends the run after the current step, with Finished holding what there is. Closing the generator
-    ends it at once and frees what it holds. Raises StudioError before the first step if the options do not fit.
+    ends it at once and frees what it holds. get_net: gives the loaded ControlNets of the units by name; None loads them anew.
+    Raises StudioError before the first step if the options do not fit.
     """
     shape = model.state_shape(options)
-    run = _prepared(model, options, Recorder(options, model.facts()))
+    run = _prepared(model, options, Recorder(options, model.facts()), get_net)
     x0 = None if options.init_image is None else model.encode(_start_pictures(model, options, shape), run.generators)
     state = run.sampler.start(draw_noise(run.generators, shape, model.device), x0, run.first)
     yield from _loop(run, state, stop)
 
 
-def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder) -> _Run:
+def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder, get_net: GetNet | None) -> _Run:
     sampler = make_sampler(model, options)
+    timesteps, first = [level.timestep for level in sampler.levels], first_step(len(sampler.levels), options)
+    units = bound_units(model, options, timesteps[first:], get_net)
     return _Run(
-        model=model, options=options, sampler=sampler, recorder=recorder, first=first_step(len(sampler.levels), options),
-        denoiser=guided(model, options, [level.timestep for level in sampler.levels], clips(model, options)),
+        model=model, options=options, sampler=sampler, recorder=recorder, first=first,
+        denoiser=controlled(guided(model, options, timesteps, clips(model, options), units), units),
         generators=[torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)],
     )
 
@@ -123,7 +127,9 @@ def _finished(model: DiffusionModel, recorder: Recorder, state: Tensor, x0: Tens
 
 # --- forks ---------------------------------------------------------------------------------------------------
 
-def resume(model: DiffusionModel, trajectory: Trajectory, index: int, stop: Stop | None = None, **changes: Any) -> Iterator[StepDone | Finished]:
+def resume(
+    model: DiffusionModel, trajectory: Trajectory, index: int, stop: Stop | None = None, get_net: GetNet | None = None, **changes: Any,
+) -> Iterator[StepDone | Finished]:
     """Fork a run: go on from step `index` of a trajectory, with some options changed (prompt, class, eta, seed, ...).
 
     With nothing changed the rest is the run's own, to the half precision in which trajectories are kept, for every
@@ -136,7 +142,7 @@ def resume(model: DiffusionModel, trajectory: Trajectory, index: int, stop: Stop
     if shape != tuple(trajectory.x_final.shape[1:]) or options.num_images != len(trajectory.x_final):
         raise InvalidOption("A fork keeps the number and the size of the pictures; change them in a new run.")
     history = trajectory.before(index)
-    run = _prepared(model, options, Recorder(options, model.facts(), history, Lineage.of(trajectory, index, changes)))
+    run = _prepared(model, options, Recorder(options, model.facts(), history, Lineage.of(trajectory, index, changes)), get_net)
     _check_levels(run, model, trajectory)
     _replay(run, history, model.encode_draws if options.init_image is not None else 0, shape)
     run.first = len(run.sampler.levels) - trajectory.steps[0].num_steps + index

@@ -12,7 +12,8 @@ class StreamInfo:
     """A stream of a run.
 
     symbol: as HTML; label: what it shows, in a few words; about: the same for who cannot see it. kind: "state" and "clean"
-    are pictures or latents, "noise" is of deviation 1, "gradient" of any size, "map" is (B, tokens, h, w) in [0, 1].
+    are pictures or latents, "noise" is of deviation 1, "gradient" of any size, "map" is (B, tokens, h, w) in [0, 1], "sizes" is
+    (B, units, blocks), numbers from 0 up.
     decodable: a latent one may go through the real decoder. live: shown while the run goes on. kept: part of the trajectory.
     absent: what stands at steps that have none, "x0_hat" or "zeros"; None: every step has it. view: the switch of the stage
     that shows it; "": always shown; None: not a pane of its own.
@@ -54,6 +55,10 @@ STREAMS: Mapping[str, StreamInfo] = MappingProxyType({
     ),
     "attention": StreamInfo(
         symbol="<i>A</i>", label="where each word is looked at", about="where in the picture each word is looked at", kind="map", absent="zeros", view=None,
+    ),
+    "residual_sizes": StreamInfo(
+        symbol="<i>r</i>", label="how much each ControlNet adds, block by block", about="root mean square of each residual", kind="sizes", absent="zeros",
+        view=None,
     ),
 })
 

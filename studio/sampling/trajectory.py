@@ -138,7 +138,7 @@ class Trajectory:
         return RgbMap.from_json(self.model["rgb_map"]) if self.latent else None
 
     def stream(self, name: str) -> Tensor:
-        """(S, B, C, H, W) by name: one of `streams`; "attention" is (S, B, tokens, h, w)."""
+        """(S, B, C, H, W) by name: one of `streams`; "attention" is (S, B, tokens, h, w), "residual_sizes" (S, B, units, blocks)."""
         if name not in self.streams:
             raise KeyError(name)
         return self.extras[name] if name in self.extras else getattr(self, name)
@@ -249,7 +249,7 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     """That all belong to one run; latents also need the numbers that make pictures of them."""
     x_final = tensors["x_final"]
     is_latent = "rgb_map" in model or model.get("kind") == "latent"
-    states = [name for name in EXTRAS if name in tensors and STREAMS[name].kind != "map"]
+    states = [name for name in EXTRAS if name in tensors and STREAMS[name].kind not in ("map", "sizes")]
     fits = 1 <= num_steps <= MAX_TIMESTEPS and x_final.ndim == 4 and all(tensors[name].shape == (num_steps, *x_final.shape) for name in (*states, *ALWAYS))
     # Pictures are grey or in colours; whatever it is, there is something of it.
     fits = fits and all(x_final.shape) and (is_latent or x_final.shape[1] in (1, 3))
@@ -257,8 +257,9 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     fits = fits and all(rest.shape == (num_steps, *x_final.shape) for rest in _group("rest", RESTS, tensors).values())
     past = list(_group("history", HISTORY, tensors).values())
     fits = fits and len(past) in (0, len(HISTORY)) and all(tensor.shape == (len(past[0]), *x_final.shape) for tensor in past)
-    if fits and "attention" in tensors:
-        fits = tensors["attention"].ndim == 5 and tensors["attention"].shape[:2] == (num_steps, len(x_final))
+    for name, ndim in (("attention", 5), ("residual_sizes", 4)):
+        if fits and name in tensors:
+            fits = tensors[name].ndim == ndim and tensors[name].shape[:2] == (num_steps, len(x_final)) and tensors[name].is_floating_point()
     for name, ndim in (("final_pixels", 4), ("init_image", 3)):
         if name in tensors:
             fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3 and tensors[name].numel() > 0

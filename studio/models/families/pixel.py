@@ -40,6 +40,7 @@ class PixelModel:
     factor = 1
     rgb_map = None
     encode_draws = 0
+    takes_control = False
 
     @property
     def parts(self) -> dict[str, Any]:

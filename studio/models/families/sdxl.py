@@ -16,7 +16,7 @@ from studio.errors import ModelUnavailable
 from studio.models.attention import AttentionRecorder
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
-from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit
+from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
 from studio.models.prompts import Encoded, PromptEncoder, penultimate
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
 from studio.options import SampleOptions
@@ -44,6 +44,8 @@ class TwoEncoders(PromptEncoder):
 class StableDiffusionXL(Latent):
     """A loaded StableDiffusionXLPipeline."""
 
+    takes_control = True
+
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The prompt, and the negative one, with the size of the picture. Raises InvalidOption."""
         refuse_class(self.info, options)
@@ -60,8 +62,8 @@ class StableDiffusionXL(Latent):
         network, dtype = self.network, self.network.dtype
         assert conditioning.text is not None and conditioning.pooled is not None
         added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": conditioning.added_ids}
-        states = conditioning.text.to(dtype)
-        return network(x_t.to(dtype), torch.tensor(t), encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False)[0].float()
+        told = {"encoder_hidden_states": conditioning.text.to(dtype), "added_cond_kwargs": added, **told_residuals(conditioning.residuals(x_t.to(dtype), t))}
+        return network(x_t.to(dtype), torch.tensor(t), return_dict=False, **told)[0].float()
 
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
         """Of the UNet's cross-attention."""

@@ -15,7 +15,7 @@ from studio.errors import ModelUnavailable
 from studio.models.attention import AttentionRecorder
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
-from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit
+from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
 from studio.models.prompts import PromptEncoder
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
 from studio.models.taught import base_of, taught
@@ -30,6 +30,8 @@ PARTS = "(unet/, vae/, text_encoder/, tokenizer/ and scheduler/)"
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StableDiffusion(Latent):
     """A loaded StableDiffusionPipeline."""
+
+    takes_control = True
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -49,7 +51,8 @@ class StableDiffusion(Latent):
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the UNet says at x_t (B, C, h, w), float32."""
         assert conditioning.text is not None
-        return self.traced(x_t.to(self.dtype), torch.tensor(t), conditioning.text.to(self.dtype)).float()
+        x_t = x_t.to(self.dtype)
+        return self.traced(x_t, torch.tensor(t), conditioning.text.to(self.dtype), *conditioning.residuals(x_t, t)).float()
 
     def make_ready(self, options: SampleOptions) -> None:
         """Graphs for runs of these options: alone and guided, watched where they ask for it."""
@@ -73,8 +76,8 @@ class _Ask(torch.nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        return self.unet(x_t, t, encoder_hidden_states=text, return_dict=False)[0]
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor, *residuals: Tensor) -> Tensor:
+        return self.unet(x_t, t, encoder_hidden_states=text, return_dict=False, **told_residuals(residuals))[0]
 
 
 # --- loading -------------------------------------------------------------------------------------------------

@@ -1,0 +1,172 @@
+"""ControlNets: a trainable copy of a UNet's encoder that reads a map and adds to the UNet's states (Zhang et al. 2023, arXiv:2302.05543).
+
+    states_k <- states_k + r_k        r = net(x_t, t, text, hint)        hint = encoder(map), once a run
+
+There is one r_k for each skip connection and one for the middle, 12 + 1 in Stable Diffusion 1.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.errors import ModelUnavailable, StudioError
+from studio.models.conditioning import Conditioning
+from studio.models.controlnet_menu import CONTROLNETS, ControlNetInfo, control_info
+from studio.models.loading import pick_device, pick_dtype, resolve
+from studio.models.memory import estimate_gib
+from studio.models.sources import READING_FAILS, is_single_file, why_not
+from studio.models.tracing import Traced
+
+__all__ = ["ControlNet", "estimated_control_gib", "load_controlnet", "require_fit_for"]
+
+# What a ControlNet and the UNet that it adds to must have in common, and how a sentence calls it.
+SHARED = {
+    "block_out_channels": "the widths of its blocks", "layers_per_block": "its layers a block", "in_channels": "its channels",
+    "cross_attention_dim": "the width of its text states", "addition_embed_type": "what it is told beside the text",
+    "projection_class_embeddings_input_dim": "the size of what it is told beside the text",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ControlNet:
+    """A loaded ControlNetModel. network: it, without its encoder of maps, which is `encoder`."""
+
+    name: str
+    info: ControlNetInfo
+    network: Any
+    encoder: torch.nn.Module
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The networks by name."""
+        return {"controlnet": self.network, "encoder": self.encoder}
+
+    @property
+    def num_blocks(self) -> int:
+        """Residuals: one a skip connection, then the middle."""
+        return len(self.network.controlnet_down_blocks) + 1
+
+    @property
+    def pooled(self) -> bool:
+        """Whether its residuals say nothing of places, as those of shuffled content."""
+        return bool(self.network.config.global_pool_conditions)
+
+    @cached_property
+    def traced(self) -> Traced:
+        """The network, as graphs where they were made ready."""
+        return Traced(self.network, _Ask(self.network))
+
+    def hint(self, maps: Tensor) -> Tensor:
+        """Maps (B, 3, H, W) in [0, 1] as the network reads them: (B, C, h, w)."""
+        weight = next(self.encoder.parameters())
+        with torch.no_grad():
+            return self.encoder(maps.to(weight.device, weight.dtype))
+
+    def residuals(self, x_t: Tensor, t: float, hint: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        """What it adds at x_t (B, C, h, w) and t: one a skip connection, then the middle. hint: (1 or B, C, h, w)."""
+        assert told.text is not None
+        dtype = hint.dtype
+        inputs = x_t.to(dtype), torch.tensor(t), told.text.to(dtype), hint.expand(len(x_t), -1, -1, -1).contiguous()
+        added = () if told.pooled is None or told.added_ids is None else (told.pooled.to(dtype), told.added_ids.to(dtype))
+        answer: Any = self.traced(*inputs, *added)
+        return answer
+
+
+class _Ask(torch.nn.Module):
+    """The network as a function of tensors."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor, hint: Tensor, *added: Tensor) -> tuple[Tensor, ...]:
+        beside = {"added_cond_kwargs": {"text_embeds": added[0], "time_ids": added[1]}} if added else {}
+        down, middle = self.network(x_t, t, encoder_hidden_states=text, controlnet_cond=hint, return_dict=False, **beside)
+        return (*down, middle)
+
+
+def require_fit_for(net: ControlNet, model: Any) -> None:
+    """Refuse a ControlNet that was made for another kind of model. Raises ModelUnavailable."""
+    if not model.takes_control:
+        raise ModelUnavailable(f"{model.info.label} takes no ControlNet; choose a Stable Diffusion 1, 2 or XL model, or leave the units out.")
+    base = f", it is for {net.info.base}" if net.info.base else ""
+    for key, words in SHARED.items():
+        ours, its = _plain(net.network.config.get(key)), _plain(model.network.config.get(key))
+        if ours != its:
+            raise ModelUnavailable(
+                f"The ControlNet {net.info.label!r} does not fit {model.info.label}{base}: {words}, {ours}, differ from the model's, {its}. "
+                "Choose one of the same base model."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+def load_controlnet(name: str, device: "torch.device | None" = None, dtype: "torch.dtype | None" = None) -> ControlNet:
+    """Load a ControlNet by menu name, folder, .safetensors file or Hub id. Raises UnknownName, ModelUnavailable.
+
+    device, dtype: as those of studio.models.load_model.
+    """
+    place = resolve(name, CONTROLNETS, "ControlNet")
+    device = device or pick_device()
+    try:
+        network = _read(place, dtype or pick_dtype(device))
+    except StudioError:
+        raise
+    except READING_FAILS as error:
+        raise ModelUnavailable(_why_not(name, place, error)) from error
+    encoder = _taken_out(network)
+    for part in (network, encoder):
+        part.to(device).eval().requires_grad_(False)
+    return ControlNet(name=name, info=control_info(name), network=network, encoder=encoder)
+
+
+def _read(place: str, dtype: torch.dtype) -> Any:
+    from diffusers import ControlNetModel
+
+    if is_single_file(place):
+        beside = Path(place).with_suffix("")
+        return ControlNetModel.from_single_file(place, dtype=dtype, **({"config": str(beside)} if beside.is_dir() else {}))
+    config = ControlNetModel.load_config(place)
+    if config.get("_class_name") != "ControlNetModel":
+        raise ModelUnavailable(f"{place!r} holds a {config.get('_class_name') or 'model of another kind'}, not a ControlNetModel; choose another.")
+    return ControlNetModel.from_pretrained(place, use_safetensors=True, dtype=dtype)
+
+
+def _why_not(name: str, place: str, error: Exception) -> str:
+    if is_single_file(place):
+        return (
+            f"The file {name!r} is no ControlNet in the original layout or in that of diffusers, or its configuration is not in the cache and the Hub "
+            "cannot be reached; a folder of the same name beside it with its config.json takes its place."
+        )
+    return why_not(name, error, "ControlNetModel", "(config.json and diffusion_pytorch_model.safetensors)")
+
+
+def _taken_out(network: Any) -> torch.nn.Module:
+    """The network's encoder of maps; from now on the network is given what that made. Colours in the order that it learned."""
+    encoder = network.controlnet_cond_embedding
+    network.controlnet_cond_embedding = torch.nn.Identity()
+    if network.config.controlnet_conditioning_channel_order == "bgr":
+        encoder = torch.nn.Sequential(_Flipped(), encoder)
+        network.register_to_config(controlnet_conditioning_channel_order="rgb")
+    return encoder
+
+
+class _Flipped(torch.nn.Module):
+    """Red for blue."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.flip(1)
+
+
+def estimated_control_gib(name: str) -> float:
+    """GiB that a ControlNet will take on the device, before it is loaded. Raises UnknownName."""
+    known = CONTROLNETS[name].memory_gib if name in CONTROLNETS and not CONTROLNETS[name].embedded else None
+    return estimate_gib(resolve(name, CONTROLNETS, "ControlNet"), known, pick_device().type == "cuda")
