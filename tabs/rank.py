@@ -41,7 +41,7 @@ def board_value(studio: RankingApi, pictures: Pictures, name: str, collection: s
 
     Args:
         pictures: the address of a picture from its name and suffix.
-        more: acknowledged, feedback, error, failed: see assets/ui/rank.js.
+        more: acknowledged, feedback, kept, error, failed: see assets/ui/rank.js.
     """
     tasks = open_tasks(studio.rankings, name, AHEAD, collection)
     return to_stage({
@@ -88,9 +88,9 @@ def on_undo(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any
 
 
 def on_draft(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
-    said = event_value(event, assignment=int, draft=dict)
+    said = event_value(event, assignment=int, draft=dict, request=str)
     save_draft(studio.rankings, name, said["assignment"], said["draft"])
-    return {}
+    return {"kept": said["request"]}
 
 
 ACTIONS: dict[str, Callable[[RankingApi, str, gr.EventData], dict[str, Any]]] = {

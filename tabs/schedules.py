@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import gradio as gr
 import numpy as np
@@ -313,7 +314,8 @@ def wire_picture(form: Form, stage: gr.HTML) -> None:
     gr.on(None, on_open, None, shown, **LATEST)
     example.input(on_example, [example, seed], [*shown, upload, form.another], **FALLIBLE)
     form.another.click(on_another, [example, seed], shown, **FALLIBLE)
-    read = upload.input(on_upload, [upload, seed], [*shown, upload, example, form.another], **FALLIBLE)
+    # Not `input`, which comes when the field is emptied as well: a paste empties it first, and the answer to that took the picture away again.
+    read = upload.upload(on_upload, [upload, seed], [*shown, upload, example, form.another], **FALLIBLE)
     read.failure(lambda: None, None, upload, **LATEST)
     seed.change(on_seed, [seed, form.picture], stage, **LATEST)
 
@@ -383,10 +385,13 @@ def create_chain(form: Form) -> None:
                 raise InvalidOption(f"The chain can run along one of the chosen schedules: {', '.join(by_schedule)}; choose one of them for it.")
             options = dataclasses.replace(by_schedule[values[name]], t=values[t], seed=checked_seed(values[form.seed]))
         image = values[form.picture] or first_picture()
-        started = time.perf_counter()
+        started, run_id, began = time.perf_counter(), uuid4().hex, False
         for event in compare_chain(image, options):
-            result = show_progress(event, started) if isinstance(event, ChainProgress) else show_finished(event)
-            yield {chain: gr.HTML(result=result), last_result: result, **pressable(running=result["state"] == "running")}
+            result = {"run": run_id, **(show_progress(event, started) if isinstance(event, ChainProgress) else show_finished(event))}
+            running = result["state"] == "running"
+            # The buttons change once at each end: a progress that reaches the page after Stop must not turn them back.
+            yield {chain: gr.HTML(result=result), last_result: result, **({} if running and began else pressable(running=running))}
+            began = True
 
     def on_stop(last: dict[str, Any] | None) -> dict[Any, Any]:
         return {chain: gr.HTML(result=show_stopped(last)), **pressable(running=False)}

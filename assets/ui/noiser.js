@@ -327,6 +327,7 @@
     root.dataset.ready = "true";
     root.innerHTML = chainTemplate;
     const part = (selector) => root.querySelector(selector);
+    let stopped = null;
     const histogram = Studio.chart(part(".ds-histogram"), { height: 300, xLabel: "value of x_t", yLabel: "share of values", label: "Histograms of both pictures" });
 
     const drawEvidence = ({ histogram: bins, moments }) => {
@@ -348,7 +349,9 @@
     };
     const receive = () => {
       const result = props.result;
-      if (!result) return;
+      // A progress that was under way when its run was stopped.
+      if (!result || (result.state === "running" && result.run === stopped)) return;
+      stopped = result.state === "stopped" ? result.run : null;
       const running = result.state === "running", done = result.state === "done";
       root.dataset.state = result.state;
       const left = running && result.left_s >= 2 ? `  ·  about ${Math.round(result.left_s)} s left` : "";

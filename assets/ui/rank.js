@@ -5,8 +5,11 @@
 //                  width, height}], draft}], progress: {submitted, left, total, done, seconds_each}, flags: {name: label},
 //                  ratings: [name], invitation} and of what answers the last event: acknowledged and reopened (an assignment),
 //                  feedback (true, false or null: whether a known order was met), error (a sentence) with failed (its assignment),
-//                  did (the event it answers); tasks is null where nothing could be read
+//                  did (the event it answers), kept (the `request` of the draft that the studio now has); tasks is null where
+//                  nothing could be read
 //     the event `submit` with {do: "next" | "submit" | "skip" | "undo" | "draft", ...}
+//     data-draft   where what was said so far of the task on the board is kept: "" nothing was said since it came, "page" in the
+//                  storage of this browser, so that it survives a reload at any moment, "studio" in the database as well
 //   Studio.agreement(element, props, watch)       in <div class="ds-stage ds-agreement"></div>
 //     props.value  JSON text of tabs.rank.agreement_value
 //
@@ -17,6 +20,20 @@
   const REASONS = ["I cannot tell", "The prompt is unclear", "Pictures are broken", "I would rather not see this"];
   const FLAG_KEYS = { b: "broken", h: "harmful", t: "text_wrong" };
   const boards = new Set();
+
+  // --- drafts that the studio has not acknowledged: {[name]: draft}, the newest last
+
+  const DRAFTS = "ds-rank-drafts", MAX_DRAFTS = 40;
+  // A page inside another one may be denied storage: what it keeps then is forgotten with it.
+  let unstored = {};
+  const drafts = () => { try { return JSON.parse(localStorage.getItem(DRAFTS)) || {}; } catch { return unstored; } };
+  const keepDrafts = (all) => {
+    unstored = Object.fromEntries(Object.entries(all).slice(-MAX_DRAFTS));
+    try { localStorage.setItem(DRAFTS, JSON.stringify(unstored)); } catch { /* as above */ }
+  };
+  const keepDraft = (name, draft) => { const { [name]: _, ...others } = drafts(); keepDrafts(draft ? { ...others, [name]: draft } : others); };
+
+  // --- the board's parts
 
   const make = (...given) => Studio.make(...given);
   const button = (parent, text, key, onClick, className = "ds-button") => {
@@ -55,24 +72,45 @@
     const part = (selector) => root.querySelector(selector);
     const tray = part(".ds-rank-tray"), slots = part(".ds-rank-slots"), said = part(".ds-rank-said"), zoom = part(".ds-rank-zoom");
     const sent = new Map();
-    let value = null, queue = [], task = null, answer = null, shownAt = 0, draftTimer = 0, rating = false, dropped = 0;
+    let value = null, queue = [], task = null, answer = null, shownAt = 0, draftTimer = 0, saving = null, rating = false, dropped = 0;
 
     const tell = (words, tone = "") => { said.textContent = words; said.dataset.tone = tone; };
     const send = (what, more) => trigger("submit", { do: what, assignment: null, collection: value ? value.collection : "", ...more });
+    const requestId = () => (crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`);
 
     // --- the answer: ranks, flags and ratings by the position of the picture in the task
 
     const blank = (given) => ({ ranks: Array(given.pictures.length).fill(null), flags: given.pictures.map(() => []), ratings: given.pictures.map(() => ({})) });
     const begin = (given) => {
-      const draft = given.draft || {}, fresh = blank(given);
+      const draft = drafts()[draftName(given.assignment)] || given.draft || {}, fresh = blank(given);
       for (const name of Object.keys(fresh)) (draft[name] || []).forEach((one, i) => { if (i in fresh[name]) fresh[name][i] = one; });
       return fresh;
     };
     const changed = () => {
       draw();
-      clearTimeout(draftTimer);
-      const { assignment } = task, draft = structuredClone(answer);
-      draftTimer = setTimeout(() => send("draft", { assignment, draft }), DRAFT_AFTER_MS);
+      keepDraft(draftName(task.assignment), answer);
+      root.dataset.draft = "page";
+      sendDraftSoon();
+    };
+
+    // --- drafts: at once in the page's storage, soon after in the studio
+
+    const draftName = (assignment) => `${value.annotator} ${assignment}`;
+    const sendDraftSoon = () => { clearTimeout(draftTimer); draftTimer = setTimeout(sendDraft, DRAFT_AFTER_MS); };
+    const sendDraft = () => {
+      // One at a time: the studio may answer two in either order.
+      const name = task && draftName(task.assignment), draft = drafts()[name];
+      if (saving || !draft) return;
+      saving = { name, text: JSON.stringify(draft), request: requestId() };
+      send("draft", { assignment: task.assignment, draft, request: saving.request });
+    };
+    const savedDraft = ({ name, text }) => {
+      saving = null;
+      const here = task && name === draftName(task.assignment);
+      if (JSON.stringify(drafts()[name]) === text) {
+        keepDraft(name, null);
+        if (here) root.dataset.draft = "studio";
+      } else if (here) sendDraftSoon();
     };
     const place = (position, rank) => { answer.ranks[position] = rank; changed(); };
     const ranked = () => answer.ranks.filter((rank) => rank !== null).length;
@@ -81,7 +119,9 @@
       if (!task) return;
       if (ranked() < 2) return tell("Give at least two pictures a rank, or skip the task.", "wrong");
       clearTimeout(draftTimer);
-      const request = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
+      // What was submitted is a draft until the studio has it.
+      keepDraft(draftName(task.assignment), answer);
+      const request = requestId();
       const seconds = Math.min(86400, (performance.now() - shownAt) / 1000);
       const some = (lists) => (lists.some((one) => Object.keys(one).length) ? lists : []);
       sent.set(task.assignment, { task, answer });
@@ -93,7 +133,7 @@
       clearTimeout(draftTimer);
       part(".ds-rank-reasons").hidden = true;
       sent.set(task.assignment, { task, answer });
-      send("skip", { assignment: task.assignment, request: `${Date.now()}-${Math.random()}`, reason });
+      send("skip", { assignment: task.assignment, request: requestId(), reason });
       tell("Skipped. Z takes it back.");
       next();
     };
@@ -172,6 +212,7 @@
 
     const show = (given, moved = false) => {
       task = given;
+      saving = null;
       root.dataset.assignment = task ? task.assignment : "";
       part(".ds-empty").hidden = Boolean(task);
       part(".ds-rank-main").hidden = !task && !said.textContent;
@@ -183,6 +224,8 @@
         return;
       }
       answer = begin(task);
+      root.dataset.draft = drafts()[draftName(task.assignment)] ? "page" : "";
+      if (root.dataset.draft) sendDraftSoon();
       shownAt = performance.now();
       part(".ds-rank-prompt").textContent = task.prompt;
       press.querySelectorAll("button").forEach((one) => { one.disabled = false; });
@@ -357,7 +400,8 @@
       part(".ds-rank-progress").textContent = `${submitted} ranked by you · ${left} left${rest} · ${done} of ${total} by all`;
     };
     const answered = (now) => {
-      if (now.acknowledged !== undefined) sent.delete(now.acknowledged);
+      if (saving && now.did === "draft" && (now.kept === saving.request || now.failed !== undefined)) now.error ? (saving = null) : savedDraft(saving);
+      if (now.acknowledged !== undefined) { sent.delete(now.acknowledged); keepDraft(draftName(now.acknowledged), null); }
       if (now.feedback === false) tell("This one has a known order, and yours differs from it. Z takes it back.", "wrong");
       if (now.feedback === true) tell("This one has a known order, and yours is the same.", "right");
       if (!now.error || now.did === "draft") return;
@@ -372,10 +416,10 @@
     const receive = () => {
       if (!props.value) return;
       const now = JSON.parse(props.value);
-      if (!now.tasks) { part(".ds-empty p").textContent = now.error; if (task) tell(now.error, "wrong"); return; }
+      if (!now.tasks) { saving = null; part(".ds-empty p").textContent = now.error; if (task) tell(now.error, "wrong"); return; }
       const other = !value || value.annotator !== now.annotator || value.collection !== now.collection;
       value = now;
-      if (other) { sent.clear(); task = null; tell(""); }
+      if (other) { sent.clear(); clearTimeout(draftTimer); saving = task = null; tell(""); }
       describe(now);
       queue = now.tasks.filter(({ assignment }) => !sent.has(assignment));
       answered(now);

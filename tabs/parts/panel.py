@@ -10,6 +10,7 @@
 A run is an iterator of changes of the page, by the names of the panel's places: {"status": words, "stage": JSON text, ...}.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,8 @@ Changes = Callable[[Values, Event], Iterator[Change]]
 # Whatever uses the device begins at once, and has its turns in the device's own line (tabs.parts.turns); files are read and written beside it.
 DEVICE: Mapping[str, Any] = MappingProxyType({"concurrency_id": "gpu", "concurrency_limit": None})
 FILES: Mapping[str, Any] = MappingProxyType({"concurrency_id": "files", "concurrency_limit": 2})
+
+STOPPING = "Stopping after this step."
 
 # How often a run that waits for the visitor's own one before it looks whether anybody is still there.
 LOOK_EVERY_S = 0.25
@@ -90,6 +93,8 @@ class RunPanel:
         """The line that says how far it is."""
         self.status = gr.HTML(elem_id=f"{self.name}-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
         self.places |= {"stop": self.stop, "status": self.status}
+        # Said by the page itself: the studio's answer could come after what the run says of its end, and stand there for good.
+        self.stop.click(None, None, self.status, js=f"() => {json.dumps(STOPPING)}", **CHEAP)
         self.stop.click(self.on_stop, self.session, self.status, **CHEAP)
 
     def create_stage(self, value: str = "", invitation: str = "") -> gr.HTML:
@@ -135,7 +140,7 @@ class RunPanel:
 
     def on_stop(self, session: Session) -> dict[Any, Any]:
         """Stop was pressed."""
-        return {self.status: "Stopping after this step." if session.stop() else "Nothing is running."}
+        return {self.status: gr.skip() if session.stop() else "Nothing is running."}
 
     def _asked(self, changes: Changes, values: Values, session: Session) -> dict[Any, Any]:
         try:

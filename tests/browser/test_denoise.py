@@ -155,15 +155,32 @@ def test_two_visitors_stop_only_their_own_run(tab, served):
         tab.wait_for_selector(LIVE)
         run(other, steps=3, seed=6)
         other.click("#denoise-stop:enabled")
-        other.wait_for_selector("text=Stopping after this step.")
+        other.wait_for_selector("text=Stopped before the first step.")
         before = step(tab)
         tab.wait_for_function(f"Number(document.querySelector('{LIVE}').dataset.step) > {before + 3}")
         tab.click("#denoise-stop")
         tab.wait_for_selector("text=Stopped at step")
-        other.wait_for_selector("text=Stopped before the first step.")
+        assert other.locator("#denoise-status").inner_text() == "Stopped before the first step."
         assert other.locator(".ds-stage").get_attribute("data-run") == "opening"
     finally:
         other.close()
+
+
+def test_a_stop_that_is_answered_after_the_end_leaves_what_is_said_of_the_end(tab, served):
+    served[0].step_s = 0.05
+    run(tab, steps=400)
+    tab.wait_for_selector(LIVE)
+    answers = []
+    # The studio gets the press, and the page its answer only later.
+    tab.route("**/gradio_api/run/predict*", lambda route: answers.append((route, route.fetch())))
+    tab.click("#denoise-stop")
+    tab.wait_for_selector("#denoise-status:has-text('Stopped at step')")
+    [(route, answer)] = answers
+    with tab.expect_response(lambda response: response.request == route.request):
+        route.fulfill(response=answer)
+    # Two frames: what the answer changes is drawn.
+    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert tab.locator("#denoise-status").inner_text().startswith("Stopped at step")
 
 
 def test_an_option_that_makes_no_sense_keeps_the_stage_and_says_what_to_do(tab):

@@ -46,7 +46,7 @@ def board(page, app_url):
     return lambda name: opened(page, app_url, name)
 
 
-def test_tasks_are_ranked_undone_skipped_and_reloaded_by_keyboard_alone(board, page, app_url):
+def test_tasks_are_ranked_undone_and_skipped_by_keyboard_alone(board, page):
     board("keys")
     first = shown(page)
     for key in "1224":
@@ -67,15 +67,46 @@ def test_tasks_are_ranked_undone_skipped_and_reloaded_by_keyboard_alone(board, p
     wait_until_counted(page, 1)
     page.keyboard.press("s")
     page.keyboard.press("2")
-    third = wait_for_another(page, second)
+    wait_for_another(page, second)
     assert "Skipped" in page.inner_text(f"{BOARD} .ds-rank-said")
-    # A draft survives a reload.
+
+
+def test_a_draft_is_kept_by_the_studio_and_shown_in_another_browser(board, page, browser, app_url):
+    board("elsewhere")
+    before = shown(page)
     page.keyboard.press("3")
-    with page.expect_response(lambda answer: "queue/join" in answer.url):
-        pass
-    board("keys")
-    page.wait_for_function("([board, wanted]) => document.querySelector(board).dataset.assignment === wanted", arg=[BOARD, third])
-    assert badges(page)[0] == ["3"]
+    page.wait_for_selector(f"{BOARD}[data-draft=studio]")
+    assert page.evaluate("localStorage.getItem('ds-rank-drafts')") == "{}"
+    another = browser.new_context()
+    try:
+        there = opened(another.new_page(), app_url, "elsewhere")
+        assert shown(there) == before and badges(there) == [["3"], [], [], []]
+    finally:
+        another.close()
+
+
+def test_a_draft_survives_a_reload_at_any_moment(board, page):
+    board("hasty")
+    before = shown(page)
+    page.keyboard.press("3")
+    page.keyboard.press("1")
+    board("hasty")
+    assert shown(page) == before and badges(page) == [["3"], ["1"], [], []]
+    # The studio gets what the page before this one could not send any more.
+    page.wait_for_selector(f"{BOARD}[data-draft=studio]")
+
+
+def test_what_was_submitted_and_never_reached_the_studio_is_on_the_board_after_a_reload(board, page):
+    board("cut off")
+    before = shown(page)
+    page.route("**/gradio_api/queue/join*", lambda route: route.abort())
+    for key in "1243":
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    wait_for_another(page, before)
+    page.unroute("**/gradio_api/queue/join*")
+    board("cut off")
+    assert shown(page) == before and badges(page) == [["1"], ["2"], ["4"], ["3"]]
 
 
 def test_pictures_are_dragged_to_ranks_and_chips_out_of_them(board, page):

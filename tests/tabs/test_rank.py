@@ -51,6 +51,14 @@ def test_what_is_submitted_is_acknowledged_and_the_next_task_comes(studio):
     assert board(studio)["tasks"][0]["draft"]["ranks"] == [1, 2, 2, None]
 
 
+def test_a_draft_is_acknowledged_by_the_request_that_brought_it(studio):
+    first = board(studio)["tasks"][0]
+    ranks = [None, 1, None, None]
+    assert acted(studio, "me", Event(do="draft", assignment=first["assignment"], draft={"ranks": ranks}, request="a"))["kept"] == "a"
+    assert board(studio)["tasks"][0]["draft"]["ranks"] == ranks
+    assert "kept" not in acted(studio, "me", Event(do="draft", assignment=first["assignment"], draft={"ranks": 3}, request="b"))
+
+
 def test_what_is_refused_is_told_with_the_task_it_belongs_to(studio):
     first = board(studio)["tasks"][0]
     answer = acted(studio, "me", Event(do="submit", assignment=first["assignment"], request="r", ranks=[1], ratings=[], flags=[], seconds=0.5))
