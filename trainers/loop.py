@@ -100,6 +100,10 @@ class Task(ABC):
         """A PIL picture that shows what the network can do by now, from fixed seeds, or None."""
         return None
 
+    def measured(self) -> dict[str, float]:
+        """What was measured of the pictures of the last sheet, by names of studio.runs.following.MEASURED."""
+        return {}
+
     @abstractmethod
     def save(self, network: Any, path: Path) -> None:
         """Write the result of a finished run."""
@@ -434,6 +438,8 @@ def _draw_sheet(run: Training, done: int) -> None:
         sheet = run.task.sheet(network)
     if sheet is not None:
         save_whole(sheet, _sheet_path(run, done))
+    if measured := run.task.measured():
+        run.folder.event(step=done - 1, measured=measured)
 
 
 def write_scalars(writer: Any, values: dict[str, Any]) -> None:

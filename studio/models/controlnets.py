@@ -21,7 +21,7 @@ from studio.models.memory import estimate_gib
 from studio.models.sources import READING_FAILS, is_single_file, why_not
 from studio.models.tracing import Traced
 
-__all__ = ["ControlNet", "estimated_control_gib", "load_controlnet", "require_fit_for"]
+__all__ = ["ControlNet", "estimated_control_gib", "load_controlnet", "make_controlnet", "require_fit_for"]
 
 # What a ControlNet and the UNet that it adds to must have in common, and how a sentence calls it.
 SHARED = {
@@ -105,6 +105,34 @@ def require_fit_for(net: ControlNet, model: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+# --- a new one -----------------------------------------------------------------------------------------------
+
+# What of a UNet is copied.
+COPIED = ("conv_in", "time_embedding", "class_embedding", "encoder_hid_proj", "add_embedding", "down_blocks", "mid_block")
+# Channels of the encoder of maps: it halves a side between one and the next.
+ENCODERS = {1: (16,), 2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
+
+
+def make_controlnet(unet: Any, factor: int) -> Any:
+    """A ControlNetModel that begins as the encoder of a UNet2DConditionModel, and adds nothing yet.
+
+    factor: pixels of a map for one of the UNet's states each way. Unlike diffusers' `from_unet` it takes over every option that
+    both have: without `addition_embed_type_num_heads` a pooled prompt would silently be read in another way.
+    """
+    import inspect
+
+    from diffusers import ControlNetModel
+
+    known = inspect.signature(ControlNetModel.__init__).parameters
+    config = {name: value for name, value in unet.config.items() if name in known and not name.startswith("_")}
+    net = ControlNetModel(**config, conditioning_embedding_out_channels=ENCODERS[factor])
+    for name in COPIED:
+        part = getattr(net, name, None)
+        if part is not None:
+            part.load_state_dict(getattr(unet, name).state_dict())
+    return net
 
 
 # --- loading -------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def read_state(path: Path) -> StateRecord:
 
 def _view(path: Path, state: StateRecord) -> RunView:
     options, tail = read_options(path / "config.json", state.trainer), _last_events(path / "events.jsonl")
-    last = next((event for event in tail if "step" in event), {})
+    last = next((event for event in tail if "step" in event and "measured" not in event), {})
     ready = tail[0] if tail and "phase" in tail[0] else {}
     taken, steps, saved = last.get("step", -1) + 1, options.get("steps", 0), list_checkpoints(path)
     now = _state_now(state, finished=(path / "model").is_dir())

@@ -13,8 +13,12 @@ __all__ = ["Curves", "Follower", "CURVES"]
 
 MAX_POINTS = 400
 SMOOTHING = 50  # steps that the running means look back on
-# Curves by name: the loss of a step, its running mean, the running means where t lies in each quarter of 0..T.
-CURVES = ("loss", "smooth", "q1", "q2", "q3", "q4", "grad_norm", "lr")
+# What a trainer measures at its sample points.
+MEASURED = ("obedience", "obedience_empty")
+# Curves by name: the loss of a step, its running mean, the running means where t lies in each quarter of 0..T, and what was measured.
+CURVES = ("loss", "smooth", "q1", "q2", "q3", "q4", "grad_norm", "lr", *MEASURED)
+# Between two sample points a rise of so much is a jump.
+JUMP = 0.25
 
 Points = list[float | None]
 
@@ -26,6 +30,14 @@ class Curves:
     step: list[int] = field(default_factory=list)
     values: dict[str, Points] = field(default_factory=lambda: {name: [] for name in CURVES})
     latest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def jump(self) -> tuple[int, int] | None:
+        """The sample points, in steps taken, between which obedience with an empty prompt rose most at once; None where it never jumped."""
+        known = [(step, value) for step, value in zip(self.step, self.values["obedience_empty"]) if value is not None]
+        rises = [(after[1] - before[1], before[0], after[0]) for before, after in zip(known, known[1:])]
+        rise, before, after = max(rises, default=(0.0, 0, 0))
+        return (before, after) if rise >= JUMP else None
 
 
 class Follower:
@@ -74,7 +86,7 @@ class _Reading:
         lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
         # All of them are looked at first: where one makes no sense, none is taken.
         for event in [event for event in map(parse_event, lines) if "step" in event]:
-            self._add(event)
+            self._measure(event) if "measured" in event else self._add(event)
         if lines:
             self.offset += sum(map(len, lines))
             self.tail = lines[-1]
@@ -88,10 +100,23 @@ class _Reading:
         for name, value in zip(("smooth", "q1", "q2", "q3", "q4"), (event.get("loss"), *quarters)):
             values[name].append(_mean(values[name], _number(value)))
 
+        for name in MEASURED:
+            values[name].append(None)
+
+    def _measure(self, event: dict[str, Any]) -> None:
+        """What was measured after a step belongs to that step."""
+        if not self.curves.step or self.curves.step[-1] != event["step"] + 1:
+            return
+        self.curves.latest.update(event["measured"])
+        for name in MEASURED:
+            self.curves.values[name][-1] = _number(event["measured"].get(name))
+
     def thinned(self, max_points: int) -> Curves:
         count = len(self.curves.step)
         stride = max(1, math.ceil(count / max_points))
         kept = [*range(0, max(count - 1, 0), stride), *range(count - 1, count)] if count else []
+        # Sample points are few, and none is left out.
+        kept = sorted({*kept, *(i for name in MEASURED for i, value in enumerate(self.curves.values[name]) if value is not None)})
         return Curves(
             step=[self.curves.step[i] for i in kept], latest=dict(self.curves.latest),
             values={name: [points[i] for i in kept] for name, points in self.curves.values.items()},

@@ -11,7 +11,7 @@ from studio.files import read_object
 from studio.records import record_of
 from studio.runs.trainers import TRAINERS, require_kinds
 
-__all__ = ["MOST", "CheckpointFacts", "PhaseEvent", "RunState", "StateRecord", "StepEvent", "event_of", "read_options"]
+__all__ = ["MOST", "CheckpointFacts", "MeasuredEvent", "PhaseEvent", "RunState", "StateRecord", "StepEvent", "event_of", "read_options"]
 
 RunState = Literal["waiting", "starting", "running", "stopped", "interrupted", "finished", "failed", "damaged"]
 # Those that a trainer or the queue write down.
@@ -84,6 +84,22 @@ class PhaseEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredEvent:
+    """A line of events.jsonl from a sample point: what was measured of the pictures drawn after step `step`, by name."""
+
+    step: int
+    measured: Mapping[str, float | None]
+
+    def __post_init__(self) -> None:
+        require_int("step", self.step, 0, MOST)
+        if not isinstance(self.measured, dict) or len(self.measured) > 20:
+            raise InvalidOption(f"measured must be an object of at most 20 numbers, but it is {quoted(self.measured)}.")
+        for name, value in self.measured.items():
+            require_text("A name", name, 100)
+            _require_figure(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
     """facts.json of a checkpoint. step: the last one taken, from 0; loss: smoothed; scaler: that of fp16."""
 
@@ -106,9 +122,9 @@ def _require_figure(name: str, value: object) -> None:
         raise InvalidOption(f"{name} must be a number or null, but it is {quoted(value)}.")
 
 
-def event_of(values: Mapping[str, Any]) -> StepEvent | PhaseEvent | None:
+def event_of(values: Mapping[str, Any]) -> StepEvent | MeasuredEvent | PhaseEvent | None:
     """A line of events.jsonl; None for one that tells of something else. Raises DamagedFile."""
-    kinds: dict[str, Callable[..., Any]] = {"step": StepEvent, "phase": PhaseEvent}
+    kinds: dict[str, Callable[..., Any]] = {"measured": MeasuredEvent, "step": StepEvent, "phase": PhaseEvent}
     kind = next((kind for name, kind in kinds.items() if name in values), None)
     return None if kind is None else record_of(kind, values, "events.jsonl")  # type: ignore[arg-type]
 

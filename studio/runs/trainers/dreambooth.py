@@ -22,7 +22,7 @@ from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DreamBoothOptions", "METHODS", "Estimate", "USUAL_TARGETS", "check", "check_model", "instance_paths", "load_instances"]
+__all__ = ["DreamBoothOptions", "METHODS", "Estimate", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances"]
 
 MOST_PROMPTS = 64
 METHODS = ("full", "full_text", "lora")
@@ -140,12 +140,12 @@ def check(options: DreamBoothOptions) -> None:
 
 def check_model(options: DreamBoothOptions) -> None:
     """Whether the base is a model that can be taught so, and has the layers. Raises UnknownName, or InvalidOption with what to do."""
-    _require_base(options.base)
+    check_base(options.base)
     if options.method == "lora":
         _require_layers(options)
 
 
-def _require_base(name: str) -> None:
+def check_base(name: str) -> None:
     """Raises UnknownName, or InvalidOption for a model that cannot be taught so."""
     if not name:
         raise InvalidOption("Choose the model to teach: a name of the menu, a folder or a Hub id.")

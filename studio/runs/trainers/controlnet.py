@@ -1,0 +1,99 @@
+"""The knobs of the ControlNet trainer, its presets, and what can be known to go wrong with them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import InvalidOption
+from studio.models.controlnet_menu import is_controlnet
+from studio.models.loading import resolve
+from studio.models.taught import base_of
+from studio.runs.trainers.dreambooth import check_base
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room
+from studio.runs.trainers.presets import Preset
+from studio.toybox import WORLDS
+
+__all__ = ["CONTROLNET_PRESETS", "SCENE_MAPS", "ControlNetOptions", "check"]
+
+SCENE_MAPS = ("toybox-edges", "toybox-segmentation", "toybox-depth")
+PICTURE_MAPS = ("canny", "scribble", "lineart-standard", "given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlNetOptions(LoopOptions):
+    """The knobs of a run; `python -m trainers.controlnet --help` prints them."""
+
+    base: str = option("toybox-sd", "the model that is to be steered, which stays as it is: a name of the catalogue, a folder or a Hub id", path="name")
+    output: str = option("runs/controlnet", "the run folder; an unfinished run in it is resumed", path="write")
+    start: str = option("", "a ControlNetModel folder to go on from; empty = a copy of the base's own encoder", path="read")
+    data: str = option(
+        "toybox", "toybox, toybox-pairs, toybox-world, or a folder of captioned pictures, whose metadata.jsonl may name a conditioning picture besides",
+        path="name",
+    )
+    map: str = option(
+        "toybox-edges", "what the maps show: exact maps of drawn scenes, or an annotator of pictures; given = conditioning pictures that lie beside them",
+        (*SCENE_MAPS, *PICTURE_MAPS),
+    )
+    resolution: int = option(64, "pixels a side, a multiple of 8", low=16, high=2048)
+    data_limit: int = option(8_000, "the most pictures taken; for toybox, how many scenes are drawn", low=1, high=10_000_000)
+    caption_drop: float = option(0.5, "share of captions replaced by the empty one: what is not said has to be read off the map", low=0, high=1)
+    min_snr_gamma: float = option(5.0, "weigh the error of x0 by min(SNR, gamma) + the offset, 0 = off (arXiv:2303.09556)", low=0, high=1000)
+    min_snr_offset: float = option(1.0, "1 keeps the noisiest steps, which decide what stands where, at their full weight", low=0, high=1000)
+    gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, a third more time")
+    # the optimiser
+    steps: int = option(1600, "optimiser steps in all", low=1, high=MOST_STEPS)
+    batch_size: int = option(16, "pictures a step", low=1, high=4096)
+    lr: float = option(1e-3, "peak learning rate of AdamW; about 1e-5 for Stable Diffusion", low=0, high=1)
+    lr_plan: str = option("cosine", "see --help of trainers.ddpm", ("cosine", "trapezoid", "constant"))
+    warmup: int = option(50, "steps over which the learning rate rises", low=0, high=MOST_STEPS)
+    ema_decay: float = option(0.99, "decay of the averaged weights, which are the ones kept, 0 to 1", low=0, high=1)
+    # looking on
+    validation_samples: int = option(12, "held-out maps that are drawn at every sample point, with their prompt and with an empty one", low=1, high=200)
+    validation_steps: int = option(12, "sampling steps of those", low=1, high=1000)
+    validation_guidance: float = option(4.0, "guidance scale of those with a prompt", low=0, high=100)
+    sample_every: int = option(100, "steps between them, 0 = none", low=0, high=MOST_STEPS)
+    checkpoint_every: int = option(100, "steps between checkpoints", low=1, high=MOST_STEPS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_room(2 * self.data_limit, self.resolution)
+        if self.resolution % 8:
+            raise InvalidOption(f"resolution must be a multiple of 8, but it is {self.resolution}.")
+        if self.map in SCENE_MAPS and self.data not in WORLDS:
+            raise InvalidOption(f"{self.map} is drawn from scenes, so data must be one of {', '.join(WORLDS)}; for pictures take {', '.join(PICTURE_MAPS)}.")
+        if self.map == "given" and self.data in WORLDS:
+            raise InvalidOption(f"Drawn scenes have exact maps of their own: set map to one of {', '.join(SCENE_MAPS)}.")
+
+
+def check(options: ControlNetOptions) -> None:
+    """Everything that can be known to go wrong before a run begins. Raises InvalidOption or UnknownName with what to do."""
+    check_base(options.base)
+    if base_of(resolve(options.base)):
+        raise InvalidOption("A ControlNet is trained for a whole model; choose the base that the LoRA was taught to.")
+    if options.start and not (Path(options.start).is_dir() and is_controlnet(Path(options.start))):
+        raise InvalidOption(f"start must name the folder of a ControlNetModel, but {options.start!r} is none.")
+    if options.data not in WORLDS and not Path(options.data).is_dir():
+        raise InvalidOption(f"data must be one of {', '.join(WORLDS)} or a folder, but {options.data!r} is neither.")
+
+
+CONTROLNET_PRESETS: dict[str, Preset] = {
+    "toybox-edges": Preset(
+        label="Toybox edges, CPU, 6 minutes", about="A ControlNet of 2 million parameters for the small embedded model, on two cores.",
+        options={"base": "toybox-sd", "map": "toybox-edges"},
+    ),
+    "sd15": Preset(
+        label="SD 1.5, 16 GB", about="Canny edges of your own pictures in half precision.",
+        options={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "map": "canny", "data": "pictures", "resolution": 512, "batch_size": 4, "lr": 1e-5,
+            "lr_plan": "constant", "steps": 20_000, "mixed_precision": "fp16", "validation_samples": 4, "validation_steps": 20, "validation_guidance": 7.5,
+            "sample_every": 1000, "checkpoint_every": 1000, "min_snr_offset": 0.0, "ema_decay": 0.0,
+        },
+    ),
+    "sd15-small": Preset(
+        label="SD 1.5, 8 GB with checkpointing", about="The same, one picture a time and four batches a step, activations computed twice.",
+        options={
+            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "map": "canny", "data": "pictures", "resolution": 512, "batch_size": 1, "accumulation": 4,
+            "lr": 1e-5, "lr_plan": "constant", "steps": 20_000, "mixed_precision": "fp16", "gradient_checkpointing": True, "validation_samples": 2,
+            "validation_steps": 20, "validation_guidance": 7.5, "sample_every": 1000, "checkpoint_every": 1000, "min_snr_offset": 0.0, "ema_decay": 0.0,
+        },
+    ),
+}
