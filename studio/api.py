@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from studio.models.room import Need
     from studio.rankings import Rankings
     from studio.rankings.making import TaskMade, TaskOptions
+    from studio.rewards import Reward, RewardInfo
+    from studio.rewards.scoring import ScoresSoFar
     from studio.runs import Runs, RunView
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
@@ -109,6 +111,35 @@ class Studio:
             if self._rankings is None:
                 self._rankings = open_rankings(self._rankings_root or rankings_folder(), os.environ.get("DATABASE_URL", ""))
             return self._rankings
+
+    @property
+    def rewards(self) -> "dict[str, RewardInfo]":
+        """The menu of scorers by name; those that were trained here come first, the newest first, under the paths of their results."""
+        from studio.rewards import REWARDS, trained_rewards
+
+        if self.public:
+            return {name: info for name, info in REWARDS.items() if info.embedded}
+        return {**trained_rewards(self._runs.root), **REWARDS}
+
+    def reward(self, name: str) -> "Reward":
+        """A loaded scorer: see studio.rewards.load_reward. Raises UnknownName, ModelUnavailable."""
+        from studio.rewards import load_reward
+
+        if self.public and name not in self.rewards:
+            raise UnknownName.of("scorer on this public studio", name, self.rewards)
+        self._memory  # noqa: B018  # its first use says how many threads torch may have
+        return load_reward(name)
+
+    def score(self, pictures: "Sequence[Image.Image]", prompts: "Sequence[str]", rewards: "Sequence[str]") -> "Iterator[ScoresSoFar]":
+        """Score pictures by one or several scorers, batch by batch: see studio.rewards.scoring.score_pictures.
+
+        Raises InvalidOption, UnknownName, ModelUnavailable.
+        """
+        from studio.rewards.scoring import require_pictures, score_pictures
+
+        require_pictures(pictures, prompts, rewards)
+        with self._out_of_memory_said("scoring"):
+            yield from score_pictures([self.reward(name) for name in dict.fromkeys(rewards)], pictures, prompts)
 
     def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]":
         """Draw pictures and put them up for ranking: see studio.rankings.making.make_tasks."""
@@ -288,10 +319,10 @@ class Studio:
         model = self.model(name)
         require_room(model, lambda quick: need(model, quick=quick), offloaded=offloaded, let_others_go=lambda: self._memory.only(name))
 
-    def _out_of_memory_said(self) -> "AbstractContextManager[None]":
+    def _out_of_memory_said(self, what: str = "sampling") -> "AbstractContextManager[None]":
         from studio.models.memory import out_of_memory_said
 
-        return out_of_memory_said(self._memory, "sampling")
+        return out_of_memory_said(self._memory, what)
 
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
         """The noise path of the model that the options name, against t: "t", "log_snr", "signal", "noise", T numbers each.

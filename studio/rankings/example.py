@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from studio.rankings.database import Rankings
     from studio.toybox import Scene
 
-__all__ = ["ANNOTATORS", "EXAMPLE", "add_example"]
+__all__ = ["ANNOTATORS", "EXAMPLE", "add_example", "example_pictures"]
 
 EXAMPLE = "example"
 NUM_TASKS = 60
@@ -58,6 +58,14 @@ def example_tasks(rankings: "Rankings", seed: int) -> Iterator[NewTask]:
             generations=[NewGeneration(picture=keep_drawn(rankings.folder, drawn[kind]), model=kind, seed=number) for kind in QUALITIES],
             gold=list(range(1, len(QUALITIES) + 1)) if number % 10 == 0 else None,
         )
+
+
+def example_pictures(seed: int = 0) -> tuple[str, dict[str, Image.Image]]:
+    """(a prompt of the toy world, its pictures by their kind): those of one task, to be tried on."""
+    from studio.toybox import caption, scene_stream
+
+    scene = next(scene_stream(seed, "held_out"))
+    return caption(scene), pictures_of(scene, np.random.default_rng(seed))
 
 
 def pictures_of(scene: "Scene", generator: np.random.Generator) -> dict[str, Image.Image]:

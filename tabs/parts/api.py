@@ -4,6 +4,7 @@
     TextApi         and prompts, memory, single steps decoded           Text to image, Compare, Grid, Anatomy
     TrainingApi     and training runs                                   DreamBooth, Runs
     RankingApi      and rankings by hand                                Rank
+    ScoringApi      and scorers of pictures                             Score
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from studio.models.prompts import Tokens
     from studio.rankings import Rankings
     from studio.rankings.making import TaskMade, TaskOptions
+    from studio.rewards import Reward, RewardInfo
+    from studio.rewards.scoring import ScoresSoFar
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["SamplingApi", "TextApi", "TrainingApi", "RankingApi", "StudioApi"]
+__all__ = ["SamplingApi", "TextApi", "TrainingApi", "RankingApi", "ScoringApi", "StudioApi"]
 
 
 class SamplingApi(Protocol):
@@ -88,7 +91,16 @@ class RankingApi(SamplingApi, Protocol):
     def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]": ...
 
 
-class StudioApi(TextApi, TrainingApi, RankingApi, Protocol):
+class ScoringApi(TextApi, Protocol):
+    """And scorers of pictures."""
+
+    @property
+    def rewards(self) -> "Mapping[str, RewardInfo]": ...
+    def reward(self, name: str) -> "Reward": ...
+    def score(self, pictures: "Sequence[Image.Image]", prompts: Sequence[str], rewards: Sequence[str]) -> "Iterator[ScoresSoFar]": ...
+
+
+class StudioApi(TrainingApi, RankingApi, ScoringApi, Protocol):
     """All of it."""
 
 

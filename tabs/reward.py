@@ -1,0 +1,203 @@
+"""The Score tab: pictures judged by scorers, sorted, with how far the scorers agree."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from studio.errors import BadImage, InvalidOption, StudioError
+from studio.media.data_uris import small_uri
+from studio.media.uploads import open_picture
+from studio.models.device import Waiting, Work
+from studio.rankings.example import example_pictures
+from studio.rewards.scoring import MAX_PICTURES, ScoresSoFar, agreement_of_scorers, require_pictures
+from studio.sampling.export import read_options, save_png
+from studio.scratch import passing_folder
+from tabs.parts.api import ScoringApi
+from tabs.parts.panel import FILES, Change, RunPanel, Values
+from tabs.parts.stage import PRIVATE, drawn_by, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.turns import shared, waiting_line
+from tabs.parts.visitors import asker_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["create_tab", "given_pictures", "prompts_for", "scores_value"]
+
+INVITATION = "Drop pictures on the left, take the example, or take what was just drawn; then press Score."
+FIRST_SCORERS = ("toybox-clip", "toybox-examiner")
+THUMBNAIL = 160
+# Places of other tabs in what a session keeps, the one whose run is taken first.
+DRAWN_IN = ("t2i", "denoise")
+
+
+# --- what is scored ------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A picture as it was given: its name, and the prompt that it carries, "" where it carries none."""
+
+    name: str
+    picture: "Image.Image"
+    prompt: str = ""
+
+
+def given_pictures(paths: Sequence[str] | None) -> list[Given]:
+    """The pictures in the files. Raises InvalidOption for none or too many, BadImage that names each file it cannot read."""
+    if not paths:
+        raise InvalidOption("There are no pictures to score: drop some, take the example, or take what was just drawn.")
+    if len(paths) > MAX_PICTURES:
+        raise InvalidOption(f"{len(paths)} pictures are more than the {MAX_PICTURES} that are scored at once; give fewer.")
+    found, bad = [], []
+    for path in paths:
+        try:
+            found.append(Given(name=Path(path).name, picture=open_picture(path), prompt=carried_prompt(path)))
+        except BadImage as error:
+            bad.append(f"{Path(path).name}: {error}")
+    if bad:
+        raise BadImage(" ".join(bad))
+    return found
+
+
+def carried_prompt(path: str) -> str:
+    """The prompt in a picture that was saved here."""
+    try:
+        return read_options(path).prompt
+    except StudioError:
+        return ""
+
+
+def prompts_for(given: Sequence[Given], text: str) -> list[str]:
+    """A prompt for each picture: one line is for all, as many lines as pictures one each, none the prompts that they carry. Raises InvalidOption."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1:
+        return lines * len(given)
+    if not lines:
+        return [one.prompt for one in given]
+    if len(lines) != len(given):
+        raise InvalidOption(f"Write one prompt for all pictures, or one on each line for each of the {len(given)}; there are {len(lines)} lines.")
+    return lines
+
+
+def require_prompts(studio: ScoringApi, prompts: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse scorers that judge by the prompt where there is none. Raises InvalidOption."""
+    reads = [studio.rewards[name].label for name in names if name in studio.rewards and studio.rewards[name].reads_prompt]
+    if reads and not all(prompts):
+        raise InvalidOption(f"{reads[0]} judges a picture by its prompt: write the prompt, or choose scorers that need none.")
+
+
+# --- what the page is shown ----------------------------------------------------------------------------------
+
+def scores_value(studio: ScoringApi, given: Sequence[Given], prompts: Sequence[str], so_far: ScoresSoFar) -> str:
+    """JSON text for Studio.scores."""
+    whole = so_far.done == so_far.total
+    return to_stage({
+        "pictures": [{"src": small_uri(one.picture, THUMBNAIL), "name": one.name, "prompt": prompt} for one, prompt in zip(given, prompts)],
+        "scorers": [{"name": name, **label_of(studio, name)} for name in so_far.scores],
+        "scores": {name: [None if value is None else float(f"{value:.6g}") for value in values] for name, values in so_far.scores.items()},
+        "share": None if whole else so_far.done / so_far.total,
+        "agreement": agreement_of_scorers(so_far.scores) if whole and len(so_far.scores) > 1 and len(given) > 2 else None,  # type: ignore[arg-type]
+    })
+
+
+def label_of(studio: ScoringApi, name: str) -> dict[str, str]:
+    info = studio.rewards.get(name)
+    return {"label": info.label if info else name, "about": info.about if info else ""}
+
+
+def menu_of_scorers(studio: ScoringApi) -> list[tuple[str, str]]:
+    return [(info.label, name) for name, info in studio.rewards.items()]
+
+
+# --- the tab -------------------------------------------------------------------------------------------------
+
+def create_tab(studio: ScoringApi) -> None:
+    """The components, handlers and wiring of the tab.
+
+    Args:
+        studio: scores, and keeps what was drawn.
+    """
+    panel = RunPanel(studio, "score", "Score")
+    with gr.Row(elem_classes="ds-layout"):
+        with gr.Column(elem_classes="ds-controls"):
+            files = gr.File(file_count="multiple", type="filepath", label="Pictures", height=150, elem_id="score-pictures")
+            with gr.Row(elem_classes="ds-press"):
+                drawn = gr.Button("What was just drawn", size="sm", elem_id="score-drawn", min_width=90)
+                example = gr.Button("Example", size="sm", elem_id="score-example", min_width=70)
+            prompt = gr.Textbox(
+                label="Prompt", lines=2, max_lines=12, elem_id="score-prompt",
+                info="One line is for all pictures; several are one for each. Empty: the prompts that saved pictures carry.",
+            )
+            scorers = create_scorers(studio)
+            panel.create_press()
+        with gr.Column(elem_classes="ds-stage-column"):
+            panel.places["stage"] = drawn_by(
+                "scores", '<div class="ds-stage ds-scores"></div>', elem_id="score-stage", value=to_stage({"invitation": INVITATION}),
+            )
+    wire_given(studio, panel, files, prompt, drawn, example)
+    wire_scores(studio, panel, files, prompt, scorers)
+
+
+def create_scorers(studio: ScoringApi) -> gr.Dropdown:
+    """The menu of scorers."""
+    first = [name for name in FIRST_SCORERS if name in studio.rewards]
+    return unchecked(gr.Dropdown(
+        menu_of_scorers(studio), value=first, multiselect=True, label="Scorers", allow_custom_value=not studio.public, elem_id="score-scorers",
+        info="From the menu, or KIND:PLACE such as clip:openai/clip-vit-large-patch14.",
+    ))
+
+
+def wire_given(studio: ScoringApi, panel: RunPanel, files: gr.File, prompt: gr.Textbox, drawn: gr.Button, example: gr.Button) -> None:
+    """What fills in the pictures."""
+    def on_drawn(request: gr.Request) -> Iterator[dict[Any, Any]]:
+        with said_in_a_sentence(), passing_folder() as folder:
+            runs = [run for place in DRAWN_IN if (run := studio.kept.get(asker_of(request).page, place)) is not None]
+            if not runs:
+                raise InvalidOption("Nothing was drawn on this page yet: press Generate in Text to image first, or drop pictures here.")
+            options = runs[0].options
+            paths = [str(save_png(image, folder / f"{i + 1}.png", options)) for i, image in enumerate(runs[0].images)]
+            # Gradio copies the files before it goes on.
+            yield {files: paths, prompt: options.prompt or gr.skip(), panel.status: f"{len(paths)} pictures of the run that was drawn last."}
+
+    def on_example() -> Iterator[dict[Any, Any]]:
+        with passing_folder() as folder:
+            words, pictures = example_pictures()
+            paths = [folder / f"{name}.png" for name in pictures]
+            for path, picture in zip(paths, pictures.values()):
+                picture.save(path)
+            yield {files: [str(path) for path in paths], prompt: words, panel.status: "Pictures of the toy world, drawn right, wrong and badly."}
+
+    drawn.click(on_drawn, None, [files, prompt, panel.status], **PRIVATE, **FILES)
+    example.click(on_example, None, [files, prompt, panel.status], **PRIVATE, **FILES)
+
+
+def wire_scores(studio: ScoringApi, panel: RunPanel, files: gr.File, prompt: gr.Textbox, scorers: gr.Dropdown) -> None:
+    """Tie the press to the scorers."""
+    def changes(values: Values, switch: Event) -> Iterator[Change]:
+        given, names = given_pictures(values[files]), values[scorers] or []
+        prompts = prompts_for(given, values[prompt] or "")
+        require_pictures([one.picture for one in given], prompts, names)
+        require_prompts(studio, prompts, names)
+        scoring = studio.score([one.picture for one in given], prompts, names)
+        work = Work(name=f"score {' '.join(names)}"[:200], amount=float(len(given)))
+        return shown(studio, given, prompts, shared(studio.device, values[panel.session].asker, work, scoring, switch), switch)
+
+    panel.wire_run(changes, [files, prompt, scorers])
+
+
+def shown(
+    studio: ScoringApi, given: Sequence[Given], prompts: Sequence[str], scoring: Iterator[ScoresSoFar | Waiting], switch: Event,
+) -> Iterator[Change]:
+    """The scores as the page shows them while they come."""
+    yield {"status": "Loading the scorers."}
+    for event in scoring:
+        if isinstance(event, Waiting):
+            yield {"status": waiting_line(event)}
+            continue
+        yield {"stage": scores_value(studio, given, prompts, event), "status": f"{event.done} of {event.total} scores."}
+        if switch.is_set():
+            yield {"status": f"Stopped: {event.done} of {event.total} scores are there."}
+            return

@@ -1,0 +1,23 @@
+"""The Score tab in a real Chromium: what only a browser shows."""
+
+from playwright.sync_api import expect
+
+
+def test_the_example_is_scored_sorted_and_its_scorers_compared(page, app_url):
+    page.goto(app_url)
+    page.get_by_role("tab", name="Score", exact=True).click()
+    expect(page.locator("#score-stage .ds-empty")).to_contain_text("Drop pictures")
+    page.click("#score-example")
+    expect(page.locator("#score-prompt textarea")).not_to_have_value("")
+    page.click("#score-run")
+    stage = page.locator("#score-stage .ds-scores")
+    page.wait_for_selector("#score-stage .ds-scores[data-done=true]")
+    rows = stage.locator("tbody tr[data-index]")
+    expect(rows).to_have_count(4)
+    shown = [float(text) for text in rows.locator(".ds-scores-bar:nth-child(3) span").all_inner_texts()]
+    assert shown == sorted(shown, reverse=True)
+    expect(stage.locator(".ds-scores-agreement")).to_be_visible()
+    by_another = stage.get_by_role("button", name="Toybox examiner")
+    by_another.click()
+    expect(by_another).to_have_attribute("aria-pressed", "true")
+    assert "another scene" in rows.last.inner_text()
