@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from studio.checks import MAX_SEED
 from studio.media.images import grid, to_pixels
+from studio.media.pictures import handwritten_digits
 from studio.runs.trainers.contrast import NUM_TIMESTEPS, ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
 from studio.runs.trainers.options import option
 from trainers.command_line import parse_options
@@ -282,10 +283,8 @@ def load_digits() -> "tuple[Tensor, Tensor]":
     They are kept for the next call: do not write into them.
     """
     import torch
-    from sklearn.datasets import load_digits as load
 
-    images = [Image.fromarray((image * (255 / 16)).round().astype(np.uint8)) for image in load().images]
-    pixels = np.stack([np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for image in images])
+    pixels = np.stack([np.asarray(Image.fromarray(digit).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for digit in handwritten_digits()[0]])
     digits = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(digits)))
     return digits[order[HELD_OUT:]], digits[order[:HELD_OUT]]

@@ -19,6 +19,7 @@ from torch import Tensor
 from studio.errors import InvalidOption, UnknownName
 from studio.media.folders import IMAGE_SUFFIXES, read_picture
 from studio.media.images import fit
+from studio.media.pictures import handwritten_digits
 
 __all__ = ["Pictures", "load_pictures", "digit_split", "batch_indices"]
 
@@ -60,14 +61,11 @@ def load_pictures(data: str, resolution: int, *, channels: int = 3, limit: int =
 
 def digit_split(resolution: int) -> tuple[Pictures, Pictures]:
     """The digits as (training, held-out) pictures, (N, 1, resolution, resolution); the split is fixed."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(digits.images))
-    images = [Image.fromarray((image * (255 / 16)).round().astype(np.uint8)) for image in digits.images]
+    digits, labels = handwritten_digits()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(digits))
     # Bicubic, not nearest: an enlarged pixel grid would be a pattern that the network must spend itself on.
-    big = np.stack([np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC)) for image in images])
-    everything = Pictures(pixels=torch.from_numpy(big[:, None]), labels=torch.from_numpy(digits.target).long(), class_names=tuple("0123456789"))
+    big = np.stack([np.asarray(Image.fromarray(digit).resize((resolution, resolution), Image.Resampling.BICUBIC)) for digit in digits])
+    everything = Pictures(pixels=torch.from_numpy(big[:, None]), labels=torch.from_numpy(labels), class_names=tuple("0123456789"))
     held_out, training = order[:HELD_OUT_DIGITS], order[HELD_OUT_DIGITS:]
     return _subset(everything, training), _subset(everything, held_out)
 

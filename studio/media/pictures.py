@@ -11,7 +11,7 @@ from PIL import Image
 
 from studio.errors import ModelUnavailable, UnknownName
 
-__all__ = ["PICTURES", "ExamplePicture", "load_picture"]
+__all__ = ["PICTURES", "ExamplePicture", "handwritten_digits", "load_picture"]
 
 DIGIT_SIDE = 64
 SCENE_SIDE = 128
@@ -42,15 +42,18 @@ def _photograph(file: str, seed: int) -> Image.Image:
 
 
 @cache
-def _digits() -> np.ndarray:
-    """scikit-learn's handwritten digits, (1797, 8, 8) uint8, 0..255 (17 grey levels in the file)."""
+def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's handwritten digits: pictures (1797, 8, 8) uint8, 0..255 (17 grey levels in the file), and labels (1797,) int64.
+
+    They are kept for the next call: do not write into them.
+    """
     table = np.loadtxt(_package_file("sklearn", "datasets", "data", "digits.csv.gz"), delimiter=",")
-    return np.rint(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    return np.rint(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8), table[:, 64].astype(np.int64)
 
 
 def _digit(seed: int) -> Image.Image:
     """A handwritten digit enlarged smoothly to 64x64, light on dark."""
-    digits = _digits()
+    digits, _ = handwritten_digits()
     image = Image.fromarray(digits[seed % len(digits)])
     return image.resize((DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC).convert("RGB")
 

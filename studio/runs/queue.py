@@ -240,13 +240,21 @@ class Runs:
 
     def _keep_watching(self) -> None:
         while True:
-            time.sleep(WATCH_S)
+            self._wait_for_an_end()
             with self._lock:
                 if not any(view.live or view.busy for view in self._views()):
                     self._watching = False
                     return
             with contextlib.suppress(NotWritable):
                 self.start_due()
+
+    def _wait_for_an_end(self) -> None:
+        """Until the process that was started last has ended, or WATCH_S: other apps have processes of their own."""
+        process = next((process for process in reversed(list(self._processes.values())) if process.poll() is None), None)
+        if process is None:
+            return time.sleep(WATCH_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(WATCH_S)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -31,11 +31,13 @@ def test_photographs_and_digits_are_those_of_the_packages():
     from skimage import data
     from sklearn.datasets import load_digits
 
-    from studio.media.pictures import _digits
+    from studio.media.pictures import handwritten_digits
 
+    published = load_digits()
     assert np.array_equal(np.asarray(load_picture("cat")), data.chelsea())
     assert np.array_equal(np.asarray(load_picture("coffee")), data.coffee())
-    assert np.array_equal(_digits(), np.rint(load_digits().images * (255 / 16)))
+    digits, labels = handwritten_digits()
+    assert np.array_equal(digits, np.rint(published.images * (255 / 16))) and np.array_equal(labels, published.target)
 
 
 def test_a_seed_beyond_the_last_digit_wraps_around():
