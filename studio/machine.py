@@ -1,11 +1,14 @@
 """How much of the computer's memory there is, and how much is free: what the system says, within what a container may take; and its cores."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
-from studio.errors import TooLarge
+from studio.errors import StudioBusy, TooLarge
 
-__all__ = ["total_ram", "free_ram", "require_ram", "spare_one_core", "in_words"]
+__all__ = ["total_ram", "free_ram", "require_ram", "spare_one_core", "in_words", "Room"]
 
 # Where Linux says what a container may take and takes: (limit, use, its statistics, the name there of what it can give back).
 CGROUPS = (
@@ -46,6 +49,35 @@ def require_ram(needed: int, what: str, instead: str) -> None:
     free = free_ram()
     if needed > free:
         raise TooLarge(f"{what} needs about {in_words(needed)} of memory and {in_words(free)} are free: {instead}.")
+
+
+class Room:
+    """An allowance of memory that many threads share: who finds too much of it taken waits a while.
+
+    Args:
+        size: bytes in all.
+        wait_s: seconds that anybody waits at most.
+        busy: what is said to whoever has waited in vain.
+    """
+
+    def __init__(self, size: int, wait_s: float, busy: str = "The studio is busy; try again in a few seconds.") -> None:
+        self.wait_s, self.busy = wait_s, busy
+        self._free = size
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """So many bytes are taken inside. Raises StudioBusy."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free >= size, self.wait_s):
+                raise StudioBusy(self.busy)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
 
 
 def in_words(size: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from studio.errors import BadImage, InvalidOption, StudioError
+from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
 from studio.media.data_uris import data_uri
 from studio.media.uploads import open_picture
 from studio.models.device import Waiting, Work
@@ -328,6 +328,8 @@ def wire_form(studio: TrainingApi, form: Form, gallery: gr.Gallery) -> None:
         return {form.pictures: example_files(), form.name: free_name(studio, "domino"), **{controls[key]: value for key, value in EXAMPLE_WORDS.items()}}
 
     def on_preset(chosen: str) -> dict[Any, Any]:
+        if chosen not in preset_menu:
+            raise UnknownName.of("preset", chosen, preset_menu)
         entry = preset_menu[chosen]
         # What names the subject is the person's, not the preset's.
         values = {key: value for key, value in values_of(entry.options).items() if key not in (*EXAMPLE_WORDS, "validation_prompts", "class_images", "seed")}

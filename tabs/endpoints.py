@@ -178,12 +178,15 @@ def create_rank_endpoints(studio: RankingApi) -> None:
         """
         tasks = open_tasks(studio.rankings, name_of(annotator, request), count, collection)
         folder = studio.rankings.folder
+
+        def shown(one: Any) -> Any:
+            # The folder of rankings may lie anywhere: what is handed out is a copy among the app's own files.
+            return filed(picture, picture.move_resource_to_block_cache(str(picture_path(folder, one.sha256, one.suffix))))
+
         return [
             {
                 "assignment": task.assignment, "prompt": task.prompt, "collection": task.collection, "repeat": task.repeat, "draft": task.draft,
-                "pictures": [
-                    {"position": one.position, "file": filed(picture, str(picture_path(folder, one.sha256, one.suffix)))} for one in task.pictures
-                ],
+                "pictures": [{"position": one.position, "file": shown(one)} for one in task.pictures],
             }
             for task in tasks
         ]

@@ -8,10 +8,9 @@ decoded whole, and brought to RGB and to size strip by strip.
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import SEEK_CUR, BytesIO
 from pathlib import Path
-from threading import Condition
 from typing import IO
 
 import numpy as np
@@ -20,8 +19,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, TILELENGTH, TILEWIDTH, TiffImageFile
 
 from studio.disk_room import used
-from studio.errors import BadImage, NotUploaded, StudioBusy
+from studio.errors import BadImage, NotUploaded
 from studio.files import lies_within
+from studio.machine import Room
 
 __all__ = ["open_picture", "require_upload", "FORMATS", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "MAX_DECODING", "DECODING_TOGETHER"]
 
@@ -95,35 +95,7 @@ def require_upload(path: object, folders: Iterable[str | Path]) -> str:
     raise NotUploaded("This is no file that was uploaded here, or it is no longer kept; upload it, then use what the upload gave.")
 
 
-class Room:
-    """An allowance of memory that many threads share: who finds too much of it taken waits a while.
-
-    Args:
-        size: bytes in all.
-        wait_s: seconds that anybody waits at most.
-    """
-
-    def __init__(self, size: int, wait_s: float) -> None:
-        self.wait_s = wait_s
-        self._free = size
-        self._changed = Condition()
-
-    @contextmanager
-    def taken(self, size: int) -> Iterator[None]:
-        """So many bytes are taken inside. Raises StudioBusy."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._free >= size, self.wait_s):
-                raise StudioBusy("The studio is reading many large pictures at this moment; try again in a few seconds, or with a smaller picture.")
-            self._free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += size
-                self._changed.notify_all()
-
-
-ROOM = Room(DECODING_TOGETHER, WAIT_S)
+ROOM = Room(DECODING_TOGETHER, WAIT_S, "The studio is reading many large pictures at this moment; try again in a few seconds, or with a smaller picture.")
 
 
 # --- the file ------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def resolve(name: str, menu: "Mapping[str, Entry]" = MODELS, kind: str = "model"
     if name in menu:
         source = menu[name].source
         return str(ASSETS / source) if menu[name].embedded else source
-    if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_PART for part in name.split("/")):
+    if not name or len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_PART for part in name.split("/")):
         raise UnknownName.of(kind, name, menu)
     if Path(name).is_dir() or is_single_file(name) or name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name

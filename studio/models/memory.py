@@ -31,6 +31,8 @@ SHARE_OF_GPU, SHARE_OF_RAM = 0.85, 0.5
 # Offloaded, the device holds one part at a time; the UNet is the largest, about this share of the whole.
 OFFLOADED_SHARE = 0.65
 RUN_GIB = 0.05
+# By these a folder says that it holds a model.
+SAID = ("model_index.json", "config.json", "studio.json", "unet/config.json", "transformer/config.json")
 # Second copies of the weights, which are not loaded.
 VARIANTS = (".fp16.safetensors", ".non_ema.safetensors")
 
@@ -168,11 +170,13 @@ def free_bytes(device: "torch.device") -> int:
 
 
 def estimate_gib(source: str, known_gib: float | None, half: bool) -> float:
-    """GiB before loading: the menu's figure (which is for half precision), else the weights' files."""
+    """GiB before loading: the menu's figure (which is for half precision), else the weights' files of what says that it is a model."""
     if known_gib is not None:
         return known_gib if half else 2 * known_gib
     path = Path(source)
-    files = [path] if path.is_file() else [file for file in path.rglob("*.safetensors") if not file.name.endswith(VARIANTS)]
+    # Whatever folder is named, such as that of all a user's files, is not looked through.
+    files = path.rglob("*.safetensors") if any((path / said).is_file() for said in SAID) else [path] if path.is_file() else []
+    files = [file for file in files if not file.name.endswith(VARIANTS)]
     return sum(file.stat().st_size for file in files) / GIB + RUN_GIB
 
 

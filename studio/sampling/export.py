@@ -11,6 +11,7 @@ import dataclasses
 import json
 import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from studio.errors import BadImage, InvalidOption, StudioError, TooLarge, UnknownName
-from studio.machine import require_ram
+from studio.machine import Room, require_ram
 from studio.media.images import from_images, grid, to_pixels
 from studio.options import SampleOptions
 
@@ -63,9 +64,10 @@ def frames(trajectory: "Trajectory", stream: str, scale: int | None = None, max_
     """
     scale = _scale(trajectory, scale)
     chosen = _evenly(len(trajectory.steps) + 1, max_frames)
+    frame = _pixels_of(_frame_size(trajectory, stream, scale))
     # The frames, and the same in one piece.
-    _require_room("This film", _frame_pixels(trajectory, stream, scale), len(chosen), MAX_HELD_PIXELS, bytes_each=6)
-    return np.stack([_enlarge(frame, scale) for frame in _small_frames(trajectory, stream, chosen)])
+    with _room("This film", frame, frame * len(chosen), MAX_HELD_PIXELS, bytes_each=6):
+        return np.stack([_enlarge(frame, scale) for frame in _small_frames(trajectory, stream, chosen)])
 
 
 def _small_frames(trajectory: "Trajectory", stream: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -79,7 +81,7 @@ def _layout(trajectory: "Trajectory", stream: str, index: int) -> np.ndarray:
     if stream != "both":
         return _batch(_pixels(trajectory, stream, index))
     left, right = _layout(trajectory, "x_t", index), _layout(trajectory, "x0_hat", index)
-    return grid(np.stack([left, right]), columns=2, gap=2 * _gap(_size(trajectory)[1]))
+    return grid(np.stack([left, right]), columns=2, gap=2 * _gap(*_size(trajectory)))
 
 
 def _pixels(trajectory: "Trajectory", stream: str, index: int) -> np.ndarray:
@@ -110,30 +112,61 @@ def _size(trajectory: "Trajectory") -> tuple[int, int]:
 
 # --- room for it ---------------------------------------------------------------------------------------------
 
-# Pixels of one frame; of frames that are held all at once; of a sheet.
+# Pixels of one frame; of frames that are held all at once; of a sheet. Bytes that all who make some may take together.
 MAX_FRAME_PIXELS, MAX_HELD_PIXELS, MAX_SHEET_PIXELS = 2**25, 2**29, 2**28
+MAX_TOGETHER, WAIT_S = 2**31, 60.0
+# A frame on its way is there in a few versions: its pixels as numbers, as a picture, as a palette's, and beside the one before it.
+ON_ITS_WAY = 24
+# What the formats can say of a side, and of what the encoder of films takes.
+LONGEST_SIDES = {"GIF": 65_535, "MP4": 16_384}
 SMALLER = "take fewer pictures or steps, smaller ones, or one stream alone"
+TOGETHER = Room(MAX_TOGETHER, WAIT_S, "The studio is making large films and sheets at this moment; try again in a minute.")
 
 
-def _frame_pixels(trajectory: "Trajectory", stream: str, scale: int) -> int:
-    """Of one frame, enlarged; gaps are left out."""
-    columns, (height, width) = _columns(len(trajectory.x_final)), _size(trajectory)
-    rows = -(-len(trajectory.x_final) // columns)
-    return columns * rows * height * width * scale**2 * (2 if stream == "both" else 1)
+def _frame_size(trajectory: "Trajectory", stream: str, scale: int) -> tuple[int, int]:
+    """Height and width of one frame, enlarged."""
+    (height, width), columns = _size(trajectory), _columns(len(trajectory.x_final))
+    rows, gap = -(-len(trajectory.x_final) // columns), _gap(height, width)
+    height, width = rows * (height + gap) - gap, columns * (width + gap) - gap
+    return height * scale, (2 * width + 2 * gap if stream == "both" else width) * scale
 
 
-def _require_room(what: str, frame: int, held: int, most: int, bytes_each: float) -> None:
-    """Refuse `held` frames of `frame` pixels and of `bytes_each` a pixel that are too many, or do not fit into memory. Raises TooLarge."""
-    for pixels, limit, kind in ((frame, MAX_FRAME_PIXELS, " a frame"), (frame * held, most, "")):
+def _pixels_of(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
+
+
+def _require_room(what: str, frame: int, held: int, most: int, bytes_each: float) -> int:
+    """Refuse `held` pixels of `bytes_each`, made of frames of `frame` pixels, that are too many or do not fit into memory; gives the bytes.
+
+    Raises TooLarge.
+    """
+    for pixels, limit, kind in ((frame, MAX_FRAME_PIXELS, " a frame"), (held, most, "")):
         if pixels > limit:
             raise TooLarge(f"{what} would have {pixels / 1e6:,.0f} megapixels{kind}, and at most {limit / 1e6:,.0f} can be made: {SMALLER}.")
-    # A frame on its way is there in a few versions.
-    require_ram(int(frame * (held * bytes_each + 12)), what, SMALLER)
+    needed = int(held * bytes_each + frame * ON_ITS_WAY)
+    require_ram(needed, what, SMALLER)
+    return needed
+
+
+@contextmanager
+def _room(what: str, frame: int, held: int, most: int, bytes_each: float) -> Iterator[None]:
+    """The same, for what is made within it: all who make something share MAX_TOGETHER. Raises TooLarge, StudioBusy."""
+    needed = _require_room(what, frame, held, most, bytes_each)
+    with TOGETHER.taken(min(needed, MAX_TOGETHER)):
+        # What others took meanwhile is not free any more.
+        require_ram(needed, what, SMALLER)
+        yield
+
+
+def _require_sides(kind: str, size: tuple[int, int]) -> None:
+    """Refuse frames with sides that a film of this kind cannot have. Raises TooLarge."""
+    if max(size) > LONGEST_SIDES[kind]:
+        raise TooLarge(f"The frames of this {kind} would be {size[1]:,} x {size[0]:,} pixels, and its sides have at most {LONGEST_SIDES[kind]:,}: {SMALLER}.")
 
 
 def _batch(pixels: np.ndarray) -> np.ndarray:
     """(B, H, W, 1 or 3) -> one near-square (H', W', 3) grid."""
-    sheet = grid(pixels, columns=_columns(len(pixels)), gap=_gap(pixels.shape[2]))
+    sheet = grid(pixels, columns=_columns(len(pixels)), gap=_gap(*pixels.shape[1:3]))
     return np.broadcast_to(sheet, (*sheet.shape[:2], 3))
 
 
@@ -141,8 +174,9 @@ def _columns(count: int) -> int:
     return int(np.ceil(np.sqrt(count)))
 
 
-def _gap(width: int) -> int:
-    return max(1, width // 32)
+def _gap(height: int, width: int) -> int:
+    """Between two pictures. Of a long and narrow one the short side counts, so that there is less of gaps than of pictures."""
+    return max(1, min(height, width) // 32)
 
 
 def _scale(trajectory: "Trajectory", scale: int | None) -> int:
@@ -188,9 +222,10 @@ def decoded_run(
     if not trajectory.latent or not names:
         return trajectory
     jobs = [(name, index) for name in names for index in range(len(trajectory.steps))]
-    # Pictures in half precision, and the same in one piece.
-    _require_room("The film of decoded steps", _frame_pixels(trajectory, "x_t", 1), len(jobs), MAX_HELD_PIXELS, bytes_each=12)
+    step = len(trajectory.x_final) * _pixels_of(_size(trajectory))
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    # Pictures in half precision, and the same in one piece.
+    _require_room("The film of decoded steps", step, step * len(jobs), MAX_HELD_PIXELS, bytes_each=12)
     for done, (name, index) in enumerate(jobs):
         yield done, len(jobs)
         parts[name].append(from_images(decode(trajectory, name, index)).half())
@@ -209,22 +244,19 @@ def save_gif(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
     Every frame has its own 256 colours, chosen before enlarging and not dithered, so grey pictures are exact.
     Raises: as `frames`, and InvalidOption for fps outside 1..50.
     """
-    first, *rest = _gif_frames(trajectory, stream)
     hundredths = round(100 / _check_fps(fps))
-    durations = [10 * hundredths] * len(rest) + [int(1000 * HOLD_S)]
-    first.save(
-        path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=1,
-        comment=options_text(trajectory.options).encode(),
-    )
-    return Path(path)
-
-
-def _gif_frames(trajectory: "Trajectory", stream: str) -> list[Image.Image]:
     scale = _scale(trajectory, None)
-    chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
-    # Pillow holds every frame once more while it looks for what has changed.
-    _require_room("This GIF", _frame_pixels(trajectory, stream, scale), len(chosen), MAX_HELD_PIXELS, bytes_each=2)
-    return [_paletted(frame, scale) for frame in _small_frames(trajectory, stream, chosen)]
+    chosen, size = _evenly(len(trajectory.steps) + 1, MAX_FRAMES), _frame_size(trajectory, stream, scale)
+    _require_sides("GIF", size)
+    durations = [10 * hundredths] * (len(chosen) - 1) + [int(1000 * HOLD_S)]
+    # Pillow keeps every frame until it writes them.
+    with _room("This GIF", _pixels_of(size), _pixels_of(size) * len(chosen), MAX_HELD_PIXELS, bytes_each=1):
+        pictures = (_paletted(frame, scale) for frame in _small_frames(trajectory, stream, chosen))
+        next(pictures).save(
+            path, "GIF", save_all=True, append_images=pictures, duration=durations, loop=0, disposal=1,
+            comment=options_text(trajectory.options).encode(),
+        )
+    return Path(path)
 
 
 def _paletted(frame: np.ndarray, scale: int) -> Image.Image:
@@ -244,18 +276,22 @@ def save_mp4(trajectory: "Trajectory", stream: str, path: str | Path, fps: float
 
     Raises: as `frames`, and InvalidOption for fps outside 1..50.
     """
-    import imageio.v2 as imageio
-
     scale = _scale(trajectory, None)
-    chosen = _evenly(len(trajectory.steps) + 1, MAX_FRAMES)
+    chosen, size = _evenly(len(trajectory.steps) + 1, MAX_FRAMES), _frame_size(trajectory, stream, scale)
     chosen += [chosen[-1]] * round(HOLD_S * _check_fps(fps))
+    _require_sides("MP4", size)
     # One at a time; the encoder looks ahead at some 40 frames.
-    _require_room("This MP4", _frame_pixels(trajectory, stream, scale), min(len(chosen), LOOKAHEAD), MAX_HELD_PIXELS, bytes_each=1.5)
-    writer: Any = imageio.get_writer(str(path), format="FFMPEG", fps=fps, **_h264(trajectory.options))  # type: ignore[arg-type]
-    with writer:
+    held = _pixels_of(size) * min(len(chosen), LOOKAHEAD)
+    with _room("This MP4", _pixels_of(size), held, MAX_HELD_PIXELS, bytes_each=1.5), _film(path, fps, trajectory.options) as writer:
         for frame in _small_frames(trajectory, stream, chosen):
             writer.append_data(_even(_enlarge(frame, scale)))
     return Path(path)
+
+
+def _film(path: str | Path, fps: float, options: SampleOptions) -> Any:
+    import imageio.v2 as imageio
+
+    return imageio.get_writer(str(path), format="FFMPEG", fps=fps, **_h264(options))  # type: ignore[arg-type]
 
 
 def _h264(options: SampleOptions) -> dict[str, Any]:
@@ -285,15 +321,16 @@ def contact_sheet(trajectory: "Trajectory", stream: str, max_steps: int = 24) ->
     Raises:
         UnknownName, InvalidOption.
     """
-    chosen = _evenly(len(trajectory.steps) + 1, _check_max_steps(max_steps))
-    _require_room("This contact sheet", _frame_pixels(trajectory, stream, 1), len(chosen), MAX_SHEET_PIXELS, bytes_each=9)
-    cells = [_cell(frame) for frame in _small_frames(trajectory, stream, chosen)]
-    height, width = cells[0].shape[:2]
-    columns = _sheet_columns(len(cells), height + LABEL, width)
-    sheet = _blank(len(cells), columns, height, width)
-    _write_header(sheet, trajectory, stream)
-    for i, (index, cell) in enumerate(zip(chosen, cells)):
-        _place(sheet, cell, _label(trajectory, index), *divmod(i, columns))
+    chosen, small = _evenly(len(trajectory.steps) + 1, _check_max_steps(max_steps)), _frame_size(trajectory, stream, 1)
+    scale = _cell_scale(*small)
+    height, width = (side * scale for side in small)
+    columns = _sheet_columns(len(chosen), height + LABEL, width)
+    held = _pixels_of(_sheet_size(len(chosen), columns, height, width))
+    with _room("This contact sheet", height * width, held, MAX_SHEET_PIXELS, bytes_each=4):
+        sheet = _blank(len(chosen), columns, height, width)
+        _write_header(sheet, trajectory, stream)
+        for i, (index, frame) in enumerate(zip(chosen, _small_frames(trajectory, stream, chosen))):
+            _place(sheet, _enlarge(frame, scale), _label(trajectory, index), *divmod(i, columns))
     return sheet
 
 
@@ -303,9 +340,9 @@ def _check_max_steps(max_steps: int) -> int:
     return max_steps
 
 
-def _cell(frame: np.ndarray) -> np.ndarray:
-    """Enlarged to at least 128 pixels high, and wide enough for its label."""
-    return _enlarge(frame, max(1, -(-128 // frame.shape[0]), -(-112 // frame.shape[1])))
+def _cell_scale(height: int, width: int) -> int:
+    """How often a frame is enlarged to be at least 128 pixels high, and wide enough for its label."""
+    return max(1, -(-128 // height), -(-112 // width))
 
 
 def _sheet_columns(count: int, height: int, width: int) -> int:
@@ -316,9 +353,13 @@ def _sheet_columns(count: int, height: int, width: int) -> int:
 
 
 def _blank(count: int, columns: int, height: int, width: int) -> Image.Image:
+    return Image.new("RGB", _sheet_size(count, columns, height, width), PAPER)
+
+
+def _sheet_size(count: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """Its width and height."""
     rows = -(-count // columns)
-    size = (MARGIN + columns * (width + MARGIN), HEADER + rows * (height + LABEL + MARGIN) + MARGIN)
-    return Image.new("RGB", size, PAPER)
+    return MARGIN + columns * (width + MARGIN), HEADER + rows * (height + LABEL + MARGIN) + MARGIN
 
 
 def _write_header(sheet: Image.Image, trajectory: "Trajectory", stream: str) -> None:
@@ -351,8 +392,9 @@ def _place(sheet: Image.Image, cell: np.ndarray, label: tuple[str, str], row: in
 
 def require_room_for_grid(count: int, width: int, height: int) -> None:
     """Refuse a labelled grid of so many pictures of that size, before the first is drawn. Raises TooLarge."""
-    # The pictures, their cells, the sheet.
-    _require_room("A grid of that", width * height, count, MAX_SHEET_PIXELS, bytes_each=9)
+    cell = width * height * _cell_scale(height, width) ** 2
+    # The pictures, and the sheet.
+    _require_room("A grid of that", cell, cell * count, MAX_SHEET_PIXELS, bytes_each=8)
 
 
 def labelled_grid(pictures: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str], corner: str) -> Image.Image:
@@ -361,8 +403,8 @@ def labelled_grid(pictures: Sequence[Image.Image], rows: Sequence[str], columns:
     Small pictures are enlarged by whole pixels to at least 128. Returns an RGB picture; save it with `save_png`.
     """
     require_room_for_grid(len(pictures), *pictures[0].size)
-    cells = [_cell(np.asarray(picture.convert("RGB"))) for picture in pictures]
-    height, width = cells[0].shape[:2]
+    scale = _cell_scale(pictures[0].height, pictures[0].width)
+    width, height = pictures[0].width * scale, pictures[0].height * scale
     names = [textwrap.wrap(name, 18) or [""] for name in rows]
     heads = [textwrap.wrap(name, max(8, width // 8)) or [""] for name in columns]
     font, small, line = ImageFont.load_default(13), ImageFont.load_default(11), 16
@@ -378,7 +420,8 @@ def labelled_grid(pictures: Sequence[Image.Image], rows: Sequence[str], columns:
         y = top + row * (height + MARGIN)
         draw.multiline_text((MARGIN, y + (height - line * len(name)) // 2), "\n".join(name), INK, font)
         for column in range(len(columns)):
-            sheet.paste(Image.fromarray(cells[row * len(columns) + column]), (left + column * (width + MARGIN), y))
+            cell = _enlarge(np.asarray(pictures[row * len(columns) + column].convert("RGB")), scale)
+            sheet.paste(Image.fromarray(cell), (left + column * (width + MARGIN), y))
     return sheet
 
 

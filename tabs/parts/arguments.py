@@ -64,6 +64,9 @@ def parameters_of(fn: BlockFunction) -> tuple[list[str], list[Any]]:
 def kind_of(block: Any) -> Any:
     if isinstance(block, gr.Dropdown):
         return list[Choice] | None if block.multiselect else Choice
+    if isinstance(block, gr.Slider) and "preprocess" not in vars(block):
+        # Gradio itself compares it with the ends, unless the studio judges it (tabs.parts.stage.unchecked).
+        return float
     return next((kind for component, kind in KINDS.items() if isinstance(block, component)), Any)
 
 

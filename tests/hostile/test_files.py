@@ -1,11 +1,15 @@
-"""Files that are not what they seem: pictures that are bombs, cut short or foreign."""
+"""Files that are not what they seem: pictures that are bombs, cut short or foreign, and run files whose parts do not fit."""
 
-from tests.hostile.files import hostile_pictures, reference
+from uuid import uuid4
+
+from tests.hostile.files import hostile_pictures, hostile_runs, reference
 from tests.hostile.judging import judge, quiet
 from tests.hostile.served import ATTACK
 
-# In CI every handler gets every second picture, and every picture goes to every second handler; in `make attack` all to all.
+# In CI every handler gets every second file, and every file goes to every second handler; in `make attack` all to all.
 SHARE = 1 if ATTACK else 2
+# Run files that open, and of which everything is kept in CI as well.
+KEPT = {f"{name}.safetensors" for name in ("line", "many", "nan")}
 
 
 def test_every_handler_of_pictures_answers_hostile_ones(app):
@@ -17,3 +21,27 @@ def test_every_handler_of_pictures_answers_hostile_ones(app):
                 answer = app.queued(handler, handler.values(file=said))
                 judge(answer, handler.public)
     assert app.alive()
+
+
+def test_hostile_run_files_are_refused_or_shown_and_never_break_what_follows(app):
+    openers, kept = app.openers(), [handler for handler in app.handlers() if handler.name.startswith("keep") or handler.name == "on_open_step"]
+    assert openers and len(kept) > len(openers)
+    for number, (name, content) in enumerate(hostile_runs().items()):
+        said = reference(app.upload(name, content), orig_name=name)
+        for opener in openers[number % SHARE :: SHARE]:
+            session = uuid4().hex
+            with quiet(app):
+                answer = app.queued(opener, opener.values(file=said), session)
+                judge(answer, opener.public)
+                assert answer.ok or answer.sentence, f"{name}: {answer.text[:300]}"
+            if answer.ok and (ATTACK or name in KEPT):
+                keep_all(app, kept, name, session)
+    assert app.alive()
+
+
+def keep_all(app, handlers, name, session):
+    """Everything that can be asked of an opened run."""
+    for handler in handlers:
+        with quiet(app):
+            answer = app.queued(handler, handler.values(), session, {"run": "x", "stream": "x_t", "index": 10**9})
+            assert answer.ok or answer.sentence, f"{name}, {handler.name}: {answer.text[:300]}"

@@ -144,7 +144,7 @@ def test_what_would_take_too_much_is_refused_from_the_header_in_numbers(make, mo
 
 
 def test_who_finds_no_room_is_told_to_come_back(monkeypatch):
-    monkeypatch.setattr(uploads, "ROOM", uploads.Room(MIB, wait_s=0.0))
+    monkeypatch.setattr(uploads, "ROOM", uploads.Room(MIB, 0.0, uploads.ROOM.busy))
     with pytest.raises(StudioBusy, match="try again in a few seconds"):
         open_picture(encoded(Image.new("RGB", (600, 600)), "PNG"))
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from studio import SampleOptions, Studio
-from studio.errors import InvalidOption, ModelUnavailable, RunFailed
+from studio.errors import InvalidOption, ModelUnavailable, RunFailed, UnknownName
 from studio.models.downloads import LoadProgress, download
-from studio.models.memory import VARIABLE, Residents, budget_gib
+from studio.models.loading import resolve
+from studio.models.memory import GIB, RUN_GIB, VARIABLE, Residents, budget_gib, estimate_gib
 
 
 class Weights:
@@ -182,3 +183,16 @@ def test_closing_a_download_ends_it():
 def test_without_a_network_a_hub_id_is_refused_in_a_sentence():
     with pytest.raises(ModelUnavailable, match="could not be fetched"):
         list(Studio().load("nobody/nothing-of-this-name"))
+
+
+def test_only_a_folder_that_says_it_holds_a_model_is_looked_through(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "diffusion.safetensors").write_bytes(bytes(GIB // 1024))
+    assert estimate_gib(str(tmp_path), None, half=False) == RUN_GIB
+    (tmp_path / "model_index.json").write_text("{}")
+    assert estimate_gib(str(tmp_path), None, half=False) == pytest.approx(RUN_GIB + 1 / 1024)
+
+
+def test_no_name_is_not_the_folder_that_the_studio_was_started_in():
+    with pytest.raises(UnknownName):
+        resolve("")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 import zlib
 
 import imageio.v3 as imageio
@@ -10,7 +11,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
+from studio.errors import BadImage, InvalidOption, StudioBusy, StudioError, TooLarge, UnknownName
+from studio.machine import Room
 from studio.options import SampleOptions
 from studio.sampling import export
 from studio.sampling.events import StepInfo
@@ -252,7 +254,7 @@ def envelope(**options):
 
 @pytest.mark.parametrize("text", [
     "{", "[]", "null", "7", "{}", '{"version": 1}', '{"version": 1, "options": []}', '{"version": 2, "options": {}}',
-    "[" * 40_000, envelope(scheduler=["ddim"]), envelope(timesteps={"a": 1}), envelope(model="x" * 100_000),
+    "[" * 40_000, envelope(scheduler=["ddim"]), envelope(timesteps={"a": 1}), envelope(model="x" * export.MAX_JSON),
 ])
 def test_damaged_options_are_a_bad_picture_in_a_sentence(tmp_path, text):
     with pytest.raises(StudioError, match=r"[.]$"):
@@ -304,3 +306,62 @@ def test_the_size_that_a_header_claims_is_never_allocated(tmp_path):
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header)
     with pytest.raises(BadImage, match="drop"):
         export.read_options(tmp_path / "bomb.png")
+
+
+# --- memory --------------------------------------------------------------------------------------------------
+
+def shaped(height, width, batch=1, num_steps=1):
+    """A run whose pictures are of an odd shape, as a run file may hold it."""
+    steps, x = [step_info(index, num_steps) for index in range(num_steps)], torch.zeros(num_steps, batch, 3, height, width, dtype=torch.half)
+    return Trajectory(options=OPTIONS, steps=steps, model={}, x_t=x, x0_hat=x, eps_hat=x, x_final=x[-1].float())
+
+
+# A line, a column, and many pictures of few pixels.
+ODD = [(1, 3000, 1), (3000, 1, 1), (1, 1, 900), (1, 9000, 1), (2, 500, 40)]
+MAKERS = {
+    "gif": lambda run, stream, folder: export.save_gif(run, stream, folder / "run.gif"),
+    "mp4": lambda run, stream, folder: export.save_mp4(run, stream, folder / "run.mp4"),
+    "sheet": lambda run, stream, folder: export.save_png(export.contact_sheet(run, stream), folder / "sheet.png", OPTIONS),
+    "frames": lambda run, stream, folder: export.frames(run, stream),
+}
+
+
+@pytest.mark.parametrize("stream", ["x_t", "both"])
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_is_made_of_an_odd_run_takes_no_more_than_was_foretold_or_is_refused(tmp_path, monkeypatch, kind, shape, stream):
+    foretold, height, width, batch = [], *shape
+    monkeypatch.setattr(export, "require_ram", lambda needed, what, instead: foretold.append(needed))
+    run = shaped(height, width, batch)
+    tracemalloc.start()
+    try:
+        MAKERS[kind](run, stream, tmp_path)
+    except TooLarge as error:
+        assert str(error).endswith(f"{export.SMALLER}.")
+    finally:
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # Beside the pixels there is what numpy and Pillow need to know of them.
+    assert taken < max(foretold, default=0) + 2 * 2**20
+
+
+@pytest.mark.parametrize(("save", "longest"), [(export.save_gif, "65,535"), (export.save_mp4, "16,384")])
+def test_a_film_with_sides_that_its_format_cannot_have_is_refused_in_numbers(tmp_path, save, longest):
+    with pytest.raises(TooLarge, match=f"at most {longest}"):
+        save(shaped(1, 66_000), "x_t", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_contact_sheet_of_a_line_is_refused_as_it_would_be_enlarged():
+    with pytest.raises(TooLarge, match=r"983 megapixels a frame"):  # 60,000 pixels, 128 times as long and as high
+        export.contact_sheet(shaped(1, 60_000), "x_t")
+
+
+def test_films_that_are_made_at_once_share_one_allowance(tmp_path, monkeypatch):
+    run, room = shaped(64, 64), Room(export.MAX_TOGETHER, 0.0, "Come back.")
+    monkeypatch.setattr(export, "TOGETHER", room)
+    with room.taken(export.MAX_TOGETHER):
+        for make in MAKERS.values():
+            with pytest.raises(StudioBusy, match="Come back"):
+                make(run, "x_t", tmp_path)
+    assert MAKERS["gif"](run, "x_t", tmp_path).exists()

@@ -249,3 +249,11 @@ def test_a_picture_goes_there_and_back_as_an_upload(blocks, http, tmp_path):
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "linear", 100, 3, 0]
     picture, numbers = http.post("/gradio_api/run/noise_image", content=body(fn, data), headers=JSON).json()["data"]
     assert numbers["timestep"] == 3 and Image.open(Path(picture["path"])).size == (96, 64)
+
+
+@pytest.mark.parametrize(("name", "values"), [("on_send", ["toybox-sd", "toybox", None, None, 0]), ("on_preset", [None]), ("on_preset", ["no such preset"])])
+def test_parts_of_the_page_called_with_nothing_say_so_and_log_nothing(blocks, http, capsys, name, values):
+    fn = next(fn for fn in blocks.fns.values() if fn.api_name == name)
+    _, words = by_the_queue(http, fn, values)
+    assert is_sentence(words) and words != FAILED
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The Rank tab without a browser: what the board is told, and what programs get from its endpoints."""
 
 import json
+import tempfile
 
 import gradio as gr
 import pytest
@@ -115,10 +116,13 @@ def test_files_of_everybodys_rankings_are_not_for_strangers(tmp_path):
     require_own(Studio(rankings_root=tmp_path), None)
 
 
-def test_a_program_ranks_by_the_endpoints(studio):
+def test_a_program_ranks_by_the_endpoints(studio, tmp_path, monkeypatch):
     from gradio_client import Client
     from gradio_client.exceptions import AppError
 
+    # Rankings lie in no temporary folder, as a user's own do.
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with StudioBlocks() as demo:
         create_rank_endpoints(studio)
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
