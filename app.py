@@ -18,7 +18,7 @@ import gradio as gr
 from studio import Studio, StudioError
 from studio.machine import spare_one_core
 from studio.scratch import scratch_folder, sweep
-from tabs import contrast, denoise, dreambooth, rank, reward, runs, schedules, text_to_image
+from tabs import contrast, controlnet, denoise, dreambooth, rank, reward, runs, schedules, text_to_image
 from tabs.endpoints import create_endpoints
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
@@ -36,6 +36,7 @@ TABS = {
     "Noise schedules": schedules.create_tab,
     "Denoising": denoise.create_tab,
     "Text to image": text_to_image.create_tab,
+    "ControlNet": controlnet.create_tab,
     "One step or many": partial(contrast.create_tab, train_contrast=train_contrast),
     "DreamBooth": dreambooth.create_tab,
     "Runs": runs.create_tab,

@@ -16,7 +16,7 @@ from studio.media.images import grid
 from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
-from studio.sampling.compare import GRIDS, MAX_CELLS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
+from studio.sampling.compare import GRIDS, MAX_CELLS, STRIPS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, require_room_for_grid, save_png
 from studio.scratch import passing_folder
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["create_pair", "create_grid", "record_grid", "record_pair"]
+__all__ = ["compared", "create_pair", "create_grid", "drawn", "record_grid", "record_pair"]
 
 STREAMS = ("x0_hat", "x_t")
 IDS = {"prompt": "prompt", "scheduler": "scheduler", "num_steps": "steps", "guidance_scale": "scale"}
@@ -334,7 +334,7 @@ def grid_went(pictures: Mapping[int, "Image.Image"], cells: list[Cell], took_s: 
 
 def grid_shown(kind: str, cells: list[Cell], pictures: Mapping[int, "Image.Image"]) -> dict[str, Any]:
     """The grid as the page draws it: names of rows and columns, and a small picture for each cell that is done."""
-    info = GRIDS[kind]
+    info = (GRIDS | STRIPS)[kind]
     rows = {cell.row: named(getattr(cell.options, info.rows)) for cell in cells}
     columns = {cell.column: named(getattr(cell.options, info.columns)) for cell in cells}
     return {
@@ -348,4 +348,6 @@ def titled(option: str) -> str:
 
 
 def named(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " + ".join(f"{unit.scale:g}" for unit in value if not unit.muted)
     return f"{value:g}" if isinstance(value, float) else SCHEDULERS[value].label if value in SCHEDULERS else str(value)

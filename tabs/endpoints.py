@@ -2,6 +2,7 @@
 
     /schedule /noise_image                           numbers and pictures of a noise schedule
     /sample                                          pictures from noise, step by step
+    /annotate /controlnet                            a control map of a picture; pictures that follow maps
     /rank_next /rank_submit /rank_export             rankings by hand
     /train /run_status /run_stop /run_resume         training runs; not on a public studio
 
@@ -20,7 +21,10 @@ import gradio as gr
 import numpy as np
 from gradio.context import get_blocks_context
 
+from studio.control.annotators import ANNOTATORS, MapRequest, make_map
+from studio.errors import InvalidOption
 from studio.media.uploads import open_picture
+from studio.options import SampleOptions
 from studio.process.noising import NoiseOptions, noise_image, working_copy
 from studio.process.schedules import curves
 from studio.rankings import Ranking, open_tasks, submit
@@ -28,9 +32,10 @@ from studio.rankings.formats import export_rankings
 from studio.rankings.pictures import picture_path
 from studio.runs.dreambooth import fields
 from studio.scratch import passing_folder
+from studio.units import ControlUnit
 from tabs.denoise import of_kind
 from tabs.dreambooth import defaults, trainer_options
-from tabs.parts.api import RankingApi, SamplingApi, StudioApi, TrainingApi
+from tabs.parts.api import ControlApi, RankingApi, SamplingApi, StudioApi, TrainingApi
 from tabs.parts.arguments import Upload
 from tabs.parts.controls import options_from
 from tabs.parts.following import state_line
@@ -43,7 +48,11 @@ from tabs.parts.uploads import FILE_INFO
 from tabs.parts.visitors import asker_of
 from tabs.rank import name_of, require_own
 
-__all__ = ["create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_rank_endpoints", "create_run_endpoints"]
+__all__ = [
+    "create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_control_endpoints", "create_rank_endpoints", "create_run_endpoints",
+]
+
+MAX_MAP_SIDE = 4096
 
 # What an option of a training is by its default.
 KINDS: tuple[type, ...] = (bool, int, float, str)
@@ -57,6 +66,7 @@ def create_endpoints(studio: StudioApi) -> None:
     """
     create_schedule_endpoints()
     create_sample_endpoint(studio)
+    create_control_endpoints(studio)
     create_rank_endpoints(studio)
     if not studio.public:
         create_run_endpoints(studio)
@@ -148,21 +158,87 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
             "guidance_rescale": guidance_rescale, "clip_guidance_scale": clip_guidance_scale, "sigmas": sigmas, "width": width, "height": height,
             "record_attention": record_attention,
         })
-        session = Session(studio.kept, "program")
-        session.asker = asker_of(request)
-        try:
-            for change in run_for_programs(studio, of_kind(studio, options), Event(), session):
-                yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
-        finally:
-            studio.kept.close(session.visitor)
+        for change in run_of_program(studio, of_kind(studio, options), request):
+            yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
 
     as_outputs(sample, tuple[str, str, list])
     endpoint(sample, "sample", **DEVICE)
 
 
+def run_of_program(studio: SamplingApi, options: SampleOptions, request: gr.Request | None) -> Iterator[dict[str, Any]]:
+    """A run that a program asked for; nothing of it is kept when the program has what it asked for."""
+    session = Session(studio.kept, "program")
+    session.asker = asker_of(request)
+    try:
+        yield from run_for_programs(studio, options, Event(), session)
+    finally:
+        studio.kept.close(session.visitor)
+
+
 def as_outputs(function: Callable[..., Any], kinds: Any) -> None:
     """What the last step of a generator gives, for gr.api to read."""
     function.__signature__ = inspect.signature(function).replace(return_annotation=kinds)  # type: ignore[attr-defined]
+
+
+# --- ControlNets ---------------------------------------------------------------------------------------------
+
+def create_control_endpoints(studio: ControlApi) -> None:
+    """/annotate and /controlnet."""
+    picture_file, gallery = gr.Image(format="png", render=False), gr.Gallery(format="png", render=False)
+
+    def annotate(
+        picture: Upload | None = None, annotator: str = "canny", scene: str = "", seed: int = 0, settings: dict | None = None, width: int = 512,
+        height: int = 512, resize: str = "crop", invert: bool = False,
+    ) -> tuple[dict, list]:
+        """A control map of a picture, or of a Toybox scene in words, in the size asked for; and what is to be said of it, in sentences.
+
+        settings: numbers by the names of the annotator's settings, such as {"low": 100, "high": 200} of canny.
+        """
+        if studio.public and annotator in ANNOTATORS and ANNOTATORS[annotator].needs:
+            raise InvalidOption("A public studio fetches no weights of annotators; start the studio on your own machine for them.")
+        made = make_map(MapRequest(
+            annotator=annotator, picture=open_picture(path_of(picture)) if picture else None, scene=scene, seed=seed, settings=settings or {},
+            width=width, height=height, resize=resize, invert=invert,
+        ))
+        return filed(picture_file, made.map), list(made.notes)
+
+    def controlnet(
+        model: str, prompt: str, maps: list[Upload], units: list[dict], masks: list[Upload] | None = None, negative_prompt: str = "",
+        num_steps: int = 20, scheduler: str = "unipc", guidance_scale: float = 4.0, seed: int = 0, num_images: int = 1, width: int = 0, height: int = 0,
+        strength: float = 0.6, init_image: Upload | None = None, request: gr.Request | None = None,
+    ) -> Iterator[tuple[str | None, str, list | None]]:
+        """Pictures that follow maps: unit i follows maps[i], and acts where masks[i] is white, where there is one.
+
+        units: up to three of {"net": name, folder or Hub id, "scale": 0..2, "start", "end": share of the steps, "mode": balanced, prompt or
+        control, "blocks": a weight each, "resize": crop, fit or stretch, "muted"}. Gives the stage's film (JSON text), a sentence on how it
+        went, and the pictures as PNG files.
+        """
+        options = options_from({
+            "model": model, "prompt": prompt, "negative_prompt": negative_prompt, "num_steps": num_steps, "scheduler": scheduler,
+            "guidance_scale": guidance_scale, "seed": seed, "num_images": num_images, "width": width, "height": height, "strength": strength,
+            "init_image": path_of(init_image),
+        })
+        options = dataclasses.replace(options, control=units_from(units, maps, masks or []))
+        for change in run_of_program(studio, options, request):
+            yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
+
+    as_outputs(controlnet, tuple[str, str, list])
+    endpoint(annotate, "annotate", queue=False)
+    endpoint(controlnet, "controlnet", **DEVICE)
+
+
+def units_from(units: list[dict], maps: list[Upload], masks: list[Upload]) -> tuple[ControlUnit, ...]:
+    """Units with their pictures. Raises InvalidOption where there are not as many maps as units: none is dropped in silence."""
+    if len(maps) != len(units) or len(masks) > len(units):
+        counts = f"{len(units)} units, {len(maps)} maps and {len(masks)} masks"
+        raise InvalidOption(f"Every unit needs a map of its own, and may have a mask, but these are {counts}.")
+    made = []
+    for index, told in enumerate(units):
+        if {"map", "mask"} & set(told):
+            raise InvalidOption("Maps and masks are files beside the units: give them as maps and masks.")
+        mask = open_picture(path_of(masks[index]), MAX_MAP_SIDE) if index < len(masks) else None
+        made.append(dataclasses.replace(ControlUnit.from_dict(told), map=open_picture(path_of(maps[index]), MAX_MAP_SIDE), mask=mask))
+    return tuple(made)
 
 
 # --- rankings ------------------------------------------------------------------------------------------------

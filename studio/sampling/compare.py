@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["Meeting", "common_axis", "difference_maps", "GRIDS", "GridInfo", "Cell", "plan_grid", "network_calls", "time_a_call", "foretold_s", "MAX_CELLS"]
+__all__ = [
+    "Meeting", "common_axis", "difference_maps", "GRIDS", "STRIPS", "GridInfo", "Cell", "plan_grid", "network_calls", "time_a_call", "foretold_s", "MAX_CELLS",
+]
 
 MAX_CELLS = 64
 # These ask the model twice a step, once of them at a trial state.
@@ -98,6 +100,10 @@ GRIDS: dict[str, GridInfo] = {
 }
 
 
+# Grids of one row, which their own part of the page asks for.
+STRIPS: dict[str, GridInfo] = {"control_scale": GridInfo(label="scale of a ControlNet", rows="seed", columns="control")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One picture of a grid: where it stands, and the options that make it."""
@@ -115,7 +121,7 @@ def plan_grid(kind: str, base: SampleOptions, values: Mapping[str, Sequence[Any]
     Raises:
         InvalidOption: an empty side, more than MAX_CELLS cells, or options that make no sense. UnknownName.
     """
-    info = GRIDS[kind]
+    info = (GRIDS | STRIPS)[kind]
     rows, columns = values[info.rows], values[info.columns]
     for name, side in ((info.rows, rows), (info.columns, columns)):
         if not side:

@@ -2,6 +2,7 @@
 
     SamplingApi     pictures from noise, and runs that were kept        Denoising, One step or many
     TextApi         and prompts, memory, single steps decoded           Text to image, Compare, Grid, Anatomy
+    ControlApi      and ControlNets                                     ControlNet
     TrainingApi     and training runs                                   DreamBooth, Runs
     RankingApi      and rankings by hand                                Rank
     ScoringApi      and scorers of pictures                             Score
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from studio.kept import Kept
 from studio.models.catalogue import ModelInfo
+from studio.models.controlnet_menu import ControlNetInfo
 from studio.models.device import Device
 from studio.models.downloads import LoadProgress
 from studio.options import SampleOptions
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["SamplingApi", "TextApi", "TrainingApi", "RankingApi", "ScoringApi", "StudioApi"]
+__all__ = ["SamplingApi", "TextApi", "ControlApi", "TrainingApi", "RankingApi", "ScoringApi", "StudioApi"]
 
 
 class SamplingApi(Protocol):
@@ -71,6 +73,13 @@ class TextApi(SamplingApi, Protocol):
     def vae_round_trip(self, model: str, picture: "Image.Image", perturb: float = 0.0, seed: int = 0) -> "RoundTrip": ...
 
 
+class ControlApi(TextApi, Protocol):
+    """And ControlNets by name."""
+
+    @property
+    def controlnets(self) -> Mapping[str, ControlNetInfo]: ...
+
+
 class TrainingApi(SamplingApi, Protocol):
     """And training runs. On a public studio there are none."""
 
@@ -100,7 +109,7 @@ class ScoringApi(TextApi, Protocol):
     def score(self, pictures: "Sequence[Image.Image]", prompts: Sequence[str], rewards: Sequence[str]) -> "Iterator[ScoresSoFar]": ...
 
 
-class StudioApi(TrainingApi, RankingApi, ScoringApi, Protocol):
+class StudioApi(ControlApi, TrainingApi, RankingApi, ScoringApi, Protocol):
     """All of it."""
 
 

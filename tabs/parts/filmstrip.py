@@ -1,7 +1,7 @@
 """What the stage is shown: live frames while a run goes on, and the whole run as a filmstrip when it is over.
 
     film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
-                 sprite_columns, curve, autoplay, options, decodes, decoded, attention}; one PNG sprite a stream, tile
+                 sprite_columns, curve, autoplay, options, decodes, decoded, attention, control}; one PNG sprite a stream, tile
                  frame * images + image, row by row. Of latents these are small previews: `decodes` names the streams that
                  the real decoder can be asked for, `decoded` holds what it was asked already.
     begin       {kind: "begin", run, curve, options, address}: where the live frames of a run come from (tabs.parts.live)
@@ -15,6 +15,7 @@ import dataclasses
 import math
 from base64 import b64encode
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 
 from studio.media.data_uris import data_uri
 from studio.media.images import grid, shrunk, to_pixels
+from studio.media.maps import aligned
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone, StepInfo
 from studio.sampling.export import options_text
@@ -71,6 +73,7 @@ def film(
         "decodes": [name for name in trajectory.streams if STREAMS[name].decodable] if trajectory.latent else [],
         "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],
         "attention": attention(trajectory, tokens, frames) if tokens and "attention" in trajectory.streams else None,
+        "control": controlled(trajectory, frames) if trajectory.options.units else None,
     }
 
 
@@ -96,6 +99,22 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
     return {
         "tile": [width, height], "columns": columns, "src": data_uri(grid(levels, columns)), "scale": scale.tolist(),
         "pieces": [{"text": tokens.tokens[index].text, "word": tokens.tokens[index].word} for index in pieces],
+    }
+
+
+def controlled(trajectory: "Trajectory", frames: list[int]) -> dict[str, Any]:
+    """The maps that a run followed, as large as its pictures, and how much each unit added at each frame, block by block.
+
+    sizes: [frame][unit][block], the root mean square of the residual over all pictures; null where nothing was recorded.
+    """
+    height, width = trajectory.x_final.shape[-2:] if trajectory.final_pixels is None else trajectory.final_pixels.shape[1:3]
+    units = trajectory.options.units
+    maps = [aligned(unit.map, width, height, unit.resize) for unit in units if unit.map is not None]
+    sizes = trajectory.stream("residual_sizes")[frames].float().mean(dim=1) if "residual_sizes" in trajectory.streams else None
+    return {
+        "units": [{"name": Path(unit.net).parent.name if Path(unit.net).name == "model" else Path(unit.net).name, "scale": unit.scale} for unit in units],
+        "maps": [data_uri(one) for one in maps],
+        "sizes": None if sizes is None else [[[round(size, 5) for size in blocks] for blocks in unit] for unit in sizes.tolist()],
     }
 
 

@@ -181,15 +181,19 @@ class RunPanel:
 
     # --- files
 
-    def wire_files(self, controls: Controls, of_model: Callable[[SampleOptions], dict[Any, Any] | None]) -> None:
-        """Tie what keeps and what opens.
+    def wire_files(
+        self, controls: Controls, of_model: Callable[[SampleOptions], dict[Any, Any] | None], *, beside: Collection[Any] = (),
+    ) -> Any:
+        """Tie what keeps and what opens; gives the event of a file that is opened, to hang more on.
 
         Args:
             controls: by the names of their options; they are set to what was opened.
             of_model: the updates of those that depend on the model; None where it is not to be had.
+            beside: further components that `of_model` updates.
         """
         self.controls, self.of_model = controls, of_model
-        self.opened.upload(self.on_file, [self.opened, self.session], [self.stage, self.status, *controls.values()], **PRIVATE, **FILES)
+        outputs = [self.stage, self.status, *controls.values(), *beside]
+        opened = self.opened.upload(self.on_file, [self.opened, self.session], outputs, **PRIVATE, **FILES)
         for kind, button in self.keepers.items():
             # Films are of decoded pictures, which is the device's work.
             where = DEVICE if self.decoder and kind in FILMS else FILES
@@ -197,6 +201,7 @@ class RunPanel:
             written.success(None, self.kept, None, js=DOWNLOAD, **CHEAP)
         if self.decoder:
             self.stage.select(self.on_open_step, self.session, [self.stage, self.status], **PRIVATE, **DEVICE)
+        return opened
 
     def on_file(self, path: str | None, session: Session, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
