@@ -8,6 +8,7 @@ is in a picture is read by the examiner, which has never seen any of these model
 """
 
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -47,10 +48,12 @@ def judge_subject(folder: Path) -> dict[str, Any]:
     sheet(drawn, of_class).save(folder / "samples.png")
     own = features(torch.stack([torch.from_numpy(np.array(picture)) for picture in load_instances(EXAMPLE)]).movedim(-1, 1))
     examiner = load_examiner()
+    read = {name: read_attributes(examiner, pictures) for name, pictures in of_class.items()}
     return {
         "likeness": {name: likeness(features(pictures), own) for name, pictures in drawn.items()} | {"themselves": among(own)},
         "background": {name: share(read_attributes(examiner, pictures)["background"], backgrounds) for name, pictures in drawn.items()},
-        "class": {name: share(read_attributes(examiner, pictures)["object"], [SUBJECT_CLASS] * CLASS_SAMPLES) for name, pictures in of_class.items()},
+        "class": {name: share(words["object"], [SUBJECT_CLASS] * CLASS_SAMPLES) for name, words in read.items()},
+        "diversity": {name: entropy(words["colour"]) for name, words in read.items()},
         "minutes": {name: minutes(Path(run.output)) for name, run in RUNS.items()},
     }
 
@@ -85,6 +88,12 @@ def among(a: Tensor) -> float:
 
 def share(read: list[str], asked: list[str]) -> float:
     return float(np.mean([one == other for one, other in zip(read, asked, strict=True)]))
+
+
+def entropy(words: list[str]) -> float:
+    """Shannon entropy of how often each word occurs, in bits: 0 where all are one, log2(n) where n words are equally frequent."""
+    shares = np.array(list(Counter(words).values())) / len(words)
+    return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
 def minutes(run: Path) -> float:
@@ -132,6 +141,7 @@ the subject's pictures among themselves have {like["themselves"]:.3f}. Backgroun
 | likeness of *{EXAMPLE.instance_prompt} on a ... background* | {_row(like, ".3f")} |
 | the background asked for, of {SAMPLES} | {_row(quality["background"], ".1%")} |
 | *{EXAMPLE.class_prompt}* is a {SUBJECT_CLASS}, of {CLASS_SAMPLES} | {_row(quality["class"], ".1%")} |
+| colours of *{EXAMPLE.class_prompt}*: entropy in bits, of log2({len(COLOURS)}) = {np.log2(len(COLOURS)):.2f} | {_row(quality["diversity"], ".2f")} |
 
 Measured by `python -m trainers.rebuild domino --judge-only`.
 """

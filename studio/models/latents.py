@@ -20,6 +20,7 @@ from studio.media.previews import RgbMap
 from studio.models.catalogue import ModelInfo
 from studio.models.sizes import size_of
 from studio.models.sources import READING_FAILS, Source, is_single_file, known_info, scheduler_config_of, why_not
+from studio.models.tracing import Traced
 from studio.options import SampleOptions
 from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath
@@ -65,9 +66,9 @@ class Latent:
         """The AutoencoderKL."""
         return self.pipeline.vae
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """Where the work is done, also while the weights are offloaded."""
+        """Where the work is done, also while the weights are offloaded. To look it up takes walks over all networks."""
         return self.pipeline._execution_device
 
     @property
@@ -108,7 +109,19 @@ class Latent:
         """(B, C, h, w) latents -> (B, 3, H, W) pictures float32, about [-1, 1]. Gradients flow where they are wanted."""
         self._tile(x0.shape[-1] * x0.shape[-2] * self.factor**2)
         shift, scale = _shift_and_scale(self.vae, x0)
-        return self.vae.decode((x0 / scale + shift).to(self.vae.dtype), return_dict=False)[0].float()
+        z = (x0 / scale + shift).to(self.vae.dtype)
+        return (_decoded(self.vae, z) if self.vae.use_tiling else self.decoder(z)).float()
+
+    @cached_property
+    def decoder(self) -> Traced:
+        """The VAE's decoder at once, without tiles, as graphs where they were made ready."""
+        return Traced(self.vae.decoder, _Decode(self.vae))
+
+    def make_decoder_ready(self, options: SampleOptions) -> None:
+        """A graph for the pictures of these options."""
+        channels, height, width = self.state_shape(options)
+        if height * width * self.factor**2 <= TILING_PIXELS:
+            self.decoder.prepare(torch.zeros(options.num_images, channels, height, width, device=self.device, dtype=self.vae.dtype))
 
     def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
         """Of latents of that size, the height and width that go through the decoder together: all, or a tile."""
@@ -129,6 +142,22 @@ class Latent:
     def facts(self) -> dict[str, Any]:
         """What a run file must know of the model to be read without it."""
         return {"name": self.name, "label": self.info.label, "factor": self.factor, "rgb_map": self.rgb_map.to_json()}
+
+
+def _decoded(vae: Any, z: Tensor) -> Tensor:
+    picture: Tensor = vae.decode(z, return_dict=False)[0]
+    return picture
+
+
+class _Decode(torch.nn.Module):
+    """The decoding half of a VAE as a function of its latents."""
+
+    def __init__(self, vae: torch.nn.Module):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> Tensor:
+        return _decoded(self.vae, z)
 
 
 def scaled(latents: Tensor, vae: Any) -> Tensor:

@@ -1,16 +1,22 @@
 """A small network on a CPU as frozen graphs, one for each shape it is asked in: the same numbers without Python in between.
 
 A traced graph repeats the very operations of the module, so its answers are the module's to the last bit; frozen, its
-weights are constants. Worth it where a step takes milliseconds and Python's share of it is large. Whatever changes what
-the module does (hooks, another forward, gradients) is answered by the module itself.
+weights are constants. Upsamplers are folded (studio.models.folding), whether a graph answers or the module. Worth it where
+a step takes milliseconds and Python's share of it is large. Whatever changes what the module does (hooks, another forward,
+gradients) is answered by the module as it is.
 """
 
 import threading
 import warnings
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from studio.models.folding import Fold, folded, folds_of
+from studio.models.graphs import Graph
 
 if TYPE_CHECKING:
     from studio.models.attention import AttentionRecorder
@@ -27,11 +33,12 @@ class Traced:
     """A network asked with tensors only.
 
     network: the module that does the work. module: asks it; a call takes tensors and gives one.
+    steady: positions of the inputs that stay the very same through a run.
     recorder: of words' attention, while one is open on this network; its maps then come out of the graph beside the answer.
     """
 
-    def __init__(self, network: torch.nn.Module, module: torch.nn.Module):
-        self.network, self.module = network, module.eval()
+    def __init__(self, network: torch.nn.Module, module: torch.nn.Module, steady: Sequence[int] = ()):
+        self.network, self.module, self.steady = network, module.eval(), steady
         self.recorder: AttentionRecorder | None = None
         self._graphs: dict[Any, Any] = {}
         self._lock = threading.Lock()
@@ -41,11 +48,26 @@ class Traced:
         """Whether graphs may stand for the network now."""
         return "forward" not in vars(self.network) and not self.network._forward_hooks and not torch.is_grad_enabled()
 
+    @cached_property
+    def _small(self) -> bool:
+        return sum(p.numel() for p in self.network.parameters()) <= MAX_PARAMETERS
+
+    @cached_property
+    def _folds(self) -> list[Fold]:
+        return folds_of(self.network)
+
+    def _quick(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Whether this is a question for which something quicker may stand in."""
+        return inputs[0].device.type == "cpu" and self.able and self._small
+
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's answer."""
-        graph = self._graphs.get(self._key(inputs)) if self._graphs and self.able else None
-        if graph is None:
+        if not self._quick(inputs):
             return self.module(*inputs)
+        graph = self._graphs.get(self._key(inputs)) if self._graphs else None
+        if graph is None:
+            with folded(self._folds):
+                return self.module(*inputs)
         if self.recorder is None:
             return graph(*inputs)
         output, maps = graph(*inputs)
@@ -55,7 +77,7 @@ class Traced:
     def prepare(self, *inputs: Tensor) -> None:
         """Make the graph for inputs of these shapes, unless it is there or the network is too large or not on a CPU."""
         with torch.no_grad():
-            if not self.able or inputs[0].device.type != "cpu" or sum(p.numel() for p in self.network.parameters()) > MAX_PARAMETERS:
+            if not self._quick(inputs):
                 return
             with self._lock:
                 key = self._key(inputs)
@@ -66,14 +88,14 @@ class Traced:
                     kept = dict(list(self._graphs.items())[1 - MAX_GRAPHS :])
                     self._graphs = {**kept, key: graph}
 
-    def _frozen(self, inputs: tuple[Tensor, ...]) -> Any:
+    def _frozen(self, inputs: tuple[Tensor, ...]) -> Graph:
         module = self.module if self.recorder is None else _Watched(self.module, self.recorder)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), folded(self._folds):
             # A graph is used for its own shapes alone, so what a trace decides by them holds.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             # torch.compile, which is to replace graphs, wants a compiler on the user's machine.
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-            return torch.jit.freeze(torch.jit.trace(module.eval(), inputs, check_trace=False))
+            return Graph(torch.jit.freeze(torch.jit.trace(module.eval(), inputs, check_trace=False)), self.steady)
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Any:
         return tuple((tensor.shape, tensor.dtype) for tensor in inputs), self.recorder and self.recorder.key

@@ -1,7 +1,6 @@
 """Every test of the rankings runs on SQLite and on PostgreSQL."""
 
 import os
-from itertools import count
 
 import pytest
 from PIL import Image
@@ -9,8 +8,6 @@ from PIL import Image
 from studio.rankings import NewGeneration, NewTask, add_tasks, open_rankings
 from studio.rankings.pictures import keep_drawn
 from tests.rankings.postgres import cluster, programs
-
-NUMBERS = count()
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +29,14 @@ def url(request):
         return ""
     import psycopg
 
-    server, name = request.getfixturevalue("server"), f"test_{next(NUMBERS)}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{server}/{name}"
+    address = f"{request.getfixturevalue('server')}/postgres"
+    with psycopg.connect(address, autocommit=True) as connection:
+        # Whoever was killed may still hold a lock.
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()")
+        # One database emptied, not one more for each test: a database is a thousand files.
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return address
 
 
 class Clock:
@@ -73,10 +74,10 @@ def pictures(rankings):
 
 @pytest.fixture
 def with_tasks(rankings, pictures):
-    """A function that adds tasks of four pictures each: (number, **changes) -> the rankings."""
-    def make(number: int, size: int = 4, **changes):
+    """A function that adds tasks of four pictures each: (number, **changes) -> the rankings. alike: all of the same pictures."""
+    def make(number: int, size: int = 4, *, alike: bool = False, **changes):
         models = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-        rows = [pictures(size, size * place) for place in range(number)]
+        rows = [pictures(size)] * number if alike else [pictures(size, size * place) for place in range(number)]
         add_tasks(rankings, [
             NewTask(prompt=f"prompt {place}", generations=[NewGeneration(picture=row, model=model) for row, model in zip(of, models)], **changes)
             for place, of in enumerate(rows)

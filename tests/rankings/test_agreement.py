@@ -83,6 +83,8 @@ def test_krippendorffs_alpha_is_that_of_the_library_on_the_table_of_reliability_
     assert agreement(read_table(rankings)).alpha == pytest.approx(wanted)
 
 
+# What follows from a table: that it is read the same from either database is shown above.
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_strengths_follow_who_wins_and_their_intervals_hold_them(with_tasks):
     rankings = with_tasks(20)
     rank(rankings, "Ada", *[(1, 2, 3, 4)] * 15, *[(2, 1, 4, 3)] * 7)
@@ -94,6 +96,7 @@ def test_strengths_follow_who_wins_and_their_intervals_hold_them(with_tasks):
     assert rates[models.index("one"), models.index("three")] == 1.0 and rates[models.index("two"), models.index("one")] == pytest.approx(7 / 22)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_two_models_have_the_strengths_of_their_odds(with_tasks):
     rankings = with_tasks(100, size=2)
     rank(rankings, "Ada", *[(1, 2)] * 75, *[(2, 1)] * 25)

@@ -163,6 +163,8 @@ def test_a_file_that_is_none_of_the_kind_is_refused_in_a_sentence(other, tmp_pat
         import_rankings(other, format, folder_with(tmp_path, text), "mine")
 
 
+# What an export holds is the same whatever database it is of, as the tests above show; and what it comes into is SQLite in both cases.
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_export_that_was_damaged_anywhere_is_imported_whole_or_not_at_all(with_tasks, other, tmp_path, format):
     rankings = with_tasks(2)

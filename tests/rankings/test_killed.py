@@ -33,7 +33,7 @@ def heard(process, number):
 
 
 def test_what_was_acknowledged_is_there_once_however_often_the_process_is_killed(with_tasks, url):
-    rankings = with_tasks(400, size=4, overlap=2)
+    rankings = with_tasks(400, size=4, overlap=2, alike=True)
     acknowledged = set()
     for kill in range(KILLS):
         pair = [started(rankings.folder, url, name) for name in ("Ada", "Bob")]

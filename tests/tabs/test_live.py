@@ -30,7 +30,7 @@ def served():
     with gr.Blocks(analytics_enabled=False) as demo:
         gr.Markdown("hello")
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **PAGE)
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=120) as client:
         yield client
     demo.close()
 
@@ -108,11 +108,11 @@ def test_a_run_has_no_crowd_of_listeners(served):
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert seen.acquire(timeout=20)
+            assert seen.acquire(timeout=60)
         assert served.get(live.address_of("run")).status_code == 429
         running.over = True
         for thread in threads:
-            thread.join(timeout=20)
+            thread.join(timeout=60)
     deadline = time.monotonic() + 10
     while running.listeners and time.monotonic() < deadline:
         time.sleep(0.005)

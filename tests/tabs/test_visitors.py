@@ -30,7 +30,7 @@ def served(tmp_path, monkeypatch):
         create_tab(studio)
         keep_little(demo, studio)
     _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    with httpx.Client(base_url=f"{url}gradio_api", timeout=30) as client:
+    with httpx.Client(base_url=f"{url}gradio_api", timeout=120) as client:
         yield studio, demo, client
     demo.close()
 

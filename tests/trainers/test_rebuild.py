@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,25 @@ def small_recipe(tmp_path, monkeypatch):
     return judged
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The programs of the stages, run here: that they are programs is proved by the test that goes on where one was cut off."""
+    def run(command):
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        vae.main(command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(rebuild.subprocess, "run", run)
+
+
 def folder_of(tmp_path):
     return tmp_path / "assets/models/toybox-sd"
 
 
-def test_one_command_goes_on_where_it_was_cut_off_and_then_has_nothing_left_to_do(tmp_path, small_recipe, capsys):
+def test_one_command_goes_on_where_it_was_cut_off_and_then_has_nothing_left_to_do(tmp_path, small_recipe, capsys, request):
     first, second = (stage() for stage in rebuild.RECIPES["toybox-sd"])
     rebuild._finish(first)
+    request.getfixturevalue("in_this_process")
     made = (tmp_path / "runs/first/model").stat().st_mtime_ns
     rebuild.rebuild("toybox-sd")  # the second stage was still to be trained
     assert (tmp_path / "runs/first/model").stat().st_mtime_ns == made
@@ -119,7 +132,7 @@ def test_one_command_goes_on_where_it_was_cut_off_and_then_has_nothing_left_to_d
     assert small_recipe == ["toybox-sd"] * 2 and (folder_of(tmp_path) / "quality.json").is_file()
 
 
-def test_a_model_built_on_an_older_one_is_not_taken_for_finished(tmp_path, small_recipe):
+def test_a_model_built_on_an_older_one_is_not_taken_for_finished(tmp_path, small_recipe, in_this_process):
     rebuild.rebuild("toybox-sd")
     made = (tmp_path / "runs/second/model").stat().st_mtime
     os.utime(tmp_path / "runs/first/model", (made + 5, made + 5))
@@ -127,7 +140,7 @@ def test_a_model_built_on_an_older_one_is_not_taken_for_finished(tmp_path, small
         rebuild.rebuild("toybox-sd")
 
 
-def test_judging_anew_what_another_recipe_made_keeps_what_the_card_says_of_it(tmp_path, small_recipe):
+def test_judging_anew_what_another_recipe_made_keeps_what_the_card_says_of_it(tmp_path, small_recipe, in_this_process):
     folder = folder_of(tmp_path)
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(f"made long ago\n\n{cards.MEASURED}\n\nold figures\n")

@@ -28,6 +28,13 @@ def test_a_share_counts_what_is_as_asked():
         judge.share(["red"], ["red", "red"])
 
 
+@pytest.mark.parametrize(("words", "bits"), [
+    (["red"] * 8, 0), (["red", "blue"] * 4, 1), (["red"] * 4 + ["blue"] * 2 + ["teal", "pink"], 1.75), (list("abcdefgh"), 3),
+])
+def test_diversity_is_the_entropy_of_the_words_in_bits(words, bits):
+    assert judge.entropy(words) == pytest.approx(bits) and str(judge.entropy(words))[0] != "-"
+
+
 def test_the_subject_is_more_like_itself_on_other_backgrounds_than_like_a_plain_picture():
     own = judge.features(torch.stack([torch.from_numpy(np.array(picture)).movedim(-1, 0) for picture in example_pictures()]))
     others = judge.features(torch.stack([torch.from_numpy(subject(colour).copy()).movedim(-1, 0) for colour in COLOURS]))
@@ -50,7 +57,8 @@ def test_the_runs_of_the_example_are_what_the_trainer_takes(tmp_path):
 def test_the_card_has_a_column_and_a_recipe_for_every_run():
     figures = {"before": 0.1, "after": 0.2, "without_prior": 0.3, "lora": 0.4, "themselves": 0.5}
     card = judge.subject_card(
-        {"likeness": figures, "background": figures, "class": figures, "minutes": figures}, {name: f"teach {name}" for name in judge.RUNS},
+        {"likeness": figures, **dict.fromkeys(("background", "class", "diversity", "minutes"), figures)}, {name: f"teach {name}" for name in judge.RUNS},
     )
     assert "| 0.100 | 0.200 | 0.300 | 0.400 |" in card and card.count("| 10.0% | 20.0% | 30.0% | 40.0% |") == 2
+    assert "of log2(12) = 3.58 | 0.10 | 0.20 | 0.30 | 0.40 |" in card
     assert all(f"`teach {name}`" in card for name in judge.RUNS)

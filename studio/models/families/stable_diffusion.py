@@ -41,7 +41,7 @@ class StableDiffusion(Latent):
     @cached_property
     def traced(self) -> Traced:
         """The UNet, as graphs where they were made ready."""
-        return Traced(self.network, _Ask(self.network))
+        return Traced(self.network, _Ask(self.network), steady=(2,))
 
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The states of the prompt, and of the negative one: (1, L, D) each. Raises InvalidOption."""
@@ -55,13 +55,14 @@ class StableDiffusion(Latent):
         return self.traced(x_t, torch.tensor(t), conditioning.text.to(self.dtype), *conditioning.residuals(x_t, t)).float()
 
     def make_ready(self, options: SampleOptions) -> None:
-        """Graphs for runs of these options: alone and guided, watched where they ask for it."""
+        """Graphs for runs of these options: alone and guided, watched where they ask for it, and for the decoder."""
         state = torch.zeros(options.num_images, *self.state_shape(options), device=self.device, dtype=self.dtype)
         text = self.prompts.encode(options.prompt, self.device).to(self.dtype)
         for copies in (1,) if options.guidance_scale == 1 else (1, 2) if options.guidance_end - options.guidance_start < 1 else (2,):
             inputs = state.repeat(copies, 1, 1, 1), torch.tensor(1.0), text.expand(len(state) * copies, -1, -1).contiguous()
             with self.word_attention(options).recording() if options.record_attention else nullcontext():
                 self.traced.prepare(*inputs)
+        self.make_decoder_ready(options)
 
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
         """Of the UNet's cross-attention."""
