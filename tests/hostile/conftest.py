@@ -2,9 +2,11 @@
 
 import pytest
 
-from tests.hostile.served import Served
+from tests.hostile.served import ATTACK, Served
 
 MODES = {"public": ("--public",), "own": ()}
+# For what goes the same way with and without --public: in CI as strangers find it, in `make attack` as its owner does too.
+EITHER = pytest.mark.parametrize("app", MODES if ATTACK else ["public"], indirect=True)
 
 
 @pytest.fixture(scope="session")

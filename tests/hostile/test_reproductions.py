@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.hostile.conftest import MODES
+from tests.hostile.conftest import EITHER, MODES
 from tests.hostile.files import CANARY_COLOUR, OPTIONS, STEP, bomb, png, reference, run_file
 from tests.hostile.served import ATTACK, PATIENCE_S, served
 
@@ -75,6 +75,7 @@ def test_a_picture_too_large_for_the_memory_is_refused_in_numbers(app):
 
 # --- 3: picture bombs in parallel -----------------------------------------------------------------------------
 
+@EITHER
 def test_twelve_picture_bombs_at_once_cost_little(app):
     noise = app.named("noise_image")
     path = app.upload("wall.png", bomb(7000, 7000))
@@ -98,6 +99,7 @@ def large_run(num_steps: int = 380) -> bytes:
 SESSIONS = 40 if ATTACK else 12
 
 
+@EITHER
 def test_a_run_file_opened_by_many_sessions_is_kept_once(app):
     said = reference(app.upload("run.safetensors", large_run()))
     handler = app.openers()[0]

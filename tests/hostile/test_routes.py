@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.hostile.conftest import EITHER
 from tests.hostile.files import reference
 from tests.hostile.judging import LEAKS, quiet
 from tests.hostile.served import ROOT
@@ -159,6 +160,7 @@ def test_how_much_is_asked_of_the_app_is_told_to_nobody(app, path):
     assert answer.status_code in (403, 404) and "dashboard" not in answer.text and "mean" not in answer.text
 
 
+@EITHER
 def test_addresses_for_nobody_are_answered_and_tell_nothing(app):
     wrong = []
     for path in QUERIES:
@@ -180,6 +182,7 @@ HEADERS = [
 ]
 
 
+@EITHER
 def test_headers_that_are_nonsense_do_no_harm(app):
     wrong = []
     for headers, path in product(HEADERS, ("/", "/config", "/gradio_api/info")):
@@ -195,6 +198,7 @@ def test_headers_that_are_nonsense_do_no_harm(app):
     assert app.alive()
 
 
+@EITHER
 def test_a_hundred_listeners_left_hanging_hold_up_nobody(app):
     """Connections that are opened and left: half a request, streams that nobody reads, sockets that say nothing."""
     upload = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000000\r\n\r\n--x"
@@ -217,6 +221,7 @@ def test_a_hundred_listeners_left_hanging_hold_up_nobody(app):
         assert app.alive()
 
 
+@EITHER
 def test_pages_of_endless_session_names_do_not_fill_the_memory(app):
     import threading
 
