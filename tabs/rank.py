@@ -12,15 +12,18 @@ from studio.models.device import Waiting, Work
 from studio.options import SampleOptions
 from studio.rankings import FLAGS, RATINGS, OpenTask, Ranking, Submitted, collections, open_tasks, progress, save_draft, skip, submit, undo
 from studio.rankings.agreement import agreement, read_table, strengths, win_rates
+from studio.rankings.assigning import CHOICES, Sureness, sureness
 from studio.rankings.example import add_example
-from studio.rankings.formats import FORMATS, export_rankings, import_rankings
-from studio.rankings.making import TaskMade, TaskOptions, toybox_prompts
+from studio.rankings.flagged import Flagged, flagged
+from studio.rankings.formats import IMPORTS, export_rankings, import_rankings
+from studio.rankings.making import TaskMade, TaskOptions, add_drawn, toybox_prompts
 from studio.rankings.pictures import picture_path
 from studio.scratch import passing_folder
 from tabs.parts.api import RankingApi
 from tabs.parts.arguments import event_value
 from tabs.parts.keeping import DOWNLOAD
 from tabs.parts.panel import DEVICE
+from tabs.parts.scorers import last_run
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import shared, waiting_line
 from tabs.parts.visitors import asker_of
@@ -36,18 +39,27 @@ Pictures = Callable[[str, str], str]
 
 # --- what the page is shown ----------------------------------------------------------------------------------
 
-def board_value(studio: RankingApi, pictures: Pictures, name: str, collection: str, **more: Any) -> str:
+def board_value(studio: RankingApi, pictures: Pictures, name: str, collection: str, choose: str = "order", **more: Any) -> str:
     """JSON text for Studio.rank: the annotator's open tasks, how far they are, and what is said to what they did.
 
     Args:
         pictures: the address of a picture from its name and suffix.
+        choose: which task comes next, of studio.rankings.assigning.CHOICES.
         more: acknowledged, feedback, kept, error, failed: see assets/ui/rank.js.
     """
-    tasks = open_tasks(studio.rankings, name, AHEAD, collection)
+    tasks = open_tasks(studio.rankings, name, AHEAD, collection, choose)
+    if choose == "least_sure" and tasks:
+        more["sure"] = sure_line(sureness(studio.rankings, tasks[0].assignment, collection))
     return to_stage({
         "annotator": name, "collection": collection, "tasks": [task_value(task, pictures) for task in tasks],
         "progress": asdict(progress(studio.rankings, name, collection)), "flags": FLAGS, "ratings": RATINGS, "invitation": INVITATION, **more,
     })
+
+
+def sure_line(sure: Sureness) -> str:
+    """What is known of the models, and what the open task saves."""
+    known = f"models known to ±{sure.deviation:.2f}"
+    return known if sure.saves is None else f"{known}, this task says {1 + sure.saves:.1f} times what one at random does"
 
 
 def task_value(task: OpenTask, pictures: Pictures) -> dict[str, Any]:
@@ -124,6 +136,7 @@ class Maker:
     seed: gr.Number
     overlap: gr.Number
     collection: gr.Textbox
+    drawn: gr.Button
     make: gr.Button
     stop: gr.Button
     status: gr.HTML
@@ -155,13 +168,18 @@ def create_tab(studio: RankingApi) -> None:
         with gr.Column(elem_classes="ds-controls"):
             name = gr.Textbox("me", label="Who ranks", max_lines=1, elem_id="rank-name", info="Each annotator has an order of pictures of their own.")
             collection = unchecked(gr.Dropdown([ALL], value="", label="Collection", elem_id="rank-collection"))
+            choose = unchecked(gr.Dropdown(
+                [(label, key) for key, label in CHOICES.items()], value="order", label="Next task", elem_id="rank-choose",
+                info="Least sure: the one that says most of how the models compare.",
+            ))
             maker = create_maker(studio)
             mover = create_mover()
         with gr.Column(elem_classes="ds-stage-column"):
             board = drawn_by("rank", '<div class="ds-stage ds-rank"></div>', elem_id="rank-board")
             with gr.Accordion("Agreement", open=False, elem_id="rank-agreement") as shown:
                 agreed = drawn_by("agreement", '<div class="ds-stage ds-agreement"></div>', elem_id="rank-agreed")
-    wire_board(studio, board, name, collection)
+            create_flagged(studio, collection)
+    wire_board(studio, board, name, collection, choose)
     wire_maker(studio, maker, collection)
     wire_mover(studio, mover, collection)
 
@@ -170,6 +188,26 @@ def create_tab(studio: RankingApi) -> None:
             return agreement_value(studio, chosen)
 
     gr.on([shown.expand, collection.input], on_agreement, collection, agreed, **PRIVATE, concurrency_id="rank")
+
+
+def create_flagged(studio: RankingApi, collection: gr.Dropdown) -> None:
+    """The pictures that were flagged, by flag."""
+    with gr.Accordion("Flagged pictures", open=False, elem_id="rank-flagged") as shown:
+        flag = unchecked(gr.Dropdown([("Any flag", ""), *((label, key) for key, label in FLAGS.items())], value="", label="Flag", elem_id="rank-flag"))
+        gallery = gr.Gallery(label="Flagged", columns=6, height="auto", object_fit="contain", interactive=False, elem_id="rank-flagged-pictures")
+        words = gr.HTML(elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
+
+    def on_show(flag: str, chosen: str) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            found = flagged(studio.rankings, flag or "", chosen or "")
+            pictures = [(str(picture_path(studio.rankings.folder, one.sha256, one.suffix)), flag_line(one)) for one in found]
+        return {gallery: pictures, words: f"{len(found)} pictures." if found else "No picture of this collection is flagged so."}
+
+    gr.on([shown.expand, flag.input, collection.input], on_show, [flag, collection], [gallery, words], **PRIVATE, concurrency_id="rank")
+
+
+def flag_line(one: Flagged) -> str:
+    return f"{', '.join(FLAGS[flag] for flag in one.flags)} ({', '.join(one.annotators)}): {one.prompt}"
 
 
 def create_maker(studio: RankingApi) -> Maker:
@@ -188,6 +226,7 @@ def create_maker(studio: RankingApi) -> Maker:
             "overlap": gr.Number(1, precision=0, label="Annotators for each task", elem_id="rank-overlap"),
             "collection": gr.Textbox("mine", label="Into the collection", max_lines=1, elem_id="rank-into"),
         }
+        parts["drawn"] = gr.Button("Rank what was just drawn", size="sm", elem_id="rank-drawn")
         with gr.Row(elem_classes="ds-press"):
             parts["make"] = gr.Button("Make", variant="primary", elem_id="rank-make-run", min_width=80)
             parts["stop"] = gr.Button("Stop", elem_id="rank-make-stop", min_width=60)
@@ -199,7 +238,7 @@ def create_mover() -> Mover:
     """The form of exports and imports."""
     words: dict[str, Any] = {"padding": False, "apply_default_css": False, "js_on_load": None}
     with gr.Accordion("Export, import", open=False, elem_id="rank-move"):
-        format = unchecked(gr.Dropdown([(one.label, name) for name, one in FORMATS.items()], value="studio", label="Format", elem_id="rank-format"))
+        format = unchecked(gr.Dropdown([(one.label, name) for name, one in IMPORTS.items()], value="studio", label="Format", elem_id="rank-format"))
         loses = gr.HTML(KEEPS_ALL, elem_id="rank-loses", elem_classes="ds-status", **words)
         export = gr.Button("Export", size="sm", elem_id="rank-export")
         exported = gr.File(label="Exported", interactive=False, visible=False, height=60, elem_id="rank-exported")
@@ -209,7 +248,7 @@ def create_mover() -> Mover:
     return Mover(format=format, loses=loses, export=export, exported=exported, opened=opened, status=status)
 
 
-def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection: gr.Dropdown) -> None:
+def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection: gr.Dropdown, choose: gr.Dropdown) -> None:
     """Tie the board to the rankings: it asks for tasks when it is first seen, and for the next with each answer."""
     known: dict[str, str] = {}
 
@@ -218,17 +257,17 @@ def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection:
             known[sha256] = f"gradio_api/file={board.move_resource_to_block_cache(picture_path(studio.rankings.folder, sha256, suffix))}"
         return known[sha256]
 
-    def on_act(name: str, chosen: str, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+    def on_act(name: str, chosen: str, next_by: str, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
         who = name_of(name, request)
         try:
             begin(studio)
             answer = acted(studio, who, event)
-            return {board: board_value(studio, address, who, chosen, **answer), collection: menu(studio)}
+            return {board: board_value(studio, address, who, chosen, next_by, **answer), collection: menu(studio)}
         except StudioError as error:
             return {board: to_stage({"error": str(error), "tasks": None}), collection: gr.skip()}
 
-    board.submit(on_act, [name, collection], [board, collection], trigger_mode="multiple", concurrency_id="rank", concurrency_limit=4, **PRIVATE)
-    gr.on([name.change, collection.input], None, None, board, js="() => window.Studio.askForTasks()", **CHEAP)
+    board.submit(on_act, [name, collection, choose], [board, collection], trigger_mode="multiple", concurrency_id="rank", concurrency_limit=4, **PRIVATE)
+    gr.on([name.change, collection.input, choose.input], None, None, board, js="() => window.Studio.askForTasks()", **CHEAP)
 
 
 def begin(studio: RankingApi) -> None:
@@ -260,6 +299,15 @@ def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> Non
             return {maker.status: waiting_line(event)}
         return {maker.status: f"Task {event.index + 1} of {event.total}{'' if event.new else ' was there already'}.", collection: menu(studio)}
 
+    def on_drawn(into: str, overlap: float, request: gr.Request) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            run = last_run(studio, asker_of(request).page)
+            new = add_drawn(studio.rankings, run.options, run.images, (into or "").strip() or "mine", overlap)  # type: ignore[arg-type]
+        said = f"The {len(run.images)} pictures of the run that was drawn last are {'a task' if new else 'a task already'}."
+        return {maker.status: said, collection: gr.update(value=(into or "").strip() or "mine", choices=menu(studio)["choices"])}
+
+    ranked = maker.drawn.click(on_drawn, [maker.collection, maker.overlap], [maker.status, collection], **PRIVATE, concurrency_id="rank")
+    ranked.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
     making = maker.make.click(on_make, {*maker.asked}, [maker.status, collection], api_visibility="private", show_progress="minimal", **DEVICE)
     making.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
     maker.stop.click(lambda: "Stopped; the tasks that were made stay. Make goes on with the same options.", None, maker.status, cancels=[making], **CHEAP)
@@ -297,7 +345,7 @@ def wire_mover(studio: RankingApi, mover: Mover, collection: gr.Dropdown) -> Non
         return {mover.status: f"{found.tasks} tasks and {found.rankings} rankings were new.", collection: menu(studio)}
 
     moving: dict[str, Any] = {**PRIVATE, "concurrency_id": "files"}
-    mover.format.input(lambda format: (FORMATS[format].loses or KEEPS_ALL) if format in FORMATS else "", mover.format, mover.loses, **CHEAP)
+    mover.format.input(lambda format: (IMPORTS[format].loses or KEEPS_ALL) if format in IMPORTS else "", mover.format, mover.loses, **CHEAP)
     exported = mover.export.click(on_export, [mover.format, collection], [mover.exported, mover.status], **moving)
     exported.success(None, mover.exported, None, js=DOWNLOAD, **CHEAP)
     brought = mover.opened.upload(on_import, [mover.opened, mover.format, collection], [mover.status, collection], **moving)

@@ -395,9 +395,9 @@
 
     // --- what the server says
 
-    const describe = ({ progress: { submitted, left, done, total, seconds_each: each } }) => {
+    const describe = ({ progress: { submitted, left, done, total, seconds_each: each }, sure }) => {
       const rest = each && left ? `, about ${minutes(left * each)}` : "";
-      part(".ds-rank-progress").textContent = `${submitted} ranked by you · ${left} left${rest} · ${done} of ${total} by all`;
+      part(".ds-rank-progress").textContent = `${submitted} ranked by you · ${left} left${rest} · ${done} of ${total} by all${sure ? ` · ${sure}` : ""}`;
     };
     const answered = (now) => {
       if (saving && now.did === "draft" && (now.kept === saving.request || now.failed !== undefined)) now.error ? (saving = null) : savedDraft(saving);

@@ -9,6 +9,7 @@ Kendall W of m rankings of n pictures, mean ranks within ties, T = sum (t^3 - t)
 Krippendorff's alpha (ordinal) by the library of that name, strengths by Bradley-Terry (choix; Hunter 2004).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -72,30 +73,38 @@ class Strength:
 
 def read_table(rankings: "Rankings", collection: str = "") -> Table:
     """All rankings of a collection; "" for all. Raises as rankings.reading does."""
-    from sqlalchemy import select
+    from sqlalchemy import Text, cast, select
 
     from studio.rankings.schema import Annotator, Assignment, Generation, RankingRow, Task, TaskItem
 
-    columns = (Assignment.task_id, Assignment.annotator_id, Assignment.repeat, RankingRow.ranks, RankingRow.seconds, RankingRow.submitted)
+    # As text: of a hundred thousand rankings few are different, and each is read once.
+    ranks_text = cast(RankingRow.ranks, Text)
+    columns = (Assignment.task_id, Assignment.annotator_id, Assignment.repeat, ranks_text, RankingRow.seconds, RankingRow.submitted)
     wanted = select(*columns).join(Assignment, Assignment.id == RankingRow.assignment_id).order_by(RankingRow.submitted)
     items = select(TaskItem.task_id, Generation.model).join(Generation, Generation.id == TaskItem.generation_id).order_by(TaskItem.task_id, TaskItem.position)
     if collection:
         wanted = wanted.join(Task, Task.id == Assignment.task_id).where(Task.collection == collection)
         items = items.join(Task, Task.id == TaskItem.task_id).where(Task.collection == collection)
     with rankings.reading() as session:
-        rows = session.execute(wanted).all()
+        tasks, annotator, repeat, texts, seconds, submitted = list(zip(*session.execute(wanted).tuples())) or ((),) * len(columns)
         names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
         models: dict[int, list[str]] = {}
         for task, model in session.execute(items):
             models.setdefault(task, []).append(model)
-    ranks = np.full((len(rows), MAX_PICTURES), np.nan)
-    for row, said in enumerate(rows):
-        ranks[row, : len(said.ranks)] = [np.nan if rank is None else rank for rank in said.ranks]
-    of = lambda place, kind: np.array([row[place] for row in rows], dtype=kind)  # noqa: E731
     return Table(
-        task=of(0, np.int64), annotator=of(1, np.int64), repeat=of(2, np.int64), ranks=ranks, seconds=of(4, float), submitted=of(5, float), names=names,
-        models=models,
+        task=np.array(tasks, np.int64), annotator=np.array(annotator, np.int64), repeat=np.array(repeat, np.int64), ranks=ranks_read(texts),
+        seconds=np.array(seconds, float), submitted=np.array(submitted, float), names=names, models=models,
     )
+
+
+def ranks_read(texts: Sequence[str]) -> np.ndarray:
+    """Lists of ranks in JSON -> (N, 9) float64, NaN for what is left out or not there."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    known = np.full((len(places), MAX_PICTURES), np.nan)
+    for text, place in places.items():
+        ranks = json.loads(text)
+        known[place, : len(ranks)] = [np.nan if rank is None else rank for rank in ranks]
+    return known[np.fromiter((places[text] for text in texts), np.int64, len(texts))]
 
 
 def pair_signs(ranks: np.ndarray) -> np.ndarray:
@@ -250,7 +259,8 @@ def wins_by_task(table: Table, models: Sequence[str]) -> np.ndarray:
     tasks, of_row = np.unique(table.task, return_inverse=True)
     which = np.full((len(tasks), MAX_PICTURES), -1)
     for i, task in enumerate(tasks.tolist()):
-        which[i, : len(table.models[task])] = [place.get(model, -1) for model in table.models[task]]
+        own = table.models[task]
+        which[i, : len(own)] = [place.get(model, -1) for model in own]
     wins = np.zeros((len(tasks), len(models), len(models)))
     row, pair = np.nonzero(~np.isnan(signs))
     a, b = which[of_row[row], FIRST[pair]], which[of_row[row], SECOND[pair]]

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import require_int, require_text
+from studio.checks import require_choice, require_int, require_text
 from studio.errors import InvalidOption, UnknownName
 from studio.rankings.ranking import FLAGS
+from studio.rankings.sureness import Posterior, information, posterior_of, saved_share
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from studio.rankings.database import Rankings
     from studio.rankings.schema import Assignment, Task
 
-__all__ = ["OpenTask", "ShownPicture", "open_tasks", "save_draft", "Progress", "progress", "require_name"]
+__all__ = ["CHOICES", "OpenTask", "ShownPicture", "Sureness", "open_tasks", "save_draft", "Progress", "progress", "require_name", "sureness"]
 
+# Which task comes next: in the order of their making, or that which says most of its models.
+CHOICES = {"order": "In order", "least_sure": "Where it is least sure"}
+# So many free tasks are weighed against each other.
+CANDIDATES = 64
 MAX_NAME = 80
 MAX_ID = 2**62
 MAX_AHEAD = 5
@@ -60,21 +65,25 @@ def require_name(name: object) -> str:
     return stripped
 
 
-def open_tasks(rankings: "Rankings", annotator: str, count: int = 2, collection: str = "") -> list[OpenTask]:
+def open_tasks(rankings: "Rankings", annotator: str, count: int = 2, collection: str = "", choose: str = "order") -> list[OpenTask]:
     """The tasks that the annotator has open, the oldest first, new ones given out until there are `count`; fewer where there are no more.
 
     Args:
         count: 1 to 5; the second can be fetched while the first is ranked.
         collection: only tasks of this name; "" for all.
+        choose: of CHOICES, which of the free tasks is given out.
     Raises InvalidOption, and as rankings.write does.
     """
     require_int("count", count, 1, MAX_AHEAD)
     require_text("collection", collection)
+    require_choice("choose", choose, CHOICES)
     name = require_name(annotator)
-    return rankings.write(lambda session: opened(session, name, count, collection, rankings.clock()))
+    known = posterior_of(rankings, collection) if choose == "least_sure" else None
+    return rankings.write(lambda session: opened(session, name, count, collection, rankings.clock(), known))
 
 
-def opened(session: "Session", name: str, count: int, collection: str, now: float) -> list[OpenTask]:
+def opened(session: "Session", name: str, count: int, collection: str, now: float, known: Posterior | None = None) -> list[OpenTask]:
+    """known: what is known of the models, where the tasks that say most of them are to be given out first."""
     from sqlalchemy import select
 
     from studio.rankings.schema import OPEN, Annotator, Assignment, Task
@@ -85,18 +94,18 @@ def opened(session: "Session", name: str, count: int, collection: str, now: floa
     if collection:
         wanted = wanted.where(Task.collection == collection)
     mine = list(session.scalars(wanted.order_by(Assignment.opened, Assignment.id).limit(count)))
-    while len(mine) < count and (given := next_assignment(session, annotator, collection, now)) is not None:
+    while len(mine) < count and (given := next_assignment(session, annotator, collection, now, known)) is not None:
         mine.append(given)
     return [shown(session, assignment) for assignment in mine]
 
 
-def next_assignment(session: "Session", annotator: int, collection: str, now: float) -> "Assignment | None":
+def next_assignment(session: "Session", annotator: int, collection: str, now: float, known: Posterior | None = None) -> "Assignment | None":
     """A task that the annotator has not seen, or now and then one that they have; None where there are no more."""
     if (task := task_to_repeat(session, annotator, collection)) is not None:
         return assign(session, task, annotator, None, now, repeat=1)
-    task = free_task(session, annotator, collection)
+    task = free_task(session, annotator, collection, known)
     if task is None and give_back(session, collection, now):
-        task = free_task(session, annotator, collection)
+        task = free_task(session, annotator, collection, known)
     return None if task is None else assign(session, task, annotator, take_slot(session, task), now)
 
 
@@ -115,8 +124,11 @@ def assign(session: "Session", task: "Task", annotator: int, slot: int | None, n
     return row
 
 
-def free_task(session: "Session", annotator: int, collection: str) -> "Task | None":
-    """The first task with a free slot that the annotator was never given; after the last one that they were given, else from the start."""
+def free_task(session: "Session", annotator: int, collection: str, known: Posterior | None = None) -> "Task | None":
+    """The first task with a free slot that the annotator was never given; after the last one that they were given, else from the start.
+
+    known: take that of the next CANDIDATES which says most of its models instead.
+    """
     from sqlalchemy import exists, func, select
 
     from studio.rankings.schema import Assignment, Task
@@ -126,7 +138,53 @@ def free_task(session: "Session", annotator: int, collection: str) -> "Task | No
     wanted = select(Task).where(Task.taken < Task.overlap, ~given).order_by(Task.id).limit(1).with_for_update(skip_locked=True)
     if collection:
         wanted = wanted.where(Task.collection == collection)
+    if known is not None:
+        return most_telling(session, known, list(session.scalars(wanted.limit(CANDIDATES))))
     return session.scalar(wanted.where(Task.id > last)) or session.scalar(wanted)
+
+
+def most_telling(session: "Session", known: Posterior, tasks: "Sequence[Task]") -> "Task | None":
+    """The task that is expected to say most of its models; the first of several alike."""
+    models = models_of(session, [task.id for task in tasks])
+    return max(tasks, key=lambda task: information(known, models[task.id]), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sureness:
+    """deviation: of the difference of two models' strengths, on the average. saves: how much more the task is expected to say than one at random, 0.5 is
+    half as much again; None where nothing can be said."""
+
+    deviation: float
+    saves: float | None
+
+
+def sureness(rankings: "Rankings", assignment: int, collection: str = "") -> Sureness:
+    """How sure the ranking of the models is, and what an open task saves. Raises as rankings.reading does."""
+    from sqlalchemy import select
+
+    from studio.rankings.schema import Assignment, Task
+
+    known = posterior_of(rankings, collection)
+    with rankings.reading() as session:
+        task = session.scalar(select(Assignment.task_id).where(Assignment.id == assignment))
+        wanted = select(Task.id).where(Task.taken < Task.overlap).order_by(Task.id).limit(CANDIDATES)
+        others = session.scalars(wanted.where(Task.collection == collection) if collection else wanted).all()
+        models = models_of(session, [*others, *([] if task is None else [task])])
+    saves = None if task is None else saved_share(known, models[task], [models[other] for other in others])
+    return Sureness(deviation=known.uncertainty**0.5, saves=saves)
+
+
+def models_of(session: "Session", tasks: Sequence[int]) -> dict[int, list[str]]:
+    """The models of the pictures of each task."""
+    from sqlalchemy import select
+
+    from studio.rankings.schema import Generation, TaskItem
+
+    found: dict[int, list[str]] = {task: [] for task in tasks}
+    wanted = select(TaskItem.task_id, Generation.model).join(Generation, Generation.id == TaskItem.generation_id).where(TaskItem.task_id.in_(tasks))
+    for task, model in session.execute(wanted.order_by(TaskItem.task_id, TaskItem.position)):
+        found[task].append(model)
+    return found
 
 
 def take_slot(session: "Session", task: "Task") -> int:

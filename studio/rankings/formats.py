@@ -2,10 +2,13 @@
 
     studio        tasks.jsonl, one task a line with all that was said of it; loses nothing
     imagereward   ImageRewardDB (arXiv 2304.05977): [{"id", "prompt", "generations", "ranking"}]
+    imagereward_pair  its pairs: parquet of {"prompt", "img_better", "img_worse"}, the pictures inside
     pickapic      Pick-a-Pic (arXiv 2305.01569): parquet, one pair a row, the pictures inside
-    hpdv2         HPDv2 (arXiv 2306.09341): [{"human_preference", "prompt", "file_path", "user_hash"}]; its test form with image_path and rank is read
+    hpdv2         HPDv2 (arXiv 2306.09341): [{"human_preference", "prompt", "file_path", "user_hash"}]
+    hpdv2_test    its test form: [{"prompt", "image_path", "rank", "raw_annotation"}]
     hpdv3         HPDv3 (arXiv 2508.03789): [{"prompt", "path1" (preferred), "path2", "confidence"}]
-    csv           one picture of a ranking a row, for tables
+    csv, parquet  one picture of a ranking a row, for tables
+    folders       folders of pictures, one a prompt: tasks without rankings; only read
 
 Every export is one zip file: the file with the rankings, and the pictures under pictures/ by their SHA-256.
 """
@@ -16,7 +19,8 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from hashlib import sha256
+from itertools import combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +35,12 @@ from studio.rankings.tasks import NewGeneration, NewTask
 if TYPE_CHECKING:
     from studio.rankings.database import Rankings
 
-__all__ = ["FORMATS", "Format", "export_rankings", "import_rankings"]
+__all__ = ["FORMATS", "IMPORTS", "Format", "export_rankings", "import_rankings"]
 
 PICTURES = "pictures/"
 NOBODY = "imported"
 ROWS_AT_ONCE = 256
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Format:
     """A format of the menu. loses: what it cannot hold, in a sentence; "" where it holds all.
 
     write(records, picture, file): writes the table; picture(file name) gives a picture's bytes. read(archive): gives the records of the
-    file in it that ends with one of `suffixes`.
+    file in it that ends with one of `suffixes`, or of the whole archive where there are none.
     """
 
     label: str
@@ -60,6 +65,8 @@ class Format:
 def export_rankings(rankings: "Rankings", format: str, path: Path, collection: str = "") -> int:
     """Write a zip file; gives how many tasks it holds. Memory is bounded however many there are. Raises UnknownName, and as rankings.reading does."""
     chosen = format_of(format)
+    if not chosen.file:
+        raise InvalidOption(f"{chosen.label}: that is only imported; choose another format to export rankings.")
     counted, files = [0], set[str]()
 
     def told() -> Iterator[TaskRecord]:
@@ -89,7 +96,7 @@ def import_rankings(rankings: "Rankings", format: str, source: str | Path, colle
     """
     chosen = format_of(format)
     with opened_archive(source) as archive:
-        name = archive.find(*chosen.suffixes)
+        name = archive.find(*chosen.suffixes) if chosen.suffixes else Path(source).name
         found = [new_task(rankings, archive, record, place, collection) for place, record in enumerate(read_all(chosen, archive, name))]
     if not found:
         raise BadRunFile(f"{name} holds no rankings.")
@@ -97,9 +104,10 @@ def import_rankings(rankings: "Rankings", format: str, source: str | Path, colle
 
 
 def format_of(name: str) -> Format:
-    if name not in FORMATS:
-        raise UnknownName.of("format of rankings", name, FORMATS)
-    return FORMATS[name]
+    """Raises UnknownName."""
+    if name not in IMPORTS:
+        raise UnknownName.of("format of rankings", name, IMPORTS)
+    return IMPORTS[name]
 
 
 def read_all(chosen: Format, archive: Archive, name: str) -> Iterator[TaskRecord]:
@@ -199,6 +207,34 @@ def read_imagereward(archive: Archive, name: str) -> Iterator[TaskRecord]:
         yield TaskRecord(prompt=entry["prompt"], pictures=[PictureRecord(file=file) for file in files], rankings=[answer], source_id=number)
 
 
+def write_imagereward_pair(records: Iterable[TaskRecord], picture: Callable[[str], bytes], file: Any) -> None:
+    import pyarrow as pa
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    write_parquet(file, pa.schema([("prompt", pa.string()), ("img_better", image), ("img_worse", image)]), (
+        {
+            "prompt": pair.prompt,
+            **{name: {"bytes": picture(one.file), "path": one.file} for name, one in zip(("img_better", "img_worse"), better_first(pair))},
+        }
+        for pair in pairs_of(records) if pair.better is not None
+    ))
+
+
+def read_imagereward_pair(archive: Archive, name: str) -> Iterator[TaskRecord]:
+    voices: dict[tuple[str, ...], int] = {}
+    for row in read_parquet(archive, name):
+        contents = [bytes(row[side]["bytes"]) for side in ("img_better", "img_worse")]
+        # Who said so is not there: a second time is another's.
+        same = (str(row["prompt"]), *sorted(sha256(content).hexdigest() for content in contents))
+        voices[same] = voices.get(same, 0) + 1
+        pictures = [PictureRecord(file="", content=content) for content in contents]
+        yield task_of_pair(row["prompt"], pictures, 0, NOBODY if voices[same] == 1 else f"{NOBODY} {voices[same]}")
+
+
+def better_first(pair: "Pair") -> tuple[PictureRecord, PictureRecord]:
+    return pair.pictures if pair.better == 0 else (pair.pictures[1], pair.pictures[0])
+
+
 # --- pairs ---------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
@@ -229,7 +265,6 @@ def task_of_pair(prompt: Any, pictures: Sequence[PictureRecord], better: int | N
 
 def write_pickapic(records: Iterable[TaskRecord], picture: Callable[[str], bytes], file: Any) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     text, number, content = pa.string(), pa.float64(), pa.binary()
     schema = pa.schema([
@@ -239,14 +274,9 @@ def write_pickapic(records: Iterable[TaskRecord], picture: Callable[[str], bytes
         ("num_example_per_prompt", pa.int64()),
     ])
     users: dict[str, int] = {}
-    rows: list[dict[str, Any]] = []
-    with pq.ParquetWriter(file, schema) as writer:
-        for place, pair in enumerate(pairs_of(records)):
-            rows.append(pickapic_row(pair, place, users.setdefault(pair.said.annotator, len(users)), picture))
-            if len(rows) == ROWS_AT_ONCE:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                rows.clear()
-        writer.write_table(pa.Table.from_pylist(rows, schema))
+    write_parquet(file, schema, (
+        pickapic_row(pair, place, users.setdefault(pair.said.annotator, len(users)), picture) for place, pair in enumerate(pairs_of(records))
+    ))
 
 
 def pickapic_row(pair: Pair, place: int, user: int, picture: Callable[[str], bytes]) -> dict[str, Any]:
@@ -265,24 +295,16 @@ def pickapic_row(pair: Pair, place: int, user: int, picture: Callable[[str], byt
 
 
 def read_pickapic(archive: Archive, name: str) -> Iterator[TaskRecord]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(io.BytesIO(archive.table(name)))
-        rows = (row for batch in file.iter_batches(ROWS_AT_ONCE) for row in batch.to_pylist())
-        for row in rows:
-            if row.get("has_label") is False:
-                continue
-            labels = (float(row["label_0"]), float(row["label_1"]))
-            pictures = [
-                PictureRecord(file="", model=str(row[f"model_{side}"] or ""), source_id=str(row[f"image_{side}_uid"]), content=bytes(row[f"jpg_{side}"]))
-                for side in (0, 1)
-            ]
-            better = None if labels[0] == labels[1] else int(labels[1] > labels[0])
-            yield task_of_pair(row["caption"], pictures, better, f"user {row['user_id']}", f"pickapic-{row['ranking_id']}")
-    except pa.ArrowException as error:
-        raise BadRunFile(f"it is no parquet file that can be read ({str(error)[:100]}).") from error
+    for row in read_parquet(archive, name):
+        if row.get("has_label") is False:
+            continue
+        labels = (float(row["label_0"]), float(row["label_1"]))
+        pictures = [
+            PictureRecord(file="", model=str(row[f"model_{side}"] or ""), source_id=str(row[f"image_{side}_uid"]), content=bytes(row[f"jpg_{side}"]))
+            for side in (0, 1)
+        ]
+        better = None if labels[0] == labels[1] else int(labels[1] > labels[0])
+        yield task_of_pair(row["caption"], pictures, better, f"user {row['user_id']}", f"pickapic-{row['ranking_id']}")
 
 
 def write_hpdv2(records: Iterable[TaskRecord], picture: Callable[[str], bytes], file: Any) -> None:
@@ -306,12 +328,35 @@ def read_hpdv2(archive: Archive, name: str) -> Iterator[TaskRecord]:
         yield task_of_pair(entry["prompt"], [PictureRecord(file=file) for file in files], preference.index(1), str(entry.get("user_hash", NOBODY))[:80])
 
 
+def write_hpdv2_test(records: Iterable[TaskRecord], picture: Callable[[str], bytes], file: Any) -> None:
+    write_list(file, (hpdv2_entry(record) for record in records if whole_rankings(record)))
+
+
+def whole_rankings(record: TaskRecord) -> list[RankingRecord]:
+    """Those that leave no picture out, the first of each annotator."""
+    return [said for said in record.rankings if None not in said.ranking.ranks and not said.repeat]
+
+
+def hpdv2_entry(record: TaskRecord) -> dict[str, Any]:
+    """A task in the test form: the annotators' ranks, and the order of their means."""
+    said = whole_rankings(record)
+    means = [sum(one.ranking.ranks[place] or 0 for one in said) / len(said) for place in range(len(record.pictures))]
+    return {
+        "prompt": record.prompt, "image_path": [PICTURES + one.file for one in record.pictures],
+        "rank": [1 + sum(other < mean for other in means) for mean in means],
+        "raw_annotation": [{"user_hash": one.annotator, "rank": list(one.ranking.ranks)} for one in said],
+    }
+
+
 def hpdv2_test(entry: Mapping[str, Any]) -> TaskRecord:
-    """An entry of the test form: image_path and rank, the lowest for the best, from 0 or from 1."""
-    files, ranks = list(entry["image_path"]), list(entry["rank"])
-    ranks = [rank + 1 for rank in ranks] if ranks and min(ranks) == 0 else ranks
-    answer = RankingRecord(annotator=NOBODY, ranking=Ranking(ranks=ranks))
-    return TaskRecord(prompt=entry["prompt"], pictures=[PictureRecord(file=file) for file in files], rankings=[answer])
+    """An entry of the test form: image_path and rank, the lowest for the best, from 0 or from 1; each annotator's own where they are named."""
+    files, own = list(entry["image_path"]), entry.get("raw_annotation")
+    said = [(str(one["user_hash"])[:80], one["rank"]) for one in own or () if isinstance(one, dict) and {"user_hash", "rank"} <= one.keys()]
+    answers = [
+        RankingRecord(annotator=name, ranking=Ranking(ranks=[rank + 1 for rank in ranks] if ranks and min(ranks) == 0 else list(ranks)))
+        for name, ranks in said or [(NOBODY, list(entry["rank"]))]
+    ]
+    return TaskRecord(prompt=entry["prompt"], pictures=[PictureRecord(file=file) for file in files], rankings=answers)
 
 
 def write_hpdv3(records: Iterable[TaskRecord], picture: Callable[[str], bytes], file: Any) -> None:
@@ -340,15 +385,19 @@ def write_csv(records: Iterable[TaskRecord], picture: Callable[[str], bytes], fi
     text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    for task, record in enumerate(records):
-        for said in record.rankings:
-            for place, one in enumerate(record.pictures):
-                writer.writerow(csv_row(task, record, said, place, one))
+    writer.writerows(table_rows(records))
     text.flush()
     text.detach()
 
 
-def csv_row(task: int, record: TaskRecord, said: RankingRecord, place: int, one: PictureRecord) -> dict[str, Any]:
+def table_rows(records: Iterable[TaskRecord]) -> Iterator[dict[str, Any]]:
+    """A row for every picture of every ranking."""
+    for task, record in enumerate(records):
+        for said in record.rankings:
+            yield from (table_row(task, record, said, place, one) for place, one in enumerate(record.pictures))
+
+
+def table_row(task: int, record: TaskRecord, said: RankingRecord, place: int, one: PictureRecord) -> dict[str, Any]:
     ranking = said.ranking
     return {
         "task": task, "collection": record.collection, "prompt": plain_text(record.prompt), "annotator": plain_text(said.annotator), "repeat": said.repeat,
@@ -365,8 +414,11 @@ def plain_text(text: str) -> str:
 
 
 def read_csv(archive: Archive, name: str) -> Iterator[TaskRecord]:
+    yield from of_rows(csv.DictReader(io.StringIO(archive.table(name).decode("utf-8-sig"), newline="")))
+
+
+def of_rows(rows: Iterable[dict[str, str]]) -> Iterator[TaskRecord]:
     """Rows of one ranking stand together: same task, annotator and repeat."""
-    rows = csv.DictReader(io.StringIO(archive.table(name).decode("utf-8-sig"), newline=""))
     group: list[dict[str, str]] = []
     for row in rows:
         if group and any(group[0][key] != row[key] for key in ("task", "annotator", "repeat")):
@@ -396,6 +448,60 @@ def unquoted(text: str) -> str:
     return text[1:] if text[:1] == "'" and plain_text(text[1:]) == text else text
 
 
+# --- parquet, folders -----------------------------------------------------------------------------------------
+
+def write_parquet(file: Any, schema: Any, rows: Iterable[dict[str, Any]]) -> None:
+    """Rows, a few hundred of them in memory at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = iter(rows)
+    with pq.ParquetWriter(file, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(list(islice(rows, ROWS_AT_ONCE)), schema))
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, schema))
+
+
+def read_parquet(archive: Archive, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file. Raises BadRunFile."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(io.BytesIO(archive.table(name)))
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise BadRunFile(f"it is no parquet file that can be read ({str(error)[:100]}).") from error
+
+
+def write_table(records: Iterable[TaskRecord], picture: Callable[[str], bytes], file: Any) -> None:
+    import pyarrow as pa
+
+    rows = ({name: str(value) for name, value in row.items()} for row in table_rows(records))
+    write_parquet(file, pa.schema([(column, pa.string()) for column in COLUMNS]), rows)
+
+
+def read_table(archive: Archive, name: str) -> Iterator[TaskRecord]:
+    yield from of_rows({key: value or "" for key, value in row.items()} for row in read_parquet(archive, name))
+
+
+def read_folders(archive: Archive, name: str) -> Iterator[TaskRecord]:
+    """One task a folder of 2 to 9 pictures; its prompt stands in a prompt.txt in it, else it is the folder's name."""
+    folders: dict[str, list[str]] = {}
+    for file in sorted(archive.names()):
+        folder, _, last = file.rpartition("/")
+        if last.lower().endswith(PICTURE_SUFFIXES) and "__MACOSX" not in folder:
+            folders.setdefault(folder, []).append(file)
+    known = set(archive.names())
+    for folder, files in folders.items():
+        words = f"{folder}/prompt.txt" if folder else "prompt.txt"
+        prompt = archive.table(words).decode("utf-8").strip() if words in known else folder.rpartition("/")[2].replace("_", " ")
+        if not prompt:
+            raise InvalidOption("pictures that lie in no folder need a prompt.txt beside them.")
+        yield TaskRecord(prompt=prompt, pictures=[PictureRecord(file=file, model=Path(file).stem) for file in files])
+
+
 # --- JSON ----------------------------------------------------------------------------------------------------
 
 def write_list(file: Any, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -423,6 +529,10 @@ FORMATS: dict[str, Format] = {
         label="ImageRewardDB", file="rankings.json", suffixes=(".json",), write=write_imagereward, read=read_imagereward,
         loses="It holds ranks, ties included; pictures that were left out, annotators, ratings, flags, models and seeds are not in it.",
     ),
+    "imagereward_pair": Format(
+        label="ImageRewardDB, pairs", file="pairs.parquet", suffixes=(".parquet",), write=write_imagereward_pair, read=read_imagereward_pair, has_pictures=True,
+        loses="It holds pairs; ties, which pairs were one ranking, annotators, ratings, flags, models and seeds are not in it.",
+    ),
     "pickapic": Format(
         label="Pick-a-Pic", file="pairs.parquet", suffixes=(".parquet",), write=write_pickapic, read=read_pickapic, has_pictures=True,
         loses="It holds pairs, ties included, with models and numbers of annotators; which pairs were one ranking, ratings, flags and seeds are not in it.",
@@ -431,6 +541,10 @@ FORMATS: dict[str, Format] = {
         label="HPDv2", file="train.json", suffixes=(".json",), write=write_hpdv2, read=read_hpdv2,
         loses="It holds pairs with annotators; ties, which pairs were one ranking, ratings, flags, models and seeds are not in it.",
     ),
+    "hpdv2_test": Format(
+        label="HPDv2, test form", file="test.json", suffixes=(".json",), write=write_hpdv2_test, read=read_hpdv2,
+        loses="It holds whole rankings with annotators, ties included; rankings that leave pictures out, second ones, ratings, flags and models are not in it.",
+    ),
     "hpdv3": Format(
         label="HPDv3", file="train.json", suffixes=(".json",), write=write_hpdv3, read=read_hpdv3,
         loses="It holds pairs; ties, annotators, ratings, flags, models and seeds are not in it.",
@@ -438,5 +552,17 @@ FORMATS: dict[str, Format] = {
     "csv": Format(
         label="CSV", file="rankings.csv", suffixes=(".csv",), write=write_csv, read=read_csv,
         loses="It holds every ranking; tasks that nobody ranked, and the options of pictures, are not in it.",
+    ),
+    "parquet": Format(
+        label="Parquet (a table)", file="rankings.parquet", suffixes=(".parquet",), write=write_table, read=read_table,
+        loses="It holds every ranking; tasks that nobody ranked, and the options of pictures, are not in it.",
+    ),
+}
+# What can be imported: those, and pictures that nobody ranked yet.
+IMPORTS: dict[str, Format] = {
+    **FORMATS,
+    "folders": Format(
+        label="Folders of pictures (import)", file="", suffixes=(), write=lambda records, picture, file: None, read=read_folders,
+        loses="Each folder of 2 to 9 pictures becomes a task; its prompt is the folder's name, or stands in a prompt.txt in it. It holds no rankings.",
     ),
 }

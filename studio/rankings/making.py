@@ -20,9 +20,11 @@ from studio.sampling.events import Finished
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from PIL import Image
+
     from studio.rankings.database import Rankings
 
-__all__ = ["TaskOptions", "TaskMade", "make_tasks", "toybox_prompts"]
+__all__ = ["TaskOptions", "TaskMade", "add_drawn", "make_tasks", "toybox_prompts"]
 
 MAX_TASKS = 1000
 
@@ -94,13 +96,28 @@ def make_tasks(rankings: "Rankings", sample: "Callable[[SampleOptions], Iterator
 
 def drawn(rankings: "Rankings", sample: "Callable[[SampleOptions], Iterator[object]]", options: SampleOptions) -> list[NewGeneration]:
     """The pictures of one run, kept."""
-    said = {"num_steps": options.num_steps, "scheduler": options.scheduler, "guidance_scale": options.guidance_scale}
     with closing(sample(options)) as events:  # type: ignore[type-var]
         finished = next(event for event in events if isinstance(event, Finished))
+    return kept(rankings, options, finished.images)
+
+
+def kept(rankings: "Rankings", options: SampleOptions, images: "Sequence[Image.Image]") -> list[NewGeneration]:
+    """The pictures of a run, with the seed of each."""
+    said = {"num_steps": options.num_steps, "scheduler": options.scheduler, "guidance_scale": options.guidance_scale}
     return [
         NewGeneration(picture=keep_drawn(rankings.folder, image), model=options.model, seed=options.seed + place, options=said)
-        for place, image in enumerate(finished.images)
+        for place, image in enumerate(images)
     ]
+
+
+def add_drawn(rankings: "Rankings", options: SampleOptions, images: "Sequence[Image.Image]", collection: str, overlap: int = 1) -> bool:
+    """Put the pictures of a run that was drawn already up for ranking; whether they were no task before. Raises InvalidOption, and as rankings.write does."""
+    require_text("collection", collection, 100)
+    if not MIN_PICTURES <= len(images) <= MAX_PICTURES:
+        raise InvalidOption(f"A task has {MIN_PICTURES} to {MAX_PICTURES} pictures, but the run drew {len(images)}; draw it again with other Pictures.")
+    prompt = options.prompt or str(options.class_label or options.model)
+    task = NewTask(prompt=prompt, generations=kept(rankings, options, images), collection=collection, overlap=overlap)
+    return add_tasks(rankings, [task]) > 0
 
 
 def toybox_prompts(count: int, seed: int = 0) -> list[str]:

@@ -7,6 +7,7 @@
     killing     a run killed twenty times against one left alone: identical weights?
     scrubbing   a step change of the stage in Chromium
     ranking     a database of 100,000 rankings, on SQLite and on PostgreSQL: next task, submission, agreement, export
+    rewards     scoring in a batch against one at a time; a reward's head alone against all of it
     pressing    from a press to the first x0_hat and to Done in Chromium, beside the bare loop
     starting    `import studio`, and the page against a bare Gradio page
 """
@@ -14,7 +15,7 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "foretelling", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "starting")
+BENCHMARKS = ("sampling", "latent", "foretelling", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "rewards", "starting")
 
 
 def main() -> None:

@@ -68,8 +68,9 @@ def test_the_studios_own_format_loses_nothing(filled, other, tmp_path):
     assert import_rankings(other, "studio", tmp_path / "export.zip", "mine") == type(imported)(0, 0)
 
 
-def test_csv_holds_every_ranking_whole(filled, other, tmp_path):
-    imported, records = moved(filled, other, "csv", tmp_path)
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_tables_hold_every_ranking_whole(filled, other, tmp_path, format):
+    imported, records = moved(filled, other, format, tmp_path)
     assert imported.rankings == 4
     for prompt, record in by_prompt(records).items():
         before = by_prompt(read_records(filled))[prompt]
@@ -116,6 +117,41 @@ def test_pairs_keep_who_won(filled, other, tmp_path, format, file, names):
             for b, y in zip(record.pictures, said.ranking.ranks) if x and y and x < y
         }
     assert winners(records) == winners(read_records(filled))
+
+
+def test_the_pair_form_of_imagereward_holds_both_pictures_of_every_strict_pair(filled, other, tmp_path):
+    _, records = moved(filled, other, "imagereward_pair", tmp_path)
+    with zipfile.ZipFile(tmp_path / "export.zip") as zipped:
+        rows = pq.read_table(io.BytesIO(zipped.read("pairs.parquet"))).to_pylist()
+    assert set(rows[0]) == {"prompt", "img_better", "img_worse"} and len(rows) == 2 * (2 + 5)
+    assert all(said.ranking.ranks == [1, 2] for record in records for said in record.rankings if said.annotator == "imported")
+    assert sum(len(record.rankings) for record in records) == 14
+
+
+def test_the_test_form_of_hpdv2_keeps_whole_rankings_of_each_annotator(filled, other, tmp_path):
+    path = tmp_path / "export.zip"
+    export_rankings(filled, "hpdv2_test", path)
+    with zipfile.ZipFile(path) as zipped:
+        (entry,) = json.loads(zipped.read("test.json"))
+    assert set(entry) == {"prompt", "image_path", "rank", "raw_annotation"} and entry["rank"] == [1, 2, 2, 4]
+    import_rankings(other, "hpdv2_test", path, "mine")
+    (record,) = read_records(other)
+    assert {said.annotator: said.ranking.ranks for said in record.rankings} == {"Ada": [1, 4, 4, 9], "@Bob": [1, 4, 4, 9]}
+
+
+def test_folders_of_pictures_become_tasks_with_their_names_or_prompts(other, tmp_path):
+    for folder, colours in (("a_red_heart", (1, 2)), ("b", (3, 4, 5))):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for colour in colours:
+            Image.new("RGB", (8, 8), (colour, 0, 0)).save(tmp_path / "in" / folder / f"{colour}.png")
+    (tmp_path / "in" / "b" / "prompt.txt").write_text("a blue star\n")
+    assert import_rankings(other, "folders", tmp_path / "in", "mine").tasks == 2
+    assert {record.prompt: len(record.pictures) for record in read_records(other)} == {"a red heart": 2, "a blue star": 3}
+    with pytest.raises(StudioError, match="only imported"):
+        export_rankings(other, "folders", tmp_path / "no.zip")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "in" / "alone.png")
+    with pytest.raises(StudioError, match="prompt.txt"):
+        import_rankings(other, "folders", tmp_path / "in", "mine")
 
 
 def test_what_a_format_cannot_hold_is_said():

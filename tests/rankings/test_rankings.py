@@ -311,3 +311,63 @@ def test_a_database_that_something_else_holds_is_told_of(tmp_path, monkeypatch):
 def test_an_address_that_leads_nowhere_is_told_of(tmp_path, url):
     with pytest.raises(StudioError, match="DATABASE_URL"):
         open_rankings(tmp_path, url)
+
+
+# --- which task next -----------------------------------------------------------------------------------------
+
+def test_the_posterior_knows_what_was_compared_and_the_most_telling_task_is_of_what_was_not():
+    import numpy as np
+
+    from studio.rankings.sureness import information, posterior, saved_share
+
+    wins = np.zeros((3, 3))
+    wins[0, 1], wins[1, 0] = 20, 20
+    known = posterior(["a", "b", "c"], wins)
+    assert known.strengths == pytest.approx([0, 0, 0], abs=1e-6)
+    assert information(known, ["a", "c"]) > 5 * information(known, ["a", "b"]) > 0
+    assert information(known, ["a", "a"]) == 0 == information(known, ["other", "a"])
+    # By hand: precision of the difference of a and b is 40 / 4 beside that of the prior.
+    assert known.covariance[0, 0] + known.covariance[1, 1] - 2 * known.covariance[0, 1] == pytest.approx(1 / (10 + 1 / 8), rel=1e-6)
+    assert saved_share(known, ["a", "c"], [["a", "b"], ["a", "c"]]) > 0.5
+    more = posterior(["a", "b", "c"], 4 * wins)
+    assert more.uncertainty < known.uncertainty
+
+
+def test_the_least_sure_task_is_given_out_first_and_what_it_saves_is_told(rankings):
+    from PIL import Image
+
+    from studio.rankings.assigning import sureness
+    from studio.rankings.pictures import keep_drawn
+
+    def task(number, *models):
+        pictures = [keep_drawn(rankings.folder, Image.new("RGB", (8, 8), (number, place, 1))) for place in range(len(models))]
+        return NewTask(prompt=f"p{number}", generations=[NewGeneration(picture=one, model=model) for one, model in zip(pictures, models)], overlap=1)
+
+    add_tasks(rankings, [task(number, "a", "b") for number in range(6)])
+    for number in range(4):
+        submit(rankings, "Ada", open_tasks(rankings, "Ada", 1)[0].assignment, Ranking(ranks=[1, 2] if number % 2 else [2, 1]))
+    add_tasks(rankings, [task(6, "a", "c")])
+    assert open_tasks(rankings, "Bob", 1)[0].prompt == "p4"
+    (first,) = open_tasks(rankings, "Cy", 1, choose="least_sure")
+    assert first.prompt == "p6"
+    told = sureness(rankings, first.assignment)
+    assert told.deviation > 0 and told.saves > 0
+    with pytest.raises(InvalidOption, match="choose"):
+        open_tasks(rankings, "Cy", 1, choose="best")
+
+
+def test_flagged_pictures_are_found_by_flag_and_collection(with_tasks):
+    from studio.rankings.flagged import flagged
+
+    rankings = with_tasks(2, overlap=2)
+    for name, flags in (("Ada", [["broken"], [], ["bad", "harmful"]]), ("Bob", [[], [], ["harmful"]])):
+        task = open_tasks(rankings, name, 1)[0]
+        size = len(task.pictures)
+        submit(rankings, name, task.assignment, Ranking(ranks=list(range(1, size + 1)), flags=[*flags, *[[]] * size][:size]))
+    every = flagged(rankings)
+    assert [one.flags for one in sorted(every, key=lambda one: len(one.flags))] == [["broken"], ["harmful", "bad"]]
+    (harmful,) = flagged(rankings, "harmful")
+    assert harmful.annotators == ["Ada", "Bob"] and harmful.prompt
+    assert flagged(rankings, "text_wrong") == [] and flagged(rankings, "", "no such collection") == []
+    with pytest.raises(InvalidOption, match="flag"):
+        flagged(rankings, "ugly")

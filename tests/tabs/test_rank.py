@@ -141,3 +141,14 @@ def test_a_program_ranks_by_the_endpoints(studio, tmp_path, monkeypatch):
     finally:
         demo.close()
         gr.close_all()
+
+
+def test_what_was_just_drawn_becomes_a_task_once(studio):
+    from studio import SampleOptions
+    from studio.rankings.making import add_drawn
+
+    options = SampleOptions(model="disc", num_steps=2, num_images=3, prompt="a disc", seed=5)
+    *_, finished = FakeStudio().sample(options)
+    assert add_drawn(studio.rankings, options, finished.images, "drawn") and not add_drawn(studio.rankings, options, finished.images, "drawn")
+    with pytest.raises(InvalidOption, match="2 to 9 pictures, but the run drew 1"):
+        add_drawn(studio.rankings, options, finished.images[:1], "drawn")
