@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from studio.rankings import Rankings
     from studio.rankings.making import TaskMade, TaskOptions
     from studio.rewards import Reward, RewardInfo
+    from studio.rewards.along import Along, BestSoFar
+    from studio.rewards.explaining import Explanation, WordScores
     from studio.rewards.scoring import ScoresSoFar
     from studio.runs import Runs, RunView
     from studio.sampling.loop import Stop
@@ -140,6 +142,39 @@ class Studio:
         require_pictures(pictures, prompts, rewards)
         with self._out_of_memory_said("scoring"):
             yield from score_pictures([self.reward(name) for name in dict.fromkeys(rewards)], pictures, prompts)
+
+    def rewards_along(self, trajectory: "Trajectory", rewards: "Sequence[str]") -> "Iterator[Along]":
+        """The rewards of what the model believed, step by step: see studio.rewards.along.rewards_along."""
+        from studio.rewards.along import rewards_along
+
+        with self._out_of_memory_said("scoring"):
+            yield from rewards_along([self.reward(name) for name in dict.fromkeys(rewards)], trajectory, self.decode)
+
+    def best_of(self, options: SampleOptions, count: int, reward: str) -> "Iterator[BestSoFar | None]":
+        """Draw `count` seeds and score each: see studio.rewards.along.best_of."""
+        from studio.rewards.along import best_of
+
+        yield from best_of(self.reward(reward), options, count, self.sample)
+
+    def explain_score(self, picture: "Image.Image", prompt: str, reward: str) -> "Iterator[Explanation | float]":
+        """Which pixels a score hangs on: see studio.rewards.explaining.explain."""
+        from studio.rewards.explaining import explain
+
+        with self._out_of_memory_said("scoring"):
+            yield from explain(self.reward(reward), picture, prompt)
+
+    def word_scores(self, picture: "Image.Image", prompt: str, reward: str, more: "Sequence[str]" = ()) -> "Iterator[WordScores | float]":
+        """Which words a score hangs on: see studio.rewards.explaining.word_scores."""
+        from studio.rewards.explaining import word_scores
+
+        with self._out_of_memory_said("scoring"):
+            yield from word_scores(self.reward(reward), picture, prompt, more)
+
+    def train_reward(self, name: str, options: "Mapping[str, Any]", collection: str = "", file: "str | Path | None" = None) -> "RunView":
+        """Train a reward on the rankings here, or on an exported file, as a run: see studio.runs.reward.start."""
+        from studio.runs.reward import start
+
+        return start(self.runs, None if file else self.rankings, name, options, collection=collection, file=file)
 
     def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]":
         """Draw pictures and put them up for ranking: see studio.rankings.making.make_tasks."""

@@ -27,7 +27,7 @@ from tabs.parts.openings import Recording, asked_with, recorded
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
 from tabs.parts.running import finished
 from tabs.parts.stage import CHEAP, drawn_by, said_in_a_sentence, to_stage
-from tabs.parts.turns import alone, sampled, waiting_line
+from tabs.parts.turns import Either, alone, sampled, waiting_line
 from tabs.parts.visitors import NOBODY, Asker, asker_of
 
 if TYPE_CHECKING:
@@ -102,19 +102,6 @@ def side_options(model: str | None, seed: int, prompt: str, side: Mapping[str, A
     if not model:
         raise InvalidOption("Choose a model first.")
     return SampleOptions(model=model, seed=seed, **{**side, "prompt": side["prompt"].strip() or prompt})
-
-
-class Either:
-    """Set when the press of Stop is, or when this run alone is to end: its last frame sets that."""
-
-    def __init__(self, switch: Event) -> None:
-        self.switch, self.own = switch, Event()
-
-    def is_set(self) -> bool:
-        return self.switch.is_set() or self.own.is_set()
-
-    def set(self) -> None:
-        self.own.set()
 
 
 def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event, asker: Asker = NOBODY) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@
     /sample                                          pictures from noise, step by step
     /annotate /controlnet                            a control map of a picture; pictures that follow maps
     /rank_next /rank_submit /rank_export             rankings by hand
+    /score                                           how good pictures are for a prompt
     /train /run_status /run_stop /run_resume         training runs; not on a public studio
 
 A StudioError raised here reaches the caller as its sentence, and values of another kind than annotated never come here
@@ -24,32 +25,38 @@ from gradio.context import get_blocks_context
 from studio.control.annotators import ANNOTATORS, MapRequest, make_map
 from studio.errors import InvalidOption
 from studio.media.uploads import open_picture
+from studio.models.device import Waiting, Work
 from studio.options import SampleOptions
 from studio.process.noising import NoiseOptions, noise_image, working_copy
 from studio.process.schedules import curves
 from studio.rankings import Ranking, open_tasks, submit
 from studio.rankings.formats import export_rankings
 from studio.rankings.pictures import picture_path
+from studio.rewards.scoring import agreement_of_scorers
 from studio.runs.dreambooth import fields
 from studio.scratch import passing_folder
 from studio.units import ControlUnit
 from tabs.denoise import of_kind
 from tabs.dreambooth import defaults, trainer_options
-from tabs.parts.api import ControlApi, RankingApi, SamplingApi, StudioApi, TrainingApi
+from tabs.parts.api import ControlApi, RankingApi, SamplingApi, ScoringApi, StudioApi, TrainingApi
 from tabs.parts.arguments import Upload
 from tabs.parts.controls import options_from
 from tabs.parts.following import state_line
 from tabs.parts.panel import DEVICE
 from tabs.parts.receiving import require_disk
 from tabs.parts.running import run_for_programs
+from tabs.parts.scorers import first_scorers
 from tabs.parts.session import Session
 from tabs.parts.stage import models_of
+from tabs.parts.turns import shared
 from tabs.parts.uploads import FILE_INFO
 from tabs.parts.visitors import asker_of
 from tabs.rank import name_of, require_own
+from tabs.reward import given_pictures, require_scorable
 
 __all__ = [
     "create_endpoints", "create_schedule_endpoints", "create_sample_endpoint", "create_control_endpoints", "create_rank_endpoints", "create_run_endpoints",
+    "create_score_endpoint",
 ]
 
 MAX_MAP_SIDE = 4096
@@ -68,6 +75,7 @@ def create_endpoints(studio: StudioApi) -> None:
     create_sample_endpoint(studio)
     create_control_endpoints(studio)
     create_rank_endpoints(studio)
+    create_score_endpoint(studio)
     if not studio.public:
         create_run_endpoints(studio)
 
@@ -291,6 +299,33 @@ def create_rank_endpoints(studio: RankingApi) -> None:
 
     for function in (rank_next, rank_submit, rank_export):
         endpoint(function, function.__name__, queue=False)
+
+
+# --- scores --------------------------------------------------------------------------------------------------
+
+def create_score_endpoint(studio: ScoringApi) -> None:
+    """/score, which has its turn on the device like everything else that uses it."""
+    def score(pictures: list[Upload], prompt: str = "", rewards: list | None = None, request: gr.Request | None = None) -> dict:
+        """How good pictures are for a prompt, by one or several scorers; higher is better.
+
+        prompt: one line for all pictures, or one for each; "" takes those that pictures saved by the studio carry. rewards: names of scorers,
+        or KIND:PLACE; null takes the first that the page offers. Returns pictures ([{name, prompt}]), scores ({reward: [number]}, in the order of the
+        pictures), and agreement ({rewards, tau_b}): how alike the scorers' orders are, null where there is nothing to compare.
+        """
+        given = given_pictures([str(file["path"]) for file in pictures])
+        names = list(dict.fromkeys(rewards)) if rewards else first_scorers(studio)
+        prompts = require_scorable(studio, given, prompt, names)
+        scoring = studio.score([one.picture for one in given], prompts, names)
+        work = Work(name="score", amount=float(len(given) * len(names)))
+        told = [event for event in shared(studio.device, asker_of(request), work, scoring) if not isinstance(event, Waiting)]
+        if not told:
+            raise InvalidOption("Nobody waits for this any more, so it was not done; ask for it again.")
+        scores = {name: list(values) for name, values in told[-1].scores.items()}
+        tau = agreement_of_scorers(scores) if len(names) > 1 and len(given) > 2 else None  # type: ignore[arg-type]
+        named = [{"name": one.name, "prompt": text} for one, text in zip(given, prompts)]
+        return {"pictures": named, "scores": scores, "agreement": tau and {"rewards": list(scores), "tau_b": tau}}
+
+    endpoint(score, "score", **DEVICE)
 
 
 # --- training runs -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The Score tab: pictures judged by scorers, sorted, with how far the scorers agree."""
+"""The Score tab: pictures judged by scorers, sorted, with how far the scorers agree; its other areas are tabs/reward_*.py."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,22 +16,25 @@ from studio.rankings.example import example_pictures
 from studio.rewards.scoring import MAX_PICTURES, ScoresSoFar, agreement_of_scorers, require_pictures
 from studio.sampling.export import read_options, save_png
 from studio.scratch import passing_folder
-from tabs.parts.api import ScoringApi
+from tabs.parts.api import ScoringApi, StudioApi
+from tabs.parts.arguments import event_value
 from tabs.parts.panel import FILES, Change, RunPanel, Values
-from tabs.parts.stage import PRIVATE, drawn_by, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.scorers import create_scorers, label_of, last_run, menu_of_scorers, number
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, said_in_a_sentence, to_stage
 from tabs.parts.turns import shared, waiting_line
 from tabs.parts.visitors import asker_of
+from tabs.reward_runs import create_along, create_best
+from tabs.reward_training import create_training
+from tabs.reward_why import create_why
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["create_tab", "given_pictures", "prompts_for", "scores_value"]
+__all__ = ["create_tab", "given_pictures", "prompts_for", "require_scorable", "scores_value"]
 
 INVITATION = "Drop pictures on the left, take the example, or take what was just drawn; then press Score."
-FIRST_SCORERS = ("toybox-clip", "toybox-examiner")
+AREAS = ("Pictures", "A closer look", "Along a run", "Best of N", "Train a reward")
 THUMBNAIL = 160
-# Places of other tabs in what a session keeps, the one whose run is taken first.
-DRAWN_IN = ("t2i", "denoise")
 
 
 # --- what is scored ------------------------------------------------------------------------------------------
@@ -82,11 +85,14 @@ def prompts_for(given: Sequence[Given], text: str) -> list[str]:
     return lines
 
 
-def require_prompts(studio: ScoringApi, prompts: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse scorers that judge by the prompt where there is none. Raises InvalidOption."""
+def require_scorable(studio: ScoringApi, given: Sequence[Given], text: str, names: Sequence[str]) -> list[str]:
+    """The prompt of each picture. Raises InvalidOption for too much or too little of anything, and for scorers that judge by a prompt that is not there."""
+    prompts = prompts_for(given, text)
+    require_pictures([one.picture for one in given], prompts, names)
     reads = [studio.rewards[name].label for name in names if name in studio.rewards and studio.rewards[name].reads_prompt]
     if reads and not all(prompts):
         raise InvalidOption(f"{reads[0]} judges a picture by its prompt: write the prompt, or choose scorers that need none.")
+    return prompts
 
 
 # --- what the page is shown ----------------------------------------------------------------------------------
@@ -97,29 +103,45 @@ def scores_value(studio: ScoringApi, given: Sequence[Given], prompts: Sequence[s
     return to_stage({
         "pictures": [{"src": small_uri(one.picture, THUMBNAIL), "name": one.name, "prompt": prompt} for one, prompt in zip(given, prompts)],
         "scorers": [{"name": name, **label_of(studio, name)} for name in so_far.scores],
-        "scores": {name: [None if value is None else float(f"{value:.6g}") for value in values] for name, values in so_far.scores.items()},
+        "scores": {name: [number(value) for value in values] for name, values in so_far.scores.items()},
         "share": None if whole else so_far.done / so_far.total,
         "agreement": agreement_of_scorers(so_far.scores) if whole and len(so_far.scores) > 1 and len(given) > 2 else None,  # type: ignore[arg-type]
     })
 
 
-def label_of(studio: ScoringApi, name: str) -> dict[str, str]:
-    info = studio.rewards.get(name)
-    return {"label": info.label if info else name, "about": info.about if info else ""}
-
-
-def menu_of_scorers(studio: ScoringApi) -> list[tuple[str, str]]:
-    return [(info.label, name) for name, info in studio.rewards.items()]
-
-
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: ScoringApi) -> None:
+def create_tab(studio: StudioApi) -> None:
     """The components, handlers and wiring of the tab.
 
     Args:
-        studio: scores, and keeps what was drawn.
+        studio: draws, scores, keeps rankings and trains.
     """
+    with gr.Tabs(selected=AREAS[0], elem_classes="ds-areas") as areas:
+        with gr.Tab(AREAS[0], id=AREAS[0]):
+            files, prompt, stage = create_pictures(studio)
+        with gr.Tab(AREAS[1], id=AREAS[1]):
+            look = create_why(studio)
+        with gr.Tab(AREAS[2], id=AREAS[2]):
+            create_along(studio)
+        with gr.Tab(AREAS[3], id=AREAS[3]):
+            create_best(studio)
+        with gr.Tab(AREAS[4], id=AREAS[4]):
+            create_training(studio)
+
+    def on_pick(paths: list[str] | None, text: str, event: gr.EventData) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            index = event_value(event, index=int)["index"]
+            given = given_pictures(paths)
+            if not 0 <= index < len(given):
+                raise InvalidOption("The pictures on the left have changed; press Score again.")
+            return {look.picture: paths[index], look.prompt: prompts_for(given, text or "")[index], areas: gr.Tabs(selected=AREAS[1])}  # type: ignore[index]
+
+    stage.select(on_pick, [files, prompt], [look.picture, look.prompt, areas], **PRIVATE, **FILES)
+
+
+def create_pictures(studio: ScoringApi) -> tuple[gr.File, gr.Textbox, gr.HTML]:
+    """The area that scores given pictures; gives what it is given, and where its scores are seen."""
     panel = RunPanel(studio, "score", "Score")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
@@ -131,34 +153,26 @@ def create_tab(studio: ScoringApi) -> None:
                 label="Prompt", lines=2, max_lines=12, elem_id="score-prompt",
                 info="One line is for all pictures; several are one for each. Empty: the prompts that saved pictures carry.",
             )
-            scorers = create_scorers(studio)
+            scorers = create_scorers(studio, "score")
             panel.create_press()
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.places["stage"] = drawn_by(
+            stage = panel.places["stage"] = drawn_by(
                 "scores", '<div class="ds-stage ds-scores"></div>', elem_id="score-stage", value=to_stage({"invitation": INVITATION}),
             )
     wire_given(studio, panel, files, prompt, drawn, example)
     wire_scores(studio, panel, files, prompt, scorers)
-
-
-def create_scorers(studio: ScoringApi) -> gr.Dropdown:
-    """The menu of scorers."""
-    first = [name for name in FIRST_SCORERS if name in studio.rewards]
-    return unchecked(gr.Dropdown(
-        menu_of_scorers(studio), value=first, multiselect=True, label="Scorers", allow_custom_value=not studio.public, elem_id="score-scorers",
-        info="From the menu, or KIND:PLACE such as clip:openai/clip-vit-large-patch14.",
-    ))
+    # Trainings that have ended since the page was made bring scorers of their own.
+    gr.on([scorers.focus], lambda: gr.update(choices=menu_of_scorers(studio)), None, scorers, **CHEAP)
+    return files, prompt, stage
 
 
 def wire_given(studio: ScoringApi, panel: RunPanel, files: gr.File, prompt: gr.Textbox, drawn: gr.Button, example: gr.Button) -> None:
     """What fills in the pictures."""
     def on_drawn(request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence(), passing_folder() as folder:
-            runs = [run for place in DRAWN_IN if (run := studio.kept.get(asker_of(request).page, place)) is not None]
-            if not runs:
-                raise InvalidOption("Nothing was drawn on this page yet: press Generate in Text to image first, or drop pictures here.")
-            options = runs[0].options
-            paths = [str(save_png(image, folder / f"{i + 1}.png", options)) for i, image in enumerate(runs[0].images)]
+            run = last_run(studio, asker_of(request).page)
+            options = run.options
+            paths = [str(save_png(image, folder / f"{i + 1}.png", options)) for i, image in enumerate(run.images)]
             # Gradio copies the files before it goes on.
             yield {files: paths, prompt: options.prompt or gr.skip(), panel.status: f"{len(paths)} pictures of the run that was drawn last."}
 
@@ -178,9 +192,7 @@ def wire_scores(studio: ScoringApi, panel: RunPanel, files: gr.File, prompt: gr.
     """Tie the press to the scorers."""
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         given, names = given_pictures(values[files]), values[scorers] or []
-        prompts = prompts_for(given, values[prompt] or "")
-        require_pictures([one.picture for one in given], prompts, names)
-        require_prompts(studio, prompts, names)
+        prompts = require_scorable(studio, given, values[prompt] or "", names)
         scoring = studio.score([one.picture for one in given], prompts, names)
         work = Work(name=f"score {' '.join(names)}"[:200], amount=float(len(given)))
         return shown(studio, given, prompts, shared(studio.device, values[panel.session].asker, work, scoring, switch), switch)

@@ -10,6 +10,7 @@ from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.runs.trainers.latent import LatentOptions
 from studio.runs.trainers.options import LoopOptions
+from studio.runs.trainers.reward import RewardOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers.attributes import AttributeOptions
 from trainers.judge import JudgeOptions, judge
@@ -40,10 +41,11 @@ NOTES = {
         "Trained together, colours alone find the right caption for so long that the other words are never learned."
     ),
     "toybox-sd": "The first stage is the autoencoder; the text encoder is toybox-clip's.",
+    "toybox-reward": "The picture tower and the words begin as toybox-clip's. Judged in fp16, as it is kept.",
 }
 PROGRAMS: dict[type, str] = {
     DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", ReaderOptions: "reader",
-    DreamBoothOptions: "dreambooth",
+    DreamBoothOptions: "dreambooth", RewardOptions: "reward",
 }
 
 POSTER = (
@@ -142,6 +144,14 @@ def judge_domino(folder: Path) -> dict[str, Any]:
     return judge_subject(folder)
 
 
+def judge_reward(folder: Path) -> dict[str, Any]:
+    """Its order of the pictures of fresh prompts, and that of the CLIP score, against the rule that its rankings follow."""
+    from trainers.oracle import judge_rewards
+
+    found = judge_rewards([str(folder), "toybox-clip"])
+    return {"reward": found[str(folder)], "clip_score": found["toybox-clip"]}
+
+
 JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "digits-ddpm": lambda folder: judge(JudgeOptions(model="digits-ddpm", data="digits")),
     "toybox-ddpm": lambda folder: judge(JudgeOptions(model="toybox-ddpm", data="toybox-large")),
@@ -149,6 +159,7 @@ JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "toybox-reader": judge_reader,
     "toybox-clip": judge_clip,
     "toybox-sd": judge_latent,
+    "toybox-reward": judge_reward,
     "domino": judge_domino,
 }
 
@@ -198,7 +209,10 @@ def _flag(field: str, value: Any) -> str:
 def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: dict[str, Any], *, keep_description: bool = False) -> None:
     """README.md of a model: data, recipe, measured quality. With keep_description only what was measured is written anew:
     the weights are then not those of today's recipe, and what the card says of theirs stays."""
-    cards = {"toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "toybox-reader": reader_card, "domino": domino_card}
+    cards = {
+        "toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "toybox-reader": reader_card, "toybox-reward": reward_card,
+        "domino": domino_card,
+    }
     kind, file = cards.get(name, pixel_card), folder / "README.md"
     text = kind(folder, name, stages, quality)
     if keep_description and file.is_file():
@@ -314,6 +328,44 @@ the background; {_millions(folder):.2f} million parameters in fp16. `studio.mode
 1,000 fresh renders of one object, and 1,000 of two.
 
 | right | one object | two objects |
+|---|---|---|
+{rows}
+"""
+
+
+def reward_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of the reward."""
+    from trainers.oracle import ANNOTATORS, WEIGHTS
+
+    reward, clip = quality["reward"], quality["clip_score"]
+    names = {"oracle": "all pairs, against the rule", "noisy": "all pairs, against annotators with noise"}
+    names |= {name: f"pairs that differ in {name}" for name in WEIGHTS}
+    rows = "\n".join(f"| {words} | **{reward[name]:.1%}** | {clip[name]:.1%} |" for name, words in names.items() if name in reward)
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in WEIGHTS.items())
+    pictures = (
+        f"{stages[-1].toybox_tasks:,} prompts with five pictures each: renders right, wrong in one respect or several, blurred, noisy or in blocks, and "
+        "pictures of toybox-sd in 2 to 25 steps; ranked by two made-up annotators"
+    )
+    noise = " and ".join(f"{deviation:g} ({annotator})" for annotator, deviation in ANNOTATORS.items())
+    return f"""# {name}
+
+How well a picture of the toy world fits its prompt, and how cleanly it is drawn: ImageReward's architecture (arXiv:2304.05977) in small,
+{_millions(folder):.2f} million parameters in fp16. `studio.rewards.load_reward("{name}")` loads it; transformers reads `vision_model/` (BlipVisionModel) and
+`text_encoder/` (BlipTextModel) with `from_pretrained`, the head is five linear layers in `head.safetensors`, the mean and deviation are in `reward.json`.
+
+| | |
+|---|---|
+| data | {pictures} |
+| rule | a picture is worth the sum of {weights} (clean from 0 to 1) over what is right; annotators see it with noise of a deviation of {noise} |
+| recipe | {_recipe(stages)} |
+| training | {_training(name, stages)} |
+| licence | MIT |
+
+## Measured
+
+400 fresh prompts of combinations that were never trained on, five pictures each; the share of pairs in the right order.
+
+| pairs | reward | CLIP score |
 |---|---|---|
 {rows}
 """

@@ -23,6 +23,7 @@ from studio.runs.trainers.clip import ClipOptions
 from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.latent import LatentOptions
 from studio.runs.trainers.options import LoopOptions
+from studio.runs.trainers.reward import RewardOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers import cards
 from trainers.attributes import AttributeOptions
@@ -67,6 +68,10 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
             steps=12_000, early=4000, checkpoint_every=250, sample_every=1000,
         ),
     ),
+    "toybox-reward": (lambda: RewardOptions(
+        data="toybox", output="runs/toybox-reward", clip="runs/toybox-clip/model", toybox_tasks=4000, steps=8000, batch_size=16, lr=3e-4,
+        lr_plan="trapezoid", warmup=100, ema_decay=0.995, sample_every=1000, checkpoint_every=250,
+    ),),
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 

@@ -461,6 +461,7 @@
     extras = Studio.stageExtras.map((join) => join({
       root, panes, box: part(".ds-extras"), redraw: () => value && draw(),
       get value() { return value; }, get frame() { return frame; }, get solo() { return solo; }, layoutOf,
+      get index() { return indexNow(); }, goTo: (index) => bar.go(Studio.nearest(value.frames, index)),
     })).filter(Boolean);
     watch("value", receive);
     watch("decoded", receiveDecoded);

@@ -136,16 +136,16 @@ def word_scores(reward: "Reward", picture: "Image.Image", prompt: str, more: Seq
         for place, word in enumerate(words):
             others = list(dict.fromkeys([*alternatives_for(word), *more]))
             prompts = [" ".join([*words[:place], *([other] if other else []), *words[place + 1 :]]) for other in others]
-            scores = [float(value) for value in batch_of(reward, x, [text or " " for text in prompts])]
-            yield WordScores(word=word, place=place, scores=dict(zip(others, scores)))
+            yield WordScores(word=word, place=place, scores=dict(zip(others, batch_of(reward, x, [text or " " for text in prompts]))))
 
 
 def batch_of(reward: "Reward", x: "Tensor", prompts: Sequence[str]) -> list[float]:
     """Scores of one picture for several prompts; a prompt that the scorer cannot judge by scores nothing (NaN)."""
     values: list[float] = []
-    for prompt in prompts:
+    for first in range(0, len(prompts), BATCH):
+        some = prompts[first : first + BATCH]
         try:
-            values.append(float(reward(x, [prompt])))
+            values += reward(x.expand(len(some), -1, -1, -1), some).tolist()
         except InvalidOption:
-            values.append(float("nan"))
+            values += [float("nan")] if len(some) == 1 else [value for prompt in some for value in batch_of(reward, x, [prompt])]
     return values

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from studio.checks import require_text
 from studio.errors import UnknownName
 from studio.models.catalogue import ASSETS
 from studio.models.loading import pick_device, pick_dtype
@@ -21,6 +22,7 @@ __all__ = ["KINDS", "REWARDS", "load_reward", "reward_info", "trained_rewards"]
 # In a folder with this file lies a reward that was trained here.
 FACTS = "reward.json"
 TRAINED = "blip"
+MAX_NAME = 1000
 
 
 _MODULES = modules()
@@ -39,7 +41,8 @@ REWARDS: Mapping[str, RewardInfo] = MappingProxyType(_menu())
 
 
 def reward_info(name: str) -> RewardInfo:
-    """The entry of a scorer by its name in the menu, as "KIND:PLACE", or as the folder of one that was trained here. Raises UnknownName."""
+    """The entry of a scorer by its name in the menu, as "KIND:PLACE", or as the folder of one that was trained here. Raises UnknownName, InvalidOption."""
+    require_text("A scorer", name, MAX_NAME)
     if name in REWARDS:
         return REWARDS[name]
     kind, colon, place = name.partition(":")

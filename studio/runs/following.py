@@ -14,7 +14,7 @@ __all__ = ["Curves", "Follower", "CURVES"]
 MAX_POINTS = 400
 SMOOTHING = 50  # steps that the running means look back on
 # What a trainer measures at its sample points.
-MEASURED = ("obedience", "obedience_empty")
+MEASURED = ("obedience", "obedience_empty", "accuracy")
 # Curves by name: the loss of a step, its running mean, the running means where t lies in each quarter of 0..T, and what was measured.
 CURVES = ("loss", "smooth", "q1", "q2", "q3", "q4", "grad_norm", "lr", *MEASURED)
 # Between two sample points a rise of so much is a jump.

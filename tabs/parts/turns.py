@@ -21,7 +21,7 @@ from studio.sampling.live import LIVE_EVERY_S, freshest
 from tabs.parts.api import SamplingApi
 from tabs.parts.visitors import Asker
 
-__all__ = ["sampled", "shared", "given", "alone", "work_of", "waiting_line"]
+__all__ = ["Either", "sampled", "shared", "given", "alone", "work_of", "waiting_line"]
 
 # A model that takes more than this may not lie half done in memory beside another one.
 BESIDE_GIB = 0.5
@@ -37,6 +37,19 @@ class Stop(Protocol):
 
     def is_set(self) -> bool: ...
     def set(self) -> None: ...
+
+
+class Either:
+    """Set when the press of Stop is, or when this run alone is to end: its last frame sets that."""
+
+    def __init__(self, switch: Event) -> None:
+        self.switch, self.own = switch, Event()
+
+    def is_set(self) -> bool:
+        return self.switch.is_set() or self.own.is_set()
+
+    def set(self) -> None:
+        self.own.set()
 
 
 class Ending:

@@ -21,3 +21,25 @@ def test_the_example_is_scored_sorted_and_its_scorers_compared(page, app_url):
     by_another.click()
     expect(by_another).to_have_attribute("aria-pressed", "true")
     assert "another scene" in rows.last.inner_text()
+
+
+def test_a_scored_picture_is_looked_at_closely_and_a_run_is_followed_by_its_reward(page, app_url):
+    page.goto(app_url)
+    page.get_by_role("tab", name="Score", exact=True).click()
+    page.click("#score-example")
+    expect(page.locator("#score-prompt textarea")).not_to_have_value("")
+    page.click("#score-run")
+    page.wait_for_selector("#score-stage .ds-scores[data-done=true]")
+    page.locator("#score-stage tbody tr[data-index] button").first.click()
+    page.wait_for_function("document.querySelector('#why-prompt textarea')?.value")
+    page.click("#why-pixels")
+    page.wait_for_selector("#why-stage .ds-why[data-shown=pixels]")
+    assert page.locator("#why-stage figure canvas").count() == 2
+    page.click("#why-words")
+    page.wait_for_selector("#why-stage .ds-why[data-words='11']")
+    page.get_by_role("tab", name="Along a run", exact=True).click()
+    page.fill("#along-steps input", "6")
+    page.click("#along-drawn")
+    page.wait_for_selector("#along-stage .ds-stage[data-rewards='2']")
+    assert page.locator("#along-stage .ds-reward-curve svg").count() == 1
+    page.wait_for_function("document.querySelector('#along-status').innerText.includes('.')")
