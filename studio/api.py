@@ -233,8 +233,10 @@ class Studio:
 
         Raises UnknownName, ModelUnavailable, InvalidOption, TooLarge.
         """
+        from studio.sampling.controlled import make_ready
+
         self.require_room(options)
-        self.model(options.model).make_ready(options)
+        make_ready(self.model(options.model), options, self.controlnet)
 
     def residents(self) -> "list[Resident]":
         """What is loaded: name, GiB on the device, when it was last used; used last first."""

@@ -2,22 +2,28 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import partial
 from html import escape
 from threading import Event
 from typing import Any
 
 import gradio as gr
 
+from studio.control.annotators import MapRequest, make_map
 from studio.errors import BadImage, InvalidOption
 from studio.media.maps import map_from_text
 from studio.options import SampleOptions
 from studio.sampling.compare import plan_grid
 from studio.units import MAX_UNITS, ControlUnit
 from tabs.compare import compared, drawn
-from tabs.parts.api import ControlApi
+from tabs.parts.api import ControlApi, ControlTrainingApi
 from tabs.parts.arguments import event_value
+from tabs.parts.control_training import create_training
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
+from tabs.parts.openings import Recording, asked_with, has_opening, recorded
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
+from tabs.parts.ready import FirstPress
+from tabs.parts.running import recorded_film
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, keep_fresh, menu_of, models_of, said_in_a_sentence, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.units import (
@@ -38,7 +44,7 @@ from tabs.parts.units import (
 from tabs.parts.visitors import asker_of
 from tabs.text_to_image import generated, model_line
 
-__all__ = ["create_tab", "options_of"]
+__all__ = ["create_tab", "opens_with", "record"]
 
 PROMPT = "a red heart on a white background"
 INVITATION = "Give the unit a map and a ControlNet, and press Generate."
@@ -65,11 +71,11 @@ class Asked:
 
 # --- the tab -------------------------------------------------------------------------------------------------
 
-def create_tab(studio: ControlApi) -> None:
-    """The components, handlers and wiring of the tab.
+def create_tab(studio: ControlTrainingApi) -> FirstPress | None:
+    """The components, handlers and wiring of the tab; gives what its first press asks for, where there is a ControlNet for it.
 
     Args:
-        studio: samples, and knows ControlNets.
+        studio: samples, knows ControlNets, and trains them.
     """
     panel = RunPanel(studio, "ctl", "Generate", decoder=studio)
     with gr.Row(elem_classes="ds-model-row"):
@@ -84,15 +90,24 @@ def create_tab(studio: ControlApi) -> None:
                 controls |= create_run_controls(studio, model)
                 panel.create_files()
             with gr.Column(elem_classes="ds-stage-column"):
-                panel.create_stage("", INVITATION)
+                panel.create_stage(opening(), INVITATION)
         panel.places["resident"] = resident
         asked = Asked(controls=controls, cards=cards, count=count)
         with gr.Tab("With and without"):
             create_pair(studio, asked)
         with gr.Tab("Strip over scales"):
             create_strip(studio, asked)
-    wire_units(studio, asked, add)
+        with gr.Tab("Train one"):
+            create_training(studio)
+    opened = wire_units(studio, asked, add)
     wire_run(studio, panel, asked)
+    net = first_unit(studio)["net"]
+    return FirstPress(options=opens_with(net), changes=partial(steered, studio), opened=opened) if net and model.value else None
+
+
+def opening() -> str:
+    """The recorded run that the stage opens with, where there is one."""
+    return recorded("control", "stage") if has_opening("control") else ""
 
 
 def create_model(studio: ControlApi) -> tuple[gr.Dropdown, gr.HTML]:
@@ -134,6 +149,23 @@ def create_run_controls(studio: ControlApi, model: gr.Dropdown) -> Controls:
     return controls
 
 
+# --- the recorded run that the tab opens with -----------------------------------------------------------------
+
+def opens_with(net: str) -> SampleOptions:
+    """What is recorded: exact edges of a drawn scene, followed by a ControlNet of edges."""
+    made = make_map(MapRequest(annotator="toybox-edges", scene=PROMPT, width=64, height=64))
+    return SampleOptions(
+        model="toybox-sd", prompt=PROMPT, num_steps=20, scheduler="unipc", guidance_scale=4.0,
+        control=(ControlUnit(net=net, map=made.map, annotator="toybox-edges"),),
+    )
+
+
+def record(studio: ControlApi, net: str = "toybox-controlnet-canny") -> Recording:
+    """The run that the tab opens with."""
+    options = opens_with(net)
+    return Recording(made_with={**asked_with(options), "control": [f"{PROMPT}, exact edges"]}, places={"stage": recorded_film(studio, options)})
+
+
 # --- from what the page sends --------------------------------------------------------------------------------
 
 def card_values(card: Card, values: Mapping[Any, Any]) -> dict[str, Any]:
@@ -154,8 +186,8 @@ def options_of(studio: ControlApi, asked: Asked, values: Mapping[Any, Any]) -> S
 
 # --- wiring: units -------------------------------------------------------------------------------------------
 
-def wire_units(studio: ControlApi, asked: Asked, add: gr.Button) -> None:
-    """Live maps, lines, and what is done with whole units."""
+def wire_units(studio: ControlApi, asked: Asked, add: gr.Button) -> Any:
+    """Live maps, lines, and what is done with whole units; gives the event of a page that opens."""
     for index, card in enumerate(asked.cards):
         wire_map(studio, asked, card)
         wire_window(asked, card)
@@ -164,7 +196,7 @@ def wire_units(studio: ControlApi, asked: Asked, add: gr.Button) -> None:
     wire_moving(studio, asked, add, "add", 0)
     shown = [part for card in asked.cards for part in (card.paint, card.line, card.window)]
     # Of a page that opens: the maps are drawn, not kept in the page.
-    gr.on(None, lambda values: looks(studio, asked, values), set(asked.inputs), shown, **CHEAP)
+    return gr.on(None, lambda values: looks(studio, asked, values), set(asked.inputs), shown, **CHEAP)
 
 
 def wire_map(studio: ControlApi, asked: Asked, card: Card) -> None:

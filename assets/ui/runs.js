@@ -2,7 +2,7 @@
 //
 //   Studio.follow(element, props, watch)            in <div class="ds-stage ds-follow"></div>
 //     props.value  JSON text of {name, state, title, message, share: 0..1 or null, figures: [[name, value]], prompts: [],
-//                  curves: {step: [], values: {loss, smooth, q1..q4, grad_norm, lr}}, samples: [{step, src}],
+//                  curves: {step: [], values: {loss, smooth, q1..q4, grad_norm, lr, obedience, obedience_empty}}, jump: [step, step] or null, samples: [{step, src}],
 //                  compared: [{name, step: [], smooth: []}], command, log, options: [[name, value]]}, or {invitation}
 //   Studio.runlist(element, props, watch, trigger)  in <div class="ds-stage ds-runlist"></div>
 //     props.value  JSON text of {runs: [{name, trainer, state, words, share, when}], chosen, invitation or ""}; a click is the event
@@ -29,6 +29,11 @@
         ["q3", "3rd quarter", "var(--ds-series-4)"], ["q4", "Most noise, 4th quarter", "var(--ds-series-3)"],
       ],
     },
+    obedience: {
+      label: "Obedience", on: true, curves: [
+        ["obedience_empty", "Obeys the map, empty prompt", "var(--ds-series-2)"], ["obedience", "Obeys the map, with its prompt", "var(--ds-series-3)"],
+      ],
+    },
     grad: { label: "Gradient", on: false, curves: [["grad_norm", "Gradient norm", "var(--ds-series-8)"]] },
     rate: { label: "Learning rate", on: false, curves: [["lr", "Learning rate", "var(--ds-series-7)"]] },
   };
@@ -53,6 +58,7 @@
           <div class="ds-follow-heads"><span>before</span><span>now</span></div>
           <div class="ds-follow-picture"><div class="ds-follow-prompts"></div><img alt=""></div>
           <div class="ds-bar"></div>
+          <p class="ds-follow-jump" hidden>It begins to obey between two sample points: <button type="button" class="ds-button" data-jump="0"></button> <button type="button" class="ds-button" data-jump="1"></button></p>
         </section>
         <section class="ds-follow-curves"><div class="ds-follow-sets" role="group" aria-label="Curves"></div><div class="ds-follow-chart"></div></section>
       </div>
@@ -148,6 +154,17 @@
       if (atEnd) bar.set(value.samples.length - 1);
       bar.set(bar.index);
       if (fresh && value.samples.length) look(bar.index);
+      showJump();
+    };
+    // The pictures before and after obedience rose most at once.
+    const showJump = () => {
+      const places = (value.jump || []).map((step) => value.samples.findIndex((sample) => sample.step === step));
+      part(".ds-follow-jump").hidden = places.length < 2 || places.includes(-1);
+      places.forEach((place, i) => {
+        const button = part(`[data-jump="${i}"]`);
+        button.textContent = `${i ? "after" : "before"}, step ${value.jump[i]}`;
+        button.onclick = () => { bar.go(place); };
+      });
     };
 
     watch("value", receive);

@@ -35,8 +35,15 @@ class Conditioning:
 
     def residuals(self, x_t: Tensor, t: float) -> tuple[Tensor, ...]:
         """What the units of ControlNets add to a network's states at x_t (B, C, h, w): one a skip connection, then the middle; () where none acts."""
-        answers = [answer for unit in self.control if (answer := unit.residuals(x_t, t, self))]
-        return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*answers))
+        return _summed([answer for unit in self.control if (answer := unit.residuals(x_t, t, self))])
+
+    def make_units_ready(self, x_t: Tensor) -> tuple[Tensor, ...]:
+        """The same in any step, while the units do what makes such questions quick from now on."""
+        return _summed([answer for unit in self.control if (answer := unit.make_ready(x_t, self))])
+
+
+def _summed(answers: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*answers))
 
 
 class Unit(Protocol):
@@ -44,6 +51,9 @@ class Unit(Protocol):
 
     def residuals(self, x_t: Tensor, t: float, told: Conditioning) -> tuple[Tensor, ...]:
         """What it adds at x_t and t, where a network is told `told`; () where it does not act."""
+
+    def make_ready(self, x_t: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        """The same in any step, while it does what makes such questions quick from now on."""
 
 
 TENSORS = tuple(field.name for field in dataclasses.fields(Conditioning) if field.name != "control")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from studio.media.previews import RgbMap
     from studio.models.attention import AttentionRecorder
     from studio.models.catalogue import ModelInfo
-    from studio.models.conditioning import Conditioning
+    from studio.models.conditioning import Conditioning, Unit
     from studio.models.prompts import PromptEncoder
     from studio.options import SampleOptions
     from studio.process.paths import NoisePath
@@ -69,8 +69,8 @@ class DiffusionModel(Protocol):
     def predict(self, x_t: "Tensor", t: float, conditioning: "Conditioning") -> "Tensor":
         """What the network says at x_t (B, C, h, w) of the conditioning of B pictures: (B, C or 2C, h, w) float32."""
 
-    def make_ready(self, options: "SampleOptions") -> None:
-        """Do what makes runs of these options quicker from now on. Raises what `condition` raises."""
+    def make_ready(self, options: "SampleOptions", control: "tuple[Unit, ...]" = ()) -> None:
+        """Do what makes runs of these options quicker from now on; control: with ControlNets. Raises what `condition` raises."""
 
     def encode(self, pictures: "Tensor", generators: "Sequence[torch.Generator]") -> "Tensor":
         """Clean states (B, C, h, w) of pictures (B, 3 or C, H, W) in [-1, 1]; chance comes from each picture's generator."""

@@ -58,7 +58,7 @@ class ControlNet:
     @cached_property
     def traced(self) -> Traced:
         """The network, as graphs where they were made ready."""
-        return Traced(self.network, _Ask(self.network))
+        return Traced(self.network, _Ask(self.network), steady=(2, 3))
 
     def hint(self, maps: Tensor) -> Tensor:
         """Maps (B, 3, H, W) in [0, 1] as the network reads them: (B, C, h, w)."""
@@ -67,13 +67,19 @@ class ControlNet:
             return self.encoder(maps.to(weight.device, weight.dtype))
 
     def residuals(self, x_t: Tensor, t: float, hint: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
-        """What it adds at x_t (B, C, h, w) and t: one a skip connection, then the middle. hint: (1 or B, C, h, w)."""
+        """What it adds at x_t (B, C, h, w) and t: one a skip connection, then the middle. hint: (B, C, h, w)."""
+        answer: Any = self.traced(*self._inputs(x_t, t, hint, told))
+        return answer
+
+    def make_ready(self, x_t: Tensor, hint: Tensor, told: Conditioning) -> None:
+        """A graph for such questions, where one is worth it."""
+        self.traced.prepare(*self._inputs(x_t, 1.0, hint, told))
+
+    def _inputs(self, x_t: Tensor, t: float, hint: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
         assert told.text is not None
         dtype = hint.dtype
-        inputs = x_t.to(dtype), torch.tensor(t), told.text.to(dtype), hint.expand(len(x_t), -1, -1, -1).contiguous()
         added = () if told.pooled is None or told.added_ids is None else (told.pooled.to(dtype), told.added_ids.to(dtype))
-        answer: Any = self.traced(*inputs, *added)
-        return answer
+        return x_t.to(dtype), torch.tensor(t), told.text.to(dtype), hint, *added
 
 
 class _Ask(torch.nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor
 from studio.errors import ModelUnavailable, StudioError
 from studio.media.previews import RgbMap
 from studio.models.catalogue import ModelInfo
+from studio.models.conditioning import Unit
 from studio.models.sizes import size_of
 from studio.models.sources import READING_FAILS, Source, is_single_file, known_info, scheduler_config_of, why_not
 from studio.models.tracing import Traced
@@ -86,7 +87,7 @@ class Latent:
         width, height = size_of(self.info, options, self.multiple)
         return self.network.config.in_channels, height // self.factor, width // self.factor
 
-    def make_ready(self, options: SampleOptions) -> None:
+    def make_ready(self, options: SampleOptions, control: tuple[Unit, ...] = ()) -> None:
         """Nothing to be made: a family with small networks has graphs."""
 
     def encode(self, pictures: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

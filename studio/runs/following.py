@@ -25,7 +25,8 @@ Points = list[float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """step: steps taken; values: a list as long for each of CURVES, None where nothing is known; latest: the last event."""
+    """step: steps taken; values: a list as long for each of CURVES, None where nothing is known, and none of MEASURED where nothing was
+    measured; latest: the last event."""
 
     step: list[int] = field(default_factory=list)
     values: dict[str, Points] = field(default_factory=lambda: {name: [] for name in CURVES})
@@ -34,7 +35,7 @@ class Curves:
     @property
     def jump(self) -> tuple[int, int] | None:
         """The sample points, in steps taken, between which obedience with an empty prompt rose most at once; None where it never jumped."""
-        known = [(step, value) for step, value in zip(self.step, self.values["obedience_empty"]) if value is not None]
+        known = [(step, value) for step, value in zip(self.step, self.values.get("obedience_empty", ())) if value is not None]
         rises = [(after[1] - before[1], before[0], after[0]) for before, after in zip(known, known[1:])]
         rise, before, after = max(rises, default=(0.0, 0, 0))
         return (before, after) if rise >= JUMP else None
@@ -119,8 +120,12 @@ class _Reading:
         kept = sorted({*kept, *(i for name in MEASURED for i, value in enumerate(self.curves.values[name]) if value is not None)})
         return Curves(
             step=[self.curves.step[i] for i in kept], latest=dict(self.curves.latest),
-            values={name: [points[i] for i in kept] for name, points in self.curves.values.items()},
+            values={name: [points[i] for i in kept] for name, points in self.curves.values.items() if name not in MEASURED or any(map(_known, points))},
         )
+
+
+def _known(value: float | None) -> bool:
+    return value is not None
 
 
 def _number(value: Any) -> float | None:

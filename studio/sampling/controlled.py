@@ -26,7 +26,7 @@ from studio.sampling.denoisers import Denoiser, Prediction
 from studio.sampling.guidance import acts_between
 from studio.units import ControlUnit
 
-__all__ = ["BoundUnit", "Controlled", "GetNet", "bound_units", "controlled"]
+__all__ = ["BoundUnit", "Controlled", "GetNet", "bound_units", "controlled", "make_ready"]
 
 # Gives the loaded ControlNet of a name.
 GetNet = Callable[[str], ControlNet]
@@ -50,13 +50,32 @@ class BoundUnit:
     num_images: int
     mask: Tensor | None
     seen: list[Tensor] = field(default_factory=list)
+    # What a batch of a size is told, kept: whatever hangs on it alone is worked out once a run.
+    kept: dict[int, tuple[Tensor, Conditioning]] = field(default_factory=dict)
 
     def residuals(self, x_t: Tensor, t: float, told: Conditioning) -> tuple[Tensor, ...]:
         """What the unit adds at x_t (B, C, h, w); () outside its steps, where the network is not asked."""
-        if not self.low < t <= self.high or not any(self.weights):
+        return self._weighed(x_t, t, told) if self.low < t <= self.high and any(self.weights) else ()
+
+    def make_ready(self, x_t: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        """The same in any step, while the network is made ready for it."""
+        if not any(self.weights):
             return ()
-        rows = slice(-self.num_images, None) if self.cond_only else slice(None)
-        answers = self.net.residuals(x_t[rows], t, self.hint, told.rows(rows))
+        self.net.make_ready(*self._asked(x_t, told))
+        return self._weighed(x_t, 1.0, told)
+
+    def _asked(self, x_t: Tensor, told: Conditioning) -> tuple[Tensor, Tensor, Conditioning]:
+        """The states that the network is asked about, with the hint and the conditioning of each."""
+        rows = x_t[-self.num_images :] if self.cond_only else x_t
+        if len(x_t) not in self.kept:
+            hint = self.hint.expand(len(rows), -1, -1, -1).contiguous()
+            self.kept[len(x_t)] = hint, told.rows(slice(-self.num_images, None)) if self.cond_only else told
+        hint, own = self.kept[len(x_t)]
+        return rows, hint, own
+
+    def _weighed(self, x_t: Tensor, t: float, told: Conditioning) -> tuple[Tensor, ...]:
+        rows, hint, own = self._asked(x_t, told)
+        answers = self.net.residuals(rows, t, hint, own)
         answers = tuple(answer * weight for answer, weight in zip(answers, self.weights))
         if self.mask is not None:
             answers = tuple(answer * _at(self.mask, answer) for answer in answers)
@@ -103,7 +122,7 @@ def controlled(denoiser: Denoiser, units: tuple[BoundUnit, ...]) -> Denoiser:
     return Controlled(inner=denoiser, units=units) if units else denoiser
 
 
-# --- making them ready ---------------------------------------------------------------------------------------
+# --- bound to a run ---------------------------------------------------------------------------------------
 
 def bound_units(model: DiffusionModel, options: SampleOptions, timesteps: Sequence[float], get_net: GetNet | None = None) -> tuple[BoundUnit, ...]:
     """The units of a run, but for those that are muted, ready for its model.
@@ -157,3 +176,8 @@ def _mask(unit: ControlUnit, width: int, height: int, like: Tensor) -> Tensor:
     assert unit.mask is not None
     grey: Any = unit.mask.convert("L").resize((width, height), Image.Resampling.BOX)
     return ((from_images([grey], 1) + 1) / 2).to(like)
+
+
+def make_ready(model: DiffusionModel, options: SampleOptions, get_net: GetNet | None = None) -> None:
+    """Do what makes runs of these options quicker from now on, ControlNets among them. Raises what such a run would raise."""
+    model.make_ready(options, bound_units(model, options, (1.0,), get_net))

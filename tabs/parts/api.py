@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["SamplingApi", "TextApi", "ControlApi", "TrainingApi", "RankingApi", "ScoringApi", "StudioApi"]
+__all__ = ["SamplingApi", "TextApi", "ControlApi", "TrainingApi", "ControlTrainingApi", "RankingApi", "ScoringApi", "StudioApi"]
 
 
 class SamplingApi(Protocol):
@@ -95,6 +95,10 @@ class TrainingApi(SamplingApi, Protocol):
     def delete_run(self, name: str) -> None: ...
 
 
+class ControlTrainingApi(ControlApi, TrainingApi, Protocol):
+    """And both: what is trained is used beside it."""
+
+
 class RankingApi(SamplingApi, Protocol):
     """And rankings by hand."""
 
@@ -116,7 +120,7 @@ class ScoringApi(TextApi, Protocol):
     def word_scores(self, picture: "Image.Image", prompt: str, reward: str, more: Sequence[str] = ()) -> "Iterator[WordScores | float]": ...
 
 
-class StudioApi(ControlApi, TrainingApi, RankingApi, ScoringApi, Protocol):
+class StudioApi(ControlTrainingApi, RankingApi, ScoringApi, Protocol):
     """All of it."""
 
 

@@ -73,7 +73,10 @@ def duration(seconds: float) -> str:
 
 
 def figures_of(latest: dict[str, Any]) -> list[tuple[str, str]]:
-    shown = (("loss", "loss", "{:.4f}"), ("samples_per_s", "pictures/s", "{:.1f}"), ("memory_gib", "GiB of memory", "{:.2f}"))
+    shown = (
+        ("loss", "loss", "{:.4f}"), ("obedience_empty", "obeys without a prompt", "{:.2f}"), ("samples_per_s", "pictures/s", "{:.1f}"),
+        ("memory_gib", "GiB of memory", "{:.2f}"),
+    )
     return [(label, form.format(latest[name])) for name, label, form in shown if isinstance(latest.get(name), (int, float))]
 
 
@@ -98,6 +101,7 @@ def followed(studio: TrainingApi, view: RunView, address: Callable[[Path], str],
     return {
         "name": view.name, "state": state_of(view), "title": state_line(view, place), "message": view.message, "share": share_of(view),
         "figures": figures_of(curves.latest), "prompts": prompts_of(view), "curves": {"step": curves.step, "values": rounded(curves.values)},
+        "jump": curves.jump,
         "samples": addressed(view, address), "compared": [],
         "command": view.command, "log": view.log_tail, "options": [[key, str(value)] for key, value in sorted(view.options.items())],
     }

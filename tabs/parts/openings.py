@@ -19,7 +19,9 @@ from typing import Any
 
 from tabs.parts.stage import to_stage
 
-__all__ = ["ADDRESS", "OPENINGS", "UNTIL_SHOWN", "VERSION", "Recording", "asked_with", "read_opening", "recorded", "recorded_text", "write_opening"]
+__all__ = [
+    "ADDRESS", "OPENINGS", "UNTIL_SHOWN", "VERSION", "Recording", "asked_with", "has_opening", "read_opening", "recorded", "recorded_text", "write_opening",
+]
 
 OPENINGS = Path(__file__).parents[2] / "assets" / "openings"
 # Below gradio_api, which every proxy that serves Gradio passes on.
@@ -47,6 +49,11 @@ def recorded_text(name: str, place: str) -> str:
 @cache
 def _digest(name: str) -> str:
     return sha256(_file(name).read_bytes()).hexdigest()[:12]
+
+
+def has_opening(name: str) -> bool:
+    """Whether something was recorded under this name."""
+    return _file(name).is_file()
 
 
 def _file(name: str) -> Path:

@@ -13,6 +13,7 @@ from studio.media.maps import aligned, kind_of_map, looks_inverted, map_from_tex
 from studio.models import load_model
 from studio.models.controlnets import load_controlnet
 from studio.options import SampleOptions
+from studio.sampling.controlled import make_ready
 from studio.sampling.export import read_options, save_png
 from studio.sampling.loop import resume, sample
 from studio.sampling.trajectory import Trajectory
@@ -159,6 +160,19 @@ def test_a_net_outside_its_window_is_not_asked(model, tiny_net, maps, monkeypatc
     options = SampleOptions(model=model.name, num_steps=10, control=(ControlUnit(net=tiny_net, map=maps[0], start=0.3, end=0.6),))
     steps = list(sample(model, options, get_net=lambda name: net))[:-1]
     assert asked == [step.timestep for step in steps[3:6]]
+
+
+def test_a_run_that_was_made_ready_draws_the_same_by_graphs(tiny_sd, tiny_net, maps):
+    model, net = load_model(tiny_sd), load_controlnet(tiny_net)
+    units = (ControlUnit(net=tiny_net, map=maps[0], end=0.6), ControlUnit(net=tiny_net, map=maps[1], mode="control", scale=0.5))
+    options = SampleOptions(model=model.name, prompt="a star", num_steps=STEPS, guidance_scale=4.0, guidance_end=0.8, control=units)
+    plain = list(sample(model, options, get_net=lambda name: net))[-1].trajectory
+    make_ready(model, options, lambda name: net)
+    # Of the UNet: alone and guided, with and without residuals; of the net: for all pictures, and for those with the prompt.
+    assert len(model.traced._graphs) == 4 and len(net.traced._graphs) == 2
+    ready = list(sample(model, options, get_net=lambda name: net))[-1].trajectory
+    assert torch.allclose(ready.x_final, plain.x_final, atol=1e-4)
+    assert torch.allclose(ready.stream("residual_sizes").float(), plain.stream("residual_sizes").float(), atol=1e-2)
 
 
 def test_a_muted_unit_and_one_of_scale_0_do_nothing(model, tiny_net, maps):

@@ -1,5 +1,6 @@
 """A backend with ControlNets but without a model: discs that follow no map, and a menu of nets."""
 
+import tempfile
 from collections.abc import Iterator
 from threading import Event
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 
 from studio.models.controlnet_menu import ControlNetInfo
 from studio.options import SampleOptions
+from studio.runs import Runs
+from studio.runs.following import Follower
 from studio.sampling.events import Finished, StepDone
 from tests.tabs.fake_text import FakeTextStudio
 
@@ -25,6 +28,8 @@ class FakeControlStudio(FakeTextStudio):
         super().__init__(step_s=step_s)
         self.controlnets = NETS if nets is None else nets
         self.asked: list[SampleOptions] = []
+        self.runs = Runs(tempfile.mkdtemp(prefix="studio-runs-"))
+        self.follower = Follower()
 
     def sample(self, options: SampleOptions, stop: Any = None) -> Iterator[StepDone | Finished]:
         self.asked.append(options)

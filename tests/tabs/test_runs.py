@@ -216,3 +216,27 @@ def test_a_deleted_run_takes_its_uploads_along(studio):
     studio.runs.uploads("a").mkdir(parents=True)
     studio.delete_run("a")
     assert not path.exists() and not studio.runs.uploads("a").exists() and studio.runs.list() == []
+
+
+def test_what_is_measured_at_sample_points_is_a_curve_of_its_own_and_its_jump_is_found(studio):
+    measured = {9: 0.1, 19: 0.15, 29: 0.8, 39: 0.85}
+    path = write_run(studio, "net", steps=40)
+    for step in range(40):
+        write_events(path, [event(step)])
+        if step in measured:
+            write_events(path, [{"step": step, "measured": {"obedience": 0.9, "obedience_empty": measured[step]}}])
+    value = shown(studio, "net")
+    curve = dict(zip(value["curves"]["step"], value["curves"]["values"]["obedience_empty"]))
+    assert {step: y for step, y in curve.items() if y is not None} == {step + 1: y for step, y in measured.items()}
+    assert len(value["curves"]["step"]) == 40 and value["jump"] == [20, 30] and ["obeys without a prompt", "0.85"] in value["figures"]
+    # However few points are shown, what was measured is among them.
+    thin = Follower().curves(path, max_points=3)
+    assert [y for y in thin.values["obedience_empty"] if y is not None] == list(measured.values())
+    write_run(studio, "plain", events=[event(0)])
+    assert "obedience" not in shown(studio, "plain")["curves"]["values"]
+
+
+@pytest.mark.parametrize("damaged", [{"step": 1, "measured": 3}, {"step": -1, "measured": {}}, {"step": 1, "measured": {"obedience": "much"}}])
+def test_a_damaged_measurement_is_said(studio, damaged):
+    write_run(studio, "net", events=[event(0), damaged])
+    assert shown(studio, "net")["state"] == "damaged"

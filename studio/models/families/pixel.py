@@ -12,7 +12,7 @@ from torch import Tensor
 from studio.models.attention import AttentionRecorder
 from studio.models.catalogue import ModelInfo
 from studio.models.classes import check_class_guidance, class_index, refuse_words
-from studio.models.conditioning import Conditioning, batched
+from studio.models.conditioning import Conditioning, Unit, batched
 from studio.models.sizes import size_of
 from studio.models.sources import Source, diffusion_of, known_info, load_part
 from studio.models.tracing import Traced
@@ -79,7 +79,7 @@ class PixelModel:
         """The network, as graphs where they were made ready."""
         return Traced(self.network, _Ask(self.network))
 
-    def make_ready(self, options: SampleOptions) -> None:
+    def make_ready(self, options: SampleOptions, control: tuple[Unit, ...] = ()) -> None:
         """Graphs for runs of these options."""
         state, (cond, _) = torch.zeros(options.num_images, *self.state_shape(options), device=self.device), self.condition(options)
         told = batched([cond] * (2 if options.guidance_scale != 1 else 1), options.num_images).label

@@ -14,7 +14,7 @@ from torch import Tensor
 from studio.errors import ModelUnavailable
 from studio.models.attention import AttentionRecorder
 from studio.models.classes import refuse_class
-from studio.models.conditioning import Conditioning
+from studio.models.conditioning import Conditioning, Unit
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
 from studio.models.prompts import PromptEncoder
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
@@ -54,7 +54,7 @@ class StableDiffusion(Latent):
         x_t = x_t.to(self.dtype)
         return self.traced(x_t, torch.tensor(t), conditioning.text.to(self.dtype), *conditioning.residuals(x_t, t)).float()
 
-    def make_ready(self, options: SampleOptions) -> None:
+    def make_ready(self, options: SampleOptions, control: tuple[Unit, ...] = ()) -> None:
         """Graphs for runs of these options: alone and guided, watched where they ask for it, and for the decoder."""
         state = torch.zeros(options.num_images, *self.state_shape(options), device=self.device, dtype=self.dtype)
         text = self.prompts.encode(options.prompt, self.device).to(self.dtype)
@@ -62,6 +62,9 @@ class StableDiffusion(Latent):
             inputs = state.repeat(copies, 1, 1, 1), torch.tensor(1.0), text.expand(len(state) * copies, -1, -1).contiguous()
             with self.word_attention(options).recording() if options.record_attention else nullcontext():
                 self.traced.prepare(*inputs)
+                if control:
+                    residuals = Conditioning(text=inputs[2], control=control).make_units_ready(inputs[0])
+                    self.traced.prepare(*inputs, *residuals)
         self.make_decoder_ready(options)
 
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
