@@ -9,8 +9,11 @@ as DDPM. Of a respaced process v is the posterior's variance.
 """
 
 import inspect
+import json
 import math
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -271,18 +274,24 @@ def _own_calls(num_calls: int, two_stage: bool, is_pndm: bool) -> list[int]:
 
 def _make_scheduler(model: DiffusionModel, options: SampleOptions) -> Any:
     """The scheduler on the model's own noise levels, told to leave clipping to us, with its timesteps set."""
-    import diffusers
-
     info, total = SCHEDULERS[options.scheduler], model.path.num_timesteps
     if not info.min_steps <= options.num_steps <= total:
         raise InvalidOption(f"With {info.label} and this model the number of steps must be {info.min_steps} to {total}, but {options.num_steps=}.")
     name, levels = _on_flow(model, options.scheduler) if model.path.prediction_type == "flow_prediction" else _on_betas(model, options.scheduler)
-    scheduler = getattr(diffusers, name).from_config({
+    scheduler = deepcopy(_constructed(name, json.dumps({
         **model.scheduler_config, "num_train_timesteps": total, "clip_sample": False, "thresholding": False, **levels, **info.config,
         **({f"use_{options.sigmas}_sigmas": True} if options.sigmas else {}),
-    })
+    }, default=lambda value: value.tolist())))
     scheduler.set_timesteps(options.num_steps)
     return scheduler
+
+
+@lru_cache(maxsize=32)
+def _constructed(name: str, config: str) -> Any:
+    """A scheduler of diffusers as its constructor leaves it, which takes some up to half a second; to be copied, not to be used. config: JSON."""
+    import diffusers
+
+    return getattr(diffusers, name).from_config(json.loads(config))
 
 
 def _on_flow(model: DiffusionModel, scheduler: str) -> tuple[str, dict[str, Any]]:
