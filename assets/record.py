@@ -15,7 +15,7 @@ from studio import Studio
 from studio.runs import read_run
 from studio.runs.examples import DOMINO, EXAMPLES
 from studio.runs.folder import read_state, write_config, write_state
-from tabs import anatomy, compare, contrast, denoise, dreambooth, text_to_image
+from tabs import anatomy, compare, contrast, controlnet, denoise, dreambooth, text_to_image
 from tabs.parts.openings import OPENINGS, Recording, write_opening
 from tabs.text_to_image import OPENS_WITH
 from trainers.contrast import train_contrast
@@ -54,6 +54,7 @@ RECORDERS: dict[str, Callable[[Studio], Recording]] = {
     "compare": lambda studio: compare.record_pair(studio, MODEL, PROMPT),
     "grid": lambda studio: compare.record_grid(studio, MODEL, PROMPT),
     "anatomy": lambda studio: anatomy.record(studio, MODEL, PROMPT),
+    "control": controlnet.record,
     "domino": record_domino,
     "contrast": lambda studio: contrast.record(train_contrast),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.control.annotators import MapRequest, make_map
+from studio.control.annotators import ANNOTATORS, MapRequest, make_map
 from studio.errors import BadImage, InvalidOption
 from studio.media.maps import map_from_text
 from studio.options import SampleOptions
@@ -21,10 +21,11 @@ from tabs.parts.arguments import event_value
 from tabs.parts.control_training import create_training
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.openings import Recording, asked_with, has_opening, recorded
-from tabs.parts.panel import DEVICE, Change, RunPanel, Values
+from tabs.parts.panel import DEVICE, FILES, Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
 from tabs.parts.running import recorded_film
-from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, keep_fresh, menu_of, models_of, said_in_a_sentence, unchecked
+from tabs.parts.session import Session
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, keep_fresh, menu_of, models_of, said_in_a_sentence, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.units import (
     FIELDS,
@@ -211,7 +212,7 @@ def wire_map(studio: ControlApi, asked: Asked, card: Card) -> None:
         return dict(zip((card.paint, card.line), preview(studio, card_values(card, values), size(values))))
 
     def on_annotator(name: str) -> dict[Any, Any]:
-        return setting_updates(card, name)
+        return full(told, setting_updates(card, name))
 
     def on_make(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
@@ -227,7 +228,8 @@ def wire_map(studio: ControlApi, asked: Asked, card: Card) -> None:
 
     # Another picture stands before what was drawn.
     card.parts["picture"].upload(lambda: "", None, card.parts["drawing"], **CHEAP)
-    card.parts["annotator"].input(on_annotator, card.parts["annotator"], list(setting_updates(card, "canny")), **CHEAP)
+    told = list(setting_updates(card, "canny"))
+    card.parts["annotator"].input(on_annotator, card.parts["annotator"], told, **CHEAP)
     changed = [card.parts[name].change for name in OF_MAP] + [part.change for part in sized]
     gr.on(changed, on_change, inputs, [card.paint, card.line], trigger_mode="always_last", **CHEAP)
     card.make.click(on_make, inputs, [card.paint, card.line], **PRIVATE, **DEVICE)
@@ -333,6 +335,7 @@ def wire_run(studio: ControlApi, panel: RunPanel, asked: Asked) -> None:
     model.input(lambda name: model_line(studio, name), model, resident, **CHEAP)
     for card in asked.cards:
         card.parts["net"].focus(lambda: gr.update(choices=net_menu(studio)), None, card.parts["net"], **CHEAP)
+        wire_taking(panel, card)
     panel.wire_run(
         changes, asked.inputs, [panel.run.click, controls["prompt"].submit], failed=lambda values: {"resident": model_line(studio, values[model])},
     )
@@ -341,6 +344,19 @@ def wire_run(studio: ControlApi, panel: RunPanel, asked: Asked) -> None:
     )
     shown = [part for card in asked.cards for part in (card.paint, card.line, card.window)]
     opened.then(lambda values: looks(studio, asked, values), set(asked.inputs), shown, **CHEAP)
+
+
+def wire_taking(panel: RunPanel, card: Card) -> None:
+    """The picture of the last run becomes that of a unit; where the map was of a scene, its edges are taken."""
+    def on_take(session: Session, name: str, request: gr.Request) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            kept = session.of(request).required("There is no run of yours yet: press Generate first, then take its picture.")
+            annotator = name if name in ANNOTATORS and ANNOTATORS[name].of == "picture" and name != "map" else "canny"
+            changes = setting_updates(card, annotator) if annotator != name else {}
+            return {**changes, card.parts["picture"]: gr.update(value=kept.images[0], visible=True)}
+
+    outputs = [card.parts["picture"], *(part for part in setting_updates(card, "canny") if part is not card.parts["picture"])]
+    card.take.click(on_take, [panel.session, card.parts["annotator"]], outputs, **PRIVATE, **FILES)
 
 
 def steered(studio: ControlApi, options: SampleOptions, switch: Event, session: Any) -> Iterator[Change]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.runs.trainers.clip import ClipOptions
+from studio.runs.trainers.controlnet import ControlNetOptions
 from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.runs.trainers.latent import LatentOptions
@@ -42,10 +43,11 @@ NOTES = {
     ),
     "toybox-sd": "The first stage is the autoencoder; the text encoder is toybox-clip's.",
     "toybox-reward": "The picture tower and the words begin as toybox-clip's. Judged in fp16, as it is kept.",
+    **{f"toybox-controlnet-{kind}": "The base stays as it is." for kind in ("canny", "depth", "segmentation")},
 }
 PROGRAMS: dict[type, str] = {
     DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", ReaderOptions: "reader",
-    DreamBoothOptions: "dreambooth", RewardOptions: "reward",
+    DreamBoothOptions: "dreambooth", ControlNetOptions: "controlnet", RewardOptions: "reward",
 }
 
 POSTER = (
@@ -77,6 +79,12 @@ model, tokenizer = CLIPModel.from_pretrained("FOLDER"), CLIPTokenizer.from_pretr
 with torch.inference_mode():
     tokens = tokenizer(["a red heart", "a blue car"], padding="max_length", return_tensors="pt")
     similarity = model(**tokens, pixel_values=torch.zeros(1, 3, 64, 64)).logits_per_image  # pictures in [-1, 1]"""
+CONTROLNET_USAGE = """from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from PIL import Image
+
+net = ControlNetModel.from_pretrained("FOLDER")
+pipeline = StableDiffusionControlNetPipeline.from_pretrained("assets/models/toybox-sd", controlnet=net)
+picture = pipeline("a red heart on a white background", image=Image.new("RGB", (64, 64)), num_inference_steps=20, guidance_scale=4).images[0]"""
 LATENT_USAGE = """from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("FOLDER")
@@ -152,6 +160,13 @@ def judge_reward(folder: Path) -> dict[str, Any]:
     return {"reward": found[str(folder)], "clip_score": found["toybox-clip"]}
 
 
+def judge_steering(folder: Path) -> dict[str, Any]:
+    """Obedience on held-out maps beside what could be reached, and whether prompts still count."""
+    from trainers.steering import judge_controlnet
+
+    return judge_controlnet(folder)
+
+
 JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "digits-ddpm": lambda folder: judge(JudgeOptions(model="digits-ddpm", data="digits")),
     "toybox-ddpm": lambda folder: judge(JudgeOptions(model="toybox-ddpm", data="toybox-large")),
@@ -160,6 +175,7 @@ JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "toybox-clip": judge_clip,
     "toybox-sd": judge_latent,
     "toybox-reward": judge_reward,
+    **{f"toybox-controlnet-{kind}": judge_steering for kind in ("canny", "depth", "segmentation")},
     "domino": judge_domino,
 }
 
@@ -211,7 +227,7 @@ def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: 
     the weights are then not those of today's recipe, and what the card says of theirs stays."""
     cards = {
         "toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "toybox-reader": reader_card, "toybox-reward": reward_card,
-        "domino": domino_card,
+        "domino": domino_card, **{f"toybox-controlnet-{kind}": controlnet_card for kind in ("canny", "depth", "segmentation")},
     }
     kind, file = cards.get(name, pixel_card), folder / "README.md"
     text = kind(folder, name, stages, quality)
@@ -411,6 +427,47 @@ Each of 3,200 fresh pictures looks for its own full caption among 64 different o
 Each of 200 fresh pictures of unseen combinations looks for its caption among all those that differ in one attribute alone.
 
 | attribute | choices | right at first choice |
+|---|---|---|
+{rows}
+"""
+
+
+def controlnet_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of a ControlNet."""
+    options, prompts = stages[-1], quality["prompts"]
+    rows = "\n".join(f"| {kind} | {prompts['with_control'][kind]:.1%} | {prompts['without'][kind]:.1%} |" for kind in prompts["without"])
+    return f"""# {name}
+
+A ControlNet for toybox-sd that follows {quality["kind"].removeprefix("toybox-")} of drawn scenes, {_millions(folder):.2f} million parameters in fp16.
+`ControlNetModel.from_pretrained` of plain diffusers loads this folder; `studio.json` says what its maps show.
+
+![samples](samples.png)
+
+Held-out maps, then what is drawn with their prompts, then with an empty one.
+
+{_usage(CONTROLNET_USAGE, name)}
+| | |
+|---|---|
+| data | {DATA.get(options.data, options.data)}; maps are exact |
+| recipe | {_recipe(stages)} |
+| loss | half of the captions empty; Min-SNR, gamma {options.min_snr_gamma:g}, offset {options.min_snr_offset:g} |
+| training | {_training(name, stages)} |
+| licence | MIT |
+
+{MEASURED}
+
+200 maps of scenes whose combination of object, colour and background was never trained on, a fresh seed each (25 steps); 1 is obeyed
+to the pixel.
+
+| obedience | |
+|---|---|
+| with an empty prompt | **{quality["obedience_empty"]:.3f}** |
+| with the full prompt | **{quality["obedience"]:.3f}** |
+| ceiling: the scenes' own renders | {quality["ceiling_render"]:.3f} |
+| ceiling: renders after the autoencoder | {quality["ceiling_autoencoder"]:.3f} |
+| chance: the map of another scene | {quality["chance"]:.3f} |
+
+| prompt is right in | with control | toybox-sd without |
 |---|---|---|
 {rows}
 """

@@ -45,7 +45,7 @@ from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_
 from trainers.pipelines import save_network
 from trainers.program import run_program
 
-__all__ = ["ControlNetOptions", "train"]
+__all__ = ["ControlNetOptions", "draw_steered", "train"]
 
 WORDINGS = 2
 # Annotators whose maps a net of a kind reads as well.
@@ -125,6 +125,30 @@ def held_out(options: ControlNetOptions) -> tuple[list[str], np.ndarray]:
         data = load_captioned(options.data, options.resolution, limit=options.validation_samples, seed=options.seed)
     maps = maps_of(options, data)
     return [text if isinstance(text, str) else caption(text) for text in data.texts], np.broadcast_to(maps, (*maps.shape[:3], 3))
+
+
+# --- pictures that follow maps ------------------------------------------------------------------------------
+
+@torch.no_grad()
+def draw_steered(
+    parts: dict[str, Any], net: Any, prompts: list[str], maps: np.ndarray, *, resolution: int, num_steps: int, guidance_scale: float, seed: int,
+) -> np.ndarray:
+    """(N, H, W, 3) uint8 by plain diffusers: a picture for each prompt and map (N, H, W, 3) uint8, picture i from seed + i."""
+    from diffusers import StableDiffusionControlNetPipeline
+
+    names, drawn = ("unet", "vae", "text_encoder", "tokenizer", "scheduler"), []
+    pipeline = StableDiffusionControlNetPipeline(
+        **{name: parts[name] for name in names}, controlnet=net, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    for group in torch.arange(len(prompts)).split(at_once(resolution)):
+        chosen = group.tolist()
+        drawn.append(pipeline(
+            [prompts[i] for i in chosen], image=hints(torch.from_numpy(maps[chosen].copy())).to(pipeline.device), height=resolution, width=resolution,
+            num_inference_steps=num_steps, guidance_scale=guidance_scale, generator=[torch.Generator().manual_seed(seed + i) for i in chosen],
+            output_type="np",
+        ).images)
+    return (np.concatenate(drawn) * 255).round().astype(np.uint8)
 
 
 # --- the task ------------------------------------------------------------------------------------------------
@@ -209,28 +233,13 @@ class ControlNetTask(Task):
     def measured(self) -> dict[str, float]:
         return {name: value for name, value in self.seen.items() if np.isfinite(value)}
 
-    @torch.no_grad()
     def _drawn(self, network: Any, prompts: list[str], guidance_scale: float) -> np.ndarray:
         """(N, H, W, 3) uint8: a picture for each held-out map."""
-        options, pipeline, drawn = self.options, self._pipeline(network.net), []
-        for group in torch.arange(len(prompts)).split(at_once(options.resolution)):
-            chosen = group.tolist()
-            drawn.append(pipeline(
-                [prompts[i] for i in chosen], image=hints(torch.from_numpy(self.wanted[chosen].copy())).to(pipeline.device),
-                height=options.resolution, width=options.resolution, num_inference_steps=options.validation_steps, guidance_scale=guidance_scale,
-                generator=[torch.Generator().manual_seed(1000 + i) for i in chosen], output_type="np",
-            ).images)
-        return (np.concatenate(drawn) * 255).round().astype(np.uint8)
-
-    def _pipeline(self, net: Any) -> Any:
-        from diffusers import StableDiffusionControlNetPipeline
-
-        names = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-        pipeline = StableDiffusionControlNetPipeline(
-            **{name: self.parts[name] for name in names}, controlnet=net, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        options = self.options
+        return draw_steered(
+            self.parts, network.net, prompts, self.wanted, resolution=options.resolution, num_steps=options.validation_steps, guidance_scale=guidance_scale,
+            seed=1000,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     def save(self, network: Any, path: Path) -> None:
         save_network(network.net, path)

@@ -20,6 +20,7 @@ from studio.files import read_object
 from studio.models.catalogue import ASSETS
 from studio.runs.folder import read_state, write_config
 from studio.runs.trainers.clip import ClipOptions
+from studio.runs.trainers.controlnet import ControlNetOptions
 from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.latent import LatentOptions
 from studio.runs.trainers.options import LoopOptions
@@ -72,6 +73,13 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         data="toybox", output="runs/toybox-reward", clip="runs/toybox-clip/model", toybox_tasks=4000, steps=8000, batch_size=16, lr=3e-4,
         lr_plan="trapezoid", warmup=100, ema_decay=0.995, sample_every=1000, checkpoint_every=250,
     ),),
+    # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
+    **{
+        f"toybox-controlnet-{name}": (partial(
+            ControlNetOptions, data="toybox-world", map=f"toybox-{kind}", output=f"runs/toybox-controlnet-{name}", data_limit=20_000, steps=3000,
+            sample_every=250, checkpoint_every=250,
+        ),) for name, kind in (("canny", "edges"), ("depth", "depth"), ("segmentation", "segmentation"))
+    },
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 

@@ -130,6 +130,9 @@ def _recorded(model: "DiffusionModel", options: SampleOptions, state: int) -> in
 def _drawing(model: "DiffusionModel", options: SampleOptions, shape: tuple[int, int, int], quick: bool) -> int:
     """Of a step: the network asked about all pictures at once."""
     passes = 2 if options.guidance_scale != 1 else 1
+    if options.units:
+        # A ControlNet holds less than the network, one after the other; what they add is held beside its pass.
+        passes *= 2
     if options.clip_guidance_scale:
         return _with_kept(model, options.num_images * _guided_by_clip(model, options, shape, passes, quick))
     asked = passes * options.num_images

@@ -48,7 +48,8 @@ NO_NETS = (
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """The components of a unit. parts: those of FIELDS by name. paint: the map, to look at and to draw on. line, window: what is
-    said of the map and of the steps in which the unit acts. make: for annotators that load weights."""
+    said of the map and of the steps in which the unit acts. make: for annotators that load weights. take: makes the picture of the last
+    run that of the unit."""
 
     parts: Mapping[str, Any]
     frame: Any
@@ -56,6 +57,7 @@ class Card:
     line: gr.HTML
     window: gr.HTML
     make: gr.Button
+    take: gr.Button
     buttons: Mapping[str, gr.Button]
 
     @property
@@ -78,12 +80,13 @@ def create_card(studio: ControlApi, number: int, first: Mapping[str, Any], visib
         paint = drawn_by("paint", '<div class="ds-stage ds-paint"></div>', elem_id=f"{prefix}-map")
         line = said(f"{prefix}-line")
         parts |= create_map_controls(studio, prefix, first)
+        take = gr.Button("Take the picture of the last run", size="sm", elem_id=f"{prefix}-take")
         make = gr.Button("Make the map", size="sm", visible=False, elem_id=f"{prefix}-make")
         parts |= create_acting(prefix, first)
         window = said(f"{prefix}-window")
         buttons = create_buttons(prefix)
     parts |= {name: gr.State(first[name]) for name in ("drawing", "mask")}
-    return Card(parts=parts, frame=frame, paint=paint, line=line, window=window, make=make, buttons=buttons)
+    return Card(parts=parts, frame=frame, paint=paint, line=line, window=window, make=make, take=take, buttons=buttons)
 
 
 def said(elem_id: str) -> gr.HTML:
@@ -99,7 +102,7 @@ def create_map_controls(studio: ControlApi, prefix: str, first: Mapping[str, Any
         menu, value=first["annotator"], label="Map", info=annotator.about, elem_id=f"{prefix}-annotator",
     ))}
     parts["picture"] = picture_input(
-        label="Picture", sources=["upload", "clipboard"], height=150, visible=annotator.of == "picture", elem_id=f"{prefix}-picture",
+        label="Picture", sources=["upload", "clipboard"], height=150, format="png", visible=annotator.of == "picture", elem_id=f"{prefix}-picture",
     )
     parts["scene"] = gr.Textbox(
         first["scene"], label="Toybox scene", info="Its exact map. What is left open is drawn by chance.", max_lines=2, visible=annotator.of == "scene",

@@ -3,6 +3,7 @@
     sampling    our loop with everything recorded against diffusers' own pipelines: same model, steps, seed
     latent      the same for text to image, against StableDiffusionPipeline
     foretelling what a run takes, as foretold and as a process took it; and what foretelling costs
+    control     controlled runs against StableDiffusionControlNetPipeline, a training step against a plain one, Canny in the page
     dreambooth  our DreamBooth step, with caches and without, against a plain one
     killing     a run killed twenty times against one left alone: identical weights?
     scrubbing   a step change of the stage in Chromium
@@ -15,7 +16,7 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "foretelling", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "rewards", "starting")
+BENCHMARKS = ("sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "rewards", "starting")
 
 
 def main() -> None:

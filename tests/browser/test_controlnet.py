@@ -129,6 +129,9 @@ def test_units_are_added_and_moved_and_a_kept_run_brings_them_back(tab, served):
     tab.wait_for_function("document.querySelector('#ctl-2-net input')?.value === 'Edges'")
     run(tab)
     assert [unit.map.tobytes() for unit in studio.asked[-1].control] == [first.map.tobytes(), second.map.tobytes()]
+    tab.click("#ctl-1-take")
+    tab.wait_for_function("document.querySelector('#ctl-1-annotator input').value.startsWith('Canny')")
+    tab.wait_for_selector("#ctl-1-picture img")
     tab.click("#ctl-2-remove")
     tab.wait_for_selector("#ctl-2", state="detached")
 

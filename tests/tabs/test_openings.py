@@ -94,7 +94,7 @@ print(json.dumps({"values": values, "shown": shown, "loaded": [name for name in 
 PLACES = {
     "denoise-stage": ("denoise", "stage"), "t2i-stage": ("text", "stage"), "t2i-words": ("text", "words"), "pair-stage": ("compare", "stage"),
     "grid-stage": ("grid", "stage"), "anatomy-parts": ("anatomy", "parts"), "anatomy-trip": ("anatomy", "trip"), "contrast-stage": ("contrast", "stage"),
-    "dreambooth-sheet": ("domino", "sheet"),
+    "dreambooth-sheet": ("domino", "sheet"), "ctl-stage": ("control", "stage"),
 }
 
 

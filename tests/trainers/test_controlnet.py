@@ -176,3 +176,20 @@ def test_options_that_contradict_each_other_are_refused(changes):
 def test_every_preset_is_made_of_options():
     for preset in CONTROLNET_PRESETS.values():
         ControlNetOptions(**preset.options)
+
+
+def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_the_card_says_so(tmp_path):
+    from trainers.cards import controlnet_card
+    from trainers.dreambooth import load_parts
+    from trainers.pipelines import save_network
+    from trainers.steering import judge_controlnet
+
+    name = "toybox-controlnet-canny"
+    save_network(make_controlnet(load_parts("toybox-sd")["unet"], 4), tmp_path)
+    (tmp_path / "studio.json").write_text(json.dumps({"kind": "controlnet", "base": "toybox-sd", "annotators": ["toybox-edges", "canny"]}))
+    quality = judge_controlnet(tmp_path, count=6)
+    assert quality["obedience_empty"] < 0.5 < 0.8 < quality["ceiling_render"] and quality["ceiling_autoencoder"] > 0.7
+    # Nothing is added, so words say what they say without it.
+    assert quality["prompts"]["with_control"] == quality["prompts"]["without"]
+    card = controlnet_card(tmp_path, name, [ControlNetOptions(data="toybox-world")], quality)
+    assert f"# {name}" in card and "python -m trainers.controlnet --data toybox-world" in card and "## Measured" in card
