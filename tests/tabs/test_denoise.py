@@ -118,7 +118,7 @@ def test_a_curve_is_thinned_with_both_ends_kept():
 
 def wait_for_step(begun: dict, index: int) -> None:
     """Until the run that has begun took a step; it goes on meanwhile, as nobody need look at it."""
-    running, deadline = live.RUNS[begun["address"].split("/")[-1]], time.monotonic() + 10
+    running, deadline = live.RUNS[begun["address"].split("/")[-1]], time.monotonic() + 60
     while (running.newest is None or running.newest.index < index) and time.monotonic() < deadline:
         time.sleep(0.005)
     assert running.newest is not None and running.newest.index >= index
