@@ -16,7 +16,7 @@ from studio.runs import read_run
 from studio.runs.examples import DOMINO, EXAMPLES
 from studio.runs.folder import read_state, write_config, write_state
 from tabs import anatomy, compare, contrast, controlnet, denoise, dreambooth, text_to_image
-from tabs.parts.openings import OPENINGS, Recording, write_opening
+from tabs.parts.openings import OPENINGS, Opening, write_opening
 from tabs.text_to_image import OPENS_WITH
 from trainers.contrast import train_contrast
 from trainers.subject import RUNS
@@ -27,7 +27,7 @@ MODEL, PROMPT = OPENS_WITH.model, OPENS_WITH.prompt
 
 
 
-def record_domino(studio: Studio) -> Recording:
+def record_domino(studio: Studio) -> Opening:
     """The example run of DreamBooth, trained anew: the run as it was left but for its weights, and what it draws before and after."""
     options = RUNS["after"]
     with TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def record_domino(studio: Studio) -> Recording:
     return recording
 
 
-RECORDERS: dict[str, Callable[[Studio], Recording]] = {
+RECORDERS: dict[str, Callable[[Studio], Opening]] = {
     "denoise": denoise.record,
     "text": text_to_image.record,
     "compare": lambda studio: compare.record_pair(studio, MODEL, PROMPT),

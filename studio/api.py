@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from studio.models import DiffusionModel
     from studio.models.anatomy import Part, RoundTrip
     from studio.models.controlnets import ControlNet
+    from studio.models.device import Stop
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
     from studio.models.prompts import PromptEncoder, Tokens
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from studio.rewards.explaining import Explanation, WordScores
     from studio.rewards.scoring import ScoresSoFar
     from studio.runs import Runs, RunView
-    from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
 __all__ = ["Studio"]

@@ -11,7 +11,7 @@ from studio.media.data_uris import data_uri
 from studio.media.pictures import PICTURES, load_picture
 from studio.media.uploads import open_picture
 from tabs.parts.api import TextApi
-from tabs.parts.openings import Recording, recorded
+from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import DEVICE
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, picture_input, said_in_a_sentence, to_stage
 from tabs.parts.turns import alone
@@ -85,12 +85,12 @@ def create_area(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     return looked
 
 
-def record(studio: TextApi, model: str, prompt: str) -> Recording:
+def record(studio: TextApi, model: str, prompt: str) -> Opening:
     """What the area opens with: the parts of a model, and a picture through its VAE."""
     parts = parts_shown(studio.anatomy(model, prompt))
     trip = trip_shown(studio.vae_round_trip(model, load_picture(FIRST_PICTURE, seed=1)))
     told = {"title": f"A recorded look at {studio.describe(model).label}"}
-    return Recording(
+    return Opening(
         made_with={"model": model, "prompt": prompt, "picture": FIRST_PICTURE},
         places={"parts": to_stage({**parts, **told}), "trip": to_stage({"perturb": 0, **trip, **told})},
     )

@@ -23,7 +23,7 @@ from studio.scratch import passing_folder
 from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, options_from
 from tabs.parts.filmstrip import decoded, film
-from tabs.parts.openings import Recording, asked_with, recorded
+from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
 from tabs.parts.running import finished
 from tabs.parts.stage import CHEAP, drawn_by, said_in_a_sentence, to_stage
@@ -126,12 +126,12 @@ def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event,
     yield {"stage": to_stage(pair(*runs)), "status": f"Compared {len(runs[0].steps)} with {len(runs[1].steps)} steps."}
 
 
-def record_pair(studio: TextApi, model: str, prompt: str) -> Recording:
+def record_pair(studio: TextApi, model: str, prompt: str) -> Opening:
     """The comparison that the area opens with: what the first values of its controls give."""
     a, b = (side_options(model, 0, prompt, side) for side in FIRST_SIDES.values())
     title = f"A recorded comparison: {prompt}, seed {a.seed}"
     shown = pair(finished(studio, a), finished(studio, b))
-    return Recording(made_with={"a": asked_with(a), "b": asked_with(b)}, places={"stage": to_stage({**shown, "title": title})})
+    return Opening(made_with={"a": asked_with(a), "b": asked_with(b)}, places={"stage": to_stage({**shown, "title": title})})
 
 
 def pair(a: "Trajectory", b: "Trajectory") -> dict[str, Any]:
@@ -248,7 +248,7 @@ def read_values(name: str, given: Any) -> list[Any]:
 
 def foretold(cells: list[Cell], studio: TextApi) -> str:
     """How many pictures in about what time, by timing a few steps of the first."""
-    return f"{len(cells)} pictures, about {in_words(foretold_s(cells, timed(studio, cells)))}."
+    return f"{len(cells)} pictures, about {time_in_words(foretold_s(cells, timed(studio, cells)))}."
 
 
 def timed(studio: TextApi, cells: list[Cell]) -> float:
@@ -257,7 +257,7 @@ def timed(studio: TextApi, cells: list[Cell]) -> float:
     return time_a_call(studio.sample(longest, stop=Event()), longest)
 
 
-def in_words(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
@@ -270,7 +270,7 @@ def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event, asker: A
     yield {"status": f"{len(cells)} pictures; timing a few steps.", "stage": to_stage(grid_shown(kind, cells, pictures)), "sheet": gr.update(visible=False)}
     call_s = yield from alone(studio.device, asker, "time a cell", lambda: timed(studio, cells), "status")
     since = monotonic()
-    yield {"status": f"{len(cells)} pictures, about {in_words(foretold_s(cells, call_s))}."}
+    yield {"status": f"{len(cells)} pictures, about {time_in_words(foretold_s(cells, call_s))}."}
     for index, cell in enumerate(cells):
         picture = None if switch.is_set() else (yield from picture_of(studio, cell.options, switch, asker))
         if picture is None:
@@ -278,19 +278,19 @@ def drawn(studio: TextApi, kind: str, cells: list[Cell], switch: Event, asker: A
         pictures[index] = picture
         done = foretold_s(cells[: index + 1], call_s)
         left = (monotonic() - since) * (foretold_s(cells, call_s) - done) / done
-        yield {"status": f"{index + 1} of {len(cells)}, about {in_words(left)} left.", "stage": to_stage(grid_shown(kind, cells, pictures))}
+        yield {"status": f"{index + 1} of {len(cells)}, about {time_in_words(left)} left.", "stage": to_stage(grid_shown(kind, cells, pictures))}
     with passing_folder() as folder:
         # Gradio copies the file before it goes on.
         yield {"status": grid_went(pictures, cells, monotonic() - since), **as_one(kind, pictures, cells, folder)}
 
 
-def record_grid(studio: TextApi, model: str, prompt: str) -> Recording:
+def record_grid(studio: TextApi, model: str, prompt: str) -> Opening:
     """The grid that the area opens with: what the first values of its controls give."""
     base, info = SampleOptions(model=model, prompt=prompt, num_steps=25, guidance_scale=4.0), GRIDS[FIRST_GRID]
     cells = plan_grid(FIRST_GRID, base, {name: read_values(name, FIRST_VALUES[name]) for name in (info.rows, info.columns)})
     pictures = {i: finished(studio, cell.options).images[0] for i, cell in enumerate(cells)}
     shown = {**grid_shown(FIRST_GRID, cells, pictures), "title": f"A recorded grid: {prompt}"}
-    return Recording(made_with={**asked_with(base), "grid": FIRST_GRID}, places={"stage": to_stage(shown)})
+    return Opening(made_with={**asked_with(base), "grid": FIRST_GRID}, places={"stage": to_stage(shown)})
 
 
 def picture_of(studio: TextApi, options: SampleOptions, switch: Event, asker: Asker = NOBODY) -> "Generator[Change, None, Image.Image | None]":

@@ -16,7 +16,7 @@ from studio.media.images import grid, to_pixels
 from studio.models.device import Waiting, Work
 from studio.runs.trainers.contrast import ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep
 from tabs.parts.api import SamplingApi
-from tabs.parts.openings import Recording, asked_with, recorded, recorded_text
+from tabs.parts.openings import Opening, asked_with, recorded, recorded_text
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.stage import drawn_by, unchecked
 from tabs.parts.turns import shared, waiting_line
@@ -140,7 +140,7 @@ def explanation(event: ContrastFinished, times: int) -> str:
 
 # --- the recorded training that the tab opens with -----------------------------------------------------------
 
-def record(train_contrast: Train, options: ContrastOptions = OPENS_WITH) -> Recording:
+def record(train_contrast: Train, options: ContrastOptions = OPENS_WITH) -> Opening:
     """The training that the tab opens with: its stage, and "why" in Markdown."""
     progress = TrainingSoFar(times=options.sample_steps)
     for event in train_contrast(options, Event()):
@@ -148,7 +148,7 @@ def record(train_contrast: Train, options: ContrastOptions = OPENS_WITH) -> Reco
             progress.take(event)
     assert progress.finished is not None
     progress.state, progress.title = "recorded", f"A recorded training: {progress.step} updates of each network. Press Train for your own."
-    return Recording(made_with=asked_with(options), places={"stage": progress.stage(), "why": explanation(progress.finished, options.sample_steps)})
+    return Opening(made_with=asked_with(options), places={"stage": progress.stage(), "why": explanation(progress.finished, options.sample_steps)})
 
 
 # --- the tab -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tabs.parts.api import ControlApi, ControlTrainingApi
 from tabs.parts.arguments import event_value
 from tabs.parts.control_training import create_training
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
-from tabs.parts.openings import Recording, asked_with, has_opening, recorded
+from tabs.parts.openings import Opening, asked_with, has_opening, recorded
 from tabs.parts.panel import DEVICE, FILES, Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
 from tabs.parts.running import recorded_film
@@ -161,10 +161,10 @@ def opens_with(net: str) -> SampleOptions:
     )
 
 
-def record(studio: ControlApi, net: str = "toybox-controlnet-canny") -> Recording:
+def record(studio: ControlApi, net: str = "toybox-controlnet-canny") -> Opening:
     """The run that the tab opens with."""
     options = opens_with(net)
-    return Recording(made_with={**asked_with(options), "control": [f"{PROMPT}, exact edges"]}, places={"stage": recorded_film(studio, options)})
+    return Opening(made_with={**asked_with(options), "control": [f"{PROMPT}, exact edges"]}, places={"stage": recorded_film(studio, options)})
 
 
 # --- from what the page sends --------------------------------------------------------------------------------

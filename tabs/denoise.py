@@ -11,7 +11,7 @@ import gradio as gr
 from studio.options import SampleOptions
 from tabs.parts.api import SamplingApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
-from tabs.parts.openings import UNTIL_SHOWN, Recording, asked_with, recorded
+from tabs.parts.openings import UNTIL_SHOWN, Opening, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
 from tabs.parts.running import FAILED, recorded_film, run_shown
@@ -114,9 +114,9 @@ def shown(studio: SamplingApi, options: SampleOptions, switch: Event, session: S
     yield from run_shown(studio, of_kind(studio, options), switch, session)
 
 
-def record(studio: SamplingApi, options: SampleOptions = OPENS_WITH) -> Recording:
+def record(studio: SamplingApi, options: SampleOptions = OPENS_WITH) -> Opening:
     """The run that the tab opens with."""
-    return Recording(made_with=asked_with(options), places={"stage": recorded_film(studio, options)})
+    return Opening(made_with=asked_with(options), places={"stage": recorded_film(studio, options)})
 
 
 def of_kind(studio: SamplingApi, options: SampleOptions) -> SampleOptions:

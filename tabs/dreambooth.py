@@ -38,7 +38,7 @@ from tabs.parts.following import (
     required,
     wire_buttons,
 )
-from tabs.parts.openings import Recording, recorded
+from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import DEVICE, FILES, Change, Changes, RunPanel, Values
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import alone, shared, waiting_line
@@ -189,12 +189,12 @@ def sheet_value(sheet: Sheet) -> str:
     })
 
 
-def record(studio: TrainingApi, view: RunView) -> Recording:
+def record(studio: TrainingApi, view: RunView) -> Opening:
     """What the tab opens with beside the recorded run: the same seeds before it and after."""
     said = view.options
     *_, last = before_and_after(studio, view, said["instance_prompt"])
     sheet = replace(last, title=f"A recorded example: {last.title}")
-    return Recording(made_with={"base": said["base"], "prompt": said["instance_prompt"]}, places={"sheet": sheet_value(sheet)})
+    return Opening(made_with={"base": said["base"], "prompt": said["instance_prompt"]}, places={"sheet": sheet_value(sheet)})
 
 
 # --- the tab -------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ from tabs.parts.stage import models_of
 from tabs.parts.turns import shared
 from tabs.parts.uploads import FILE_INFO
 from tabs.parts.visitors import asker_of
-from tabs.rank import name_of, require_own
+from tabs.rank import annotator_name, require_own
 from tabs.reward import given_pictures, require_scorable
 
 __all__ = [
@@ -260,7 +260,7 @@ def create_rank_endpoints(studio: RankingApi) -> None:
 
         Each is {assignment, prompt, collection, repeat, pictures: [{position, file}], draft}. A ranking lists its values in the order of `position`.
         """
-        tasks = open_tasks(studio.rankings, name_of(annotator, request), count, collection)
+        tasks = open_tasks(studio.rankings, annotator_name(annotator, request), count, collection)
         folder = studio.rankings.folder
 
         def shown(one: Any) -> Any:
@@ -286,7 +286,7 @@ def create_rank_endpoints(studio: RankingApi) -> None:
         submission, which sent again changes nothing. Returns assignment, revision, and gold: whether a known order was met.
         """
         ranking = Ranking(ranks=ranks, ratings=ratings or (), flags=flags or (), note=note, seconds=seconds)
-        return dataclasses.asdict(submit(studio.rankings, name_of(annotator, request), assignment, ranking, sent_as))
+        return dataclasses.asdict(submit(studio.rankings, annotator_name(annotator, request), assignment, ranking, sent_as))
 
     def rank_export(format: str = "studio", collection: str = "", request: gr.Request | None = None) -> dict:
         """A zip file of the rankings: format studio, imagereward, pickapic, hpdv2, hpdv3 or csv."""

@@ -28,7 +28,7 @@ from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, menu_of, said_in_a_senten
 from tabs.parts.turns import shared, waiting_line
 from tabs.parts.visitors import asker_of
 
-__all__ = ["create_tab", "board_value", "name_of", "require_own", "Pictures"]
+__all__ = ["create_tab", "board_value", "annotator_name", "require_own", "Pictures"]
 
 AHEAD = 3
 ALL = ("All", "")
@@ -258,7 +258,7 @@ def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection:
         return known[sha256]
 
     def on_act(name: str, chosen: str, next_by: str, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
-        who = name_of(name, request)
+        who = annotator_name(name, request)
         try:
             begin(studio)
             answer = acted(studio, who, event)
@@ -285,7 +285,7 @@ def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> Non
     """Tie the form to the making of tasks."""
     def on_make(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
-            options = options_of(*(values[part] for part in maker.asked))
+            options = task_options(*(values[part] for part in maker.asked))
             # One turn on the device for each task.
             work = Work(name="make a task", amount=float(len(options.prompts)))
             with closing(studio.make_tasks(options)) as tasks, closing(shared(studio.device, asker_of(request), work, tasks)) as made:
@@ -314,7 +314,7 @@ def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> Non
     maker.suggest.click(lambda seed: "\n".join(toybox_prompts(10, int(seed or 0))), maker.seed, maker.prompts, **CHEAP)
 
 
-def options_of(
+def task_options(
     prompts: str, models: list[str], pictures: int, steps: float, guidance: float, seed: float, overlap: float, collection: str,
 ) -> TaskOptions:
     """What the form says. Raises InvalidOption."""
@@ -352,7 +352,7 @@ def wire_mover(studio: RankingApi, mover: Mover, collection: gr.Dropdown) -> Non
     brought.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
 
 
-def name_of(name: str, request: gr.Request | None) -> str:
+def annotator_name(name: str, request: gr.Request | None) -> str:
     """Who ranks: the user where one has signed in, else as they call themselves."""
     return getattr(request, "username", None) or name
 

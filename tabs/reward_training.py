@@ -22,7 +22,7 @@ from tabs.parts.following import POLL_S, Buttons, buttons_shown, create_buttons,
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
-__all__ = ["create_training", "measured_value", "options_of"]
+__all__ = ["create_training", "measured_value", "training_options"]
 
 PUBLIC = "Training is off on this public studio. Start the studio on your own machine to train a reward on your rankings."
 INVITATION = "Choose what was ranked and press Train. A hundred rankings are a beginning; the example of the tab Rank has 180."
@@ -75,7 +75,7 @@ def fields() -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(RewardOptions)}
 
 
-def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
+def training_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's options from the form's values. Raises InvalidOption."""
     return option_values(fields(), values)
 
@@ -157,7 +157,7 @@ def wire(studio: Trains, form: Form, followed: Followed) -> None:
     def on_train(*values: Any) -> dict[Any, Any]:
         collection, file, format, name, *rest = values
         with said_in_a_sentence():
-            options = {**options_of(dict(zip(form.controls, rest))), "format": format}
+            options = {**training_options(dict(zip(form.controls, rest))), "format": format}
             view = studio.train_reward((name or "").strip(), options, collection or "", file)
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
         return {**full(followed.shown, show(view.name)), form.status: said, form.name: free_name(studio, "reward")}

@@ -15,7 +15,7 @@ from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.parts.api import TextApi
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
-from tabs.parts.openings import Recording, asked_with, recorded
+from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
 from tabs.parts.running import FAILED, LOADING, recorded_film, run_shown
@@ -160,10 +160,10 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------
 
-def record(studio: TextApi, options: SampleOptions = OPENS_WITH) -> Recording:
+def record(studio: TextApi, options: SampleOptions = OPENS_WITH) -> Opening:
     """The run that the tab opens with, and the words of its prompt."""
     stage = recorded_film(studio, options, tokens=lambda: tokens_of(studio, options))
-    return Recording(made_with=asked_with(options), places={"stage": stage, "words": words_of(studio, options.model, options.prompt)})
+    return Opening(made_with=asked_with(options), places={"stage": stage, "words": words_of(studio, options.model, options.prompt)})
 
 
 # --- what the controls say -----------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.nn import Module
 
+    from studio.models.device import Stop
     from studio.process.diffusion import GaussianDiffusion
-    from studio.sampling.loop import Stop
 
 __all__ = ["ContrastRun", "comparison", "load_digits", "measure", "train", "train_contrast"]
 

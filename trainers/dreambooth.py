@@ -144,7 +144,7 @@ def to_tensor(pictures: list[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).movedim(-1, 1).float() / 127.5 - 1
 
 
-class Source:
+class LatentPictures:
     """The pictures of one half, as latents: encoded once where nothing changes from step to step, else at each step."""
 
     def __init__(self, options: DreamBoothOptions, pictures: list[Image.Image], prompts: list[str], vae: Any):
@@ -227,14 +227,14 @@ class DreamBoothTask(Task):
         self.parts = load_parts(options.base)
         self.before: list[Image.Image] = self._validate() if options.sample_every else []
         instances = load_instances(options)
-        self.sources = [Source(options, instances, [options.instance_prompt] * len(instances), self.parts["vae"])]
+        self.sources = [LatentPictures(options, instances, [options.instance_prompt] * len(instances), self.parts["vae"])]
         if options.prior_weight:
             # One process draws them, the others then find them.
             with PartialState(cpu=on_cpu()).main_process_first():
                 paths = ensure_class_images(options, self.parts)
             prompts = options.class_prompts
             said = [prompts[number_of(path) % len(prompts)] for path in paths]
-            self.sources.append(Source(options, [read_picture(path) for path in paths], said, self.parts["vae"]))
+            self.sources.append(LatentPictures(options, [read_picture(path) for path in paths], said, self.parts["vae"]))
         self.size = len(self.sources[0].pictures)
         self.prompts = list(dict.fromkeys(prompt for source in self.sources for prompt in source.prompts))
         self.text = prompt_inputs(self.parts, options, self.prompts)

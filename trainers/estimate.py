@@ -21,7 +21,7 @@ from torch import Tensor
 from studio.errors import StudioError
 from studio.models.activations import kept_for_backward
 from studio.models.latents import factor_of
-from studio.runs.trainers.dreambooth import DreamBoothOptions, Estimate
+from studio.runs.trainers.dreambooth import DreamBoothOptions, RunCost
 from trainers.command_line import parse_options
 from trainers.dreambooth import PARTS, class_pictures, load_parts, make_network, prompt_inputs
 
@@ -37,7 +37,7 @@ PASSING = 1.15
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def estimate(options: DreamBoothOptions) -> Estimate:
+def estimate(options: DreamBoothOptions) -> RunCost:
     """Time and memory of a run, from one timed forward pass of the base model on this machine. Loads the base model.
 
     The time is that of the start, the class pictures that are missing, the steps, and the pictures drawn during training.
@@ -58,7 +58,7 @@ def estimate(options: DreamBoothOptions) -> Estimate:
     # Weights, gradients, both moments, averages: four bytes each, but for moments of 8 bits.
     state = 4 * weights + trained * (4 + (2 if options.adam_8bit else 8) + (4 if options.ema_decay else 0))
     activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
-    return Estimate(
+    return RunCost(
         seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], trained_parameters=trained,
         memory_gib=PASSING * (state + activations) / 2**30 + PROCESS_GIB,
     )

@@ -13,7 +13,7 @@ from threading import Event, Lock
 from time import monotonic
 from typing import Protocol, TypeVar
 
-__all__ = ["Device", "Turn", "Waiting", "Work", "SLICE_S"]
+__all__ = ["Device", "Stop", "Turn", "Waiting", "Work", "SLICE_S"]
 
 SLICE_S = 1.0
 # How often a turn that waits looks whether it was stopped, and says where it stands.
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 
 class Stop(Protocol):
-    """Anything like threading.Event."""
+    """Anything like threading.Event: a run ends after the step in which it is set."""
 
     def is_set(self) -> bool: ...
 

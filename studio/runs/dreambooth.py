@@ -19,7 +19,7 @@ from studio.runs.folder import RunView, write_config
 from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
 from studio.runs.trainers import require_kinds
-from studio.runs.trainers.dreambooth import DreamBoothOptions, Estimate, check_model
+from studio.runs.trainers.dreambooth import DreamBoothOptions, RunCost, check_model
 from studio.runs.trainers.options import require_in_range
 from studio.runs.trainers.places import kept_within
 from studio.runs.trainers.presets import PRESETS, Preset
@@ -96,7 +96,7 @@ def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mappin
     return runs.start("dreambooth", checked, name=name, uploads={"instances": save})
 
 
-def estimate(runs: Runs, options: Mapping[str, Any]) -> Estimate:
+def estimate(runs: Runs, options: Mapping[str, Any]) -> RunCost:
     """What such a run among these will take; a process of its own loads the base model and times it.
 
     Raises InvalidOption or UnknownName where the options cannot work, RunFailed where the process ended without an answer.
@@ -115,7 +115,7 @@ def estimate(runs: Runs, options: Mapping[str, Any]) -> Estimate:
     if done.returncode or not answer:
         logger.error("The estimate ended with %d:\n%s", done.returncode, done.stderr[-4000:])
         raise RunFailed("The estimate was ended, as when the memory is not enough for the base model; the log says more. The run itself may be started.")
-    return Estimate(**answer)
+    return RunCost(**answer)
 
 
 def _last_object(text: str) -> dict[str, Any]:

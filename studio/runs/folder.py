@@ -24,7 +24,7 @@ from studio.models.facts import STUDIO_FACTS, model_facts
 from studio.records import read_record
 from studio.runs.checkpoints import list_checkpoints, steps_of
 from studio.runs.processes import ROOT, is_alive
-from studio.runs.records import RunState, StateRecord, event_of, read_options
+from studio.runs.records import RunState, StateRecord, event_of, read_config
 
 __all__ = ["LIVE", "RunView", "read_events", "read_run", "read_state", "read_toml", "run_folders", "write_config", "write_state"]
 
@@ -130,7 +130,7 @@ def read_state(path: Path) -> StateRecord:
 
 
 def _view(path: Path, state: StateRecord) -> RunView:
-    options, tail = read_options(path / "config.json", state.trainer), _last_events(path / "events.jsonl")
+    options, tail = read_config(path / "config.json", state.trainer), _last_events(path / "events.jsonl")
     last = next((event for event in tail if "step" in event and "measured" not in event), {})
     ready = tail[0] if tail and "phase" in tail[0] else {}
     taken, steps, saved = last.get("step", -1) + 1, options.get("steps", 0), list_checkpoints(path)

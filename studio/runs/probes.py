@@ -47,8 +47,8 @@ def before_and_after(
 ) -> Iterator[Sheet]:
     """The base model, the run's result and those of other runs, one row each, from the same seeds. The last sheet's note says
     how far each has moved from the base. Raises InvalidOption, before anything is drawn, for runs that have not finished."""
-    asked = options_of(view, prompt, num_images=num_seeds)
-    models = [("before", asked.model), *((name_of(run), result_of(run)) for run in (view, *others))]
+    asked = probe_options(view, prompt, num_images=num_seeds)
+    models = [("before", asked.model), *((checkpoint_name(run), result_of(run)) for run in (view, *others))]
     jobs = [(row, 0, replace(asked, model=model)) for row, (_, model) in enumerate(models)]
     empty = Sheet(title=f"“{prompt}”, before and after", columns=[f"seed {asked.seed + i}" for i in range(num_seeds)])
     drawing = drawn(studio, empty, [label for label, _ in models], jobs, stop)
@@ -85,7 +85,7 @@ def counted(sheet: Sheet, asked: str) -> str:
 def checkpoint_matrix(studio: Any, view: RunView, prompt: str, *, stop: "Event | None" = None) -> Iterator[Sheet]:
     """The run's checkpoints (MOST_CHECKPOINTS, spread evenly) by STEP_COUNTS denoising steps, all from the same noise.
     Raises InvalidOption where there is no checkpoint."""
-    asked, paths = options_of(view, prompt, num_images=1), spread(view.checkpoints, MOST_CHECKPOINTS)
+    asked, paths = probe_options(view, prompt, num_images=1), evenly_spaced(view.checkpoints, MOST_CHECKPOINTS)
     if not paths:
         raise InvalidOption(f"The run {view.name!r} has no checkpoint yet; wait until its first one is saved.")
     rows = [("before", asked.model), *((f"step {int(path.name.removeprefix('step-')) + 1}", str(path)) for path in paths)]
@@ -116,7 +116,7 @@ def drawn(studio: Any, sheet: Sheet, labels: list[str], jobs: list[tuple[int, in
         yield now(done)
 
 
-def options_of(view: RunView, prompt: str, num_images: int) -> SampleOptions:
+def probe_options(view: RunView, prompt: str, num_images: int) -> SampleOptions:
     """As the run's own validation pictures are drawn, in FEWEST_STEPS or more, with the base model."""
     said = required_options(view)
     if not prompt.strip():
@@ -143,12 +143,12 @@ def result_of(view: RunView) -> str:
     return str(model)
 
 
-def name_of(view: RunView) -> str:
+def checkpoint_name(view: RunView) -> str:
     weight = view.options.get("prior_weight", 0.0) if view.trainer == "dreambooth" else 0.0
     return f"{view.name}, {f'prior weight {weight:g}' if weight else 'no prior preservation'}"
 
 
-def spread(items: Sequence[Any], most: int) -> list[Any]:
+def evenly_spaced(items: Sequence[Any], most: int) -> list[Any]:
     """At most so many of them, evenly spread, the first and the last among them."""
     if len(items) <= most:
         return list(items)

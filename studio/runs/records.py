@@ -11,7 +11,7 @@ from studio.files import read_object
 from studio.records import record_of
 from studio.runs.trainers import TRAINERS, require_kinds
 
-__all__ = ["MOST", "CheckpointFacts", "MeasuredEvent", "PhaseEvent", "RunState", "StateRecord", "StepEvent", "event_of", "read_options"]
+__all__ = ["MOST", "CheckpointFacts", "MeasuredEvent", "PhaseEvent", "RunState", "StateRecord", "StepEvent", "event_of", "read_config"]
 
 RunState = Literal["waiting", "starting", "running", "stopped", "interrupted", "finished", "failed", "damaged"]
 # Those that a trainer or the queue write down.
@@ -129,7 +129,7 @@ def event_of(values: Mapping[str, Any]) -> StepEvent | MeasuredEvent | PhaseEven
     return None if kind is None else record_of(kind, values, "events.jsonl")  # type: ignore[arg-type]
 
 
-def read_options(path: Path, trainer: str) -> dict[str, Any]:
+def read_config(path: Path, trainer: str) -> dict[str, Any]:
     """config.json: the options of the run, of the kinds that its trainer gives them; empty where it is not written yet.
 
     Bounds are not looked at: another version may have had others. Raises DamagedFile.

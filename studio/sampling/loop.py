@@ -9,7 +9,7 @@ in. Guidance is in the denoiser (studio.sampling.guidance); no sampler knows of 
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from studio.errors import InvalidOption
 from studio.media.images import fit, from_images, to_image, to_pixels
 from studio.models.contract import DiffusionModel
+from studio.models.device import Stop
 from studio.options import SampleOptions
 from studio.process.conversions import output_from
 from studio.process.noise import draw_noise
@@ -27,13 +28,7 @@ from studio.sampling.guidance import guided
 from studio.sampling.samplers import Sampler, clips, make_sampler
 from studio.sampling.trajectory import Lineage, Recorder, Trajectory
 
-__all__ = ["sample", "resume", "Stop"]
-
-
-class Stop(Protocol):
-    """Anything like threading.Event: the loop ends after the step in which it is set."""
-
-    def is_set(self) -> bool: ...
+__all__ = ["sample", "resume"]
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -28,7 +28,7 @@ from studio.toybox.pairs import (
     world_stream,
 )
 from studio.toybox.render import centre_of, depth, edges, instances, nearest_position, render, render_batch, segmentation
-from studio.toybox.sheet import contact_sheet
+from studio.toybox.sheet import scene_sheet
 from studio.toybox.words import caption, imagine, parse_caption, parse_pair, unknown_words, vocabulary, with_article
 from studio.toybox.world import (
     ATTRIBUTES,
@@ -58,7 +58,7 @@ __all__ = [
     "arrange",
     "caption",
     "centre_of",
-    "contact_sheet",
+    "scene_sheet",
     "depth",
     "edges",
     "imagine",

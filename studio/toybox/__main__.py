@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from studio.errors import StudioError
-from studio.toybox import AnyScene, Scene, contact_sheet, imagine, scene_from_json
+from studio.toybox import AnyScene, Scene, imagine, scene_from_json, scene_sheet
 
 CUP = Scene(object="cup", colour="orange", background="purple", size="large", angle=-5.0)
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         scene = _asked_scene(args)
     except (StudioError, OSError) as error:
         sys.exit(str(error))
-    sheet = contact_sheet(truth=CUP) if scene is None else contact_sheet([scene], truth=scene)
+    sheet = scene_sheet(truth=CUP) if scene is None else scene_sheet([scene], truth=scene)
     sheet.save(args.output, optimize=True)
 
 

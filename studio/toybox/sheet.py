@@ -25,7 +25,7 @@ PAPER, INK = (250, 249, 246), (60, 60, 66)
 Cell = tuple[np.ndarray, str]  # a picture (PICTURE, PICTURE, 3) uint8, and the words under it
 
 
-def contact_sheet(
+def scene_sheet(
     scenes: Sequence[AnyScene] | None = None, *, columns: int = 5, truth: AnyScene | None = None
 ) -> Image.Image:
     """Scenes with their captions underneath, as a PIL image in RGB.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from studio import Studio
     from studio.models.anatomy import Part, RoundTrip
+    from studio.models.device import Stop
     from studio.models.memory import Resident
     from studio.models.prompts import Tokens
     from studio.rankings import Rankings
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from studio.rewards.along import Along, BestSoFar
     from studio.rewards.explaining import Explanation, WordScores
     from studio.rewards.scoring import ScoresSoFar
-    from studio.sampling.loop import Stop
     from studio.sampling.trajectory import Trajectory
 
 __all__ = ["SamplingApi", "TextApi", "ControlApi", "TrainingApi", "ControlTrainingApi", "RankingApi", "ScoringApi", "StudioApi"]

@@ -77,7 +77,7 @@ class StudioBlocks(OwnUploads):
         """Gradio keeps every file that it hands out: there must be room for it first."""
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         if any(isinstance(block, HANDED_OUT) for block in fn.outputs):
-            await anyio.to_thread.run_sync(require_disk, size_of(predictions))
+            await anyio.to_thread.run_sync(require_disk, bytes_of(predictions))
         return await super().postprocess_data(fn, predictions, state)
 
     async def call_function(
@@ -90,10 +90,10 @@ class StudioBlocks(OwnUploads):
         return result
 
 
-def size_of(prediction: Any) -> int:
+def bytes_of(prediction: Any) -> int:
     """Bytes of the files in what a handler gives."""
     if isinstance(prediction, dict | list | tuple):
-        return sum(map(size_of, prediction.values() if isinstance(prediction, dict) else prediction))
+        return sum(map(bytes_of, prediction.values() if isinstance(prediction, dict) else prediction))
     is_path = isinstance(prediction, Path) or (isinstance(prediction, str) and len(prediction) < LONGEST_PATH)
     return Path(prediction).stat().st_size if is_path and lies_within(prediction, [scratch_folder()]) and Path(prediction).is_file() else 0
 

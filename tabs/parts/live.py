@@ -24,7 +24,7 @@ from studio.sampling.events import StepDone
 from tabs.parts.filmstrip import live_frame
 from tabs.parts.stage import to_stage
 
-__all__ = ["Watched", "watched", "address_of", "ROUTE", "EVERY_S"]
+__all__ = ["LiveRun", "live_run", "live_address", "ROUTE", "EVERY_S"]
 
 # Below gradio_api, which every proxy that serves Gradio passes on.
 ADDRESS = "gradio_api/studio-live"
@@ -36,7 +36,7 @@ MAX_LISTENERS = 4
 
 
 @dataclass
-class Watched:
+class LiveRun:
     """A run that goes on. Its thread writes, listeners read; of both only the newest step counts."""
 
     newest: StepDone | None = None
@@ -48,13 +48,13 @@ class Watched:
         self.newest = event
 
 
-RUNS: dict[str, Watched] = {}
+RUNS: dict[str, LiveRun] = {}
 
 
 @contextmanager
-def watched(run: str) -> Iterator[Watched]:
+def live_run(run: str) -> Iterator[LiveRun]:
     """The run of that name can be listened to for as long as this lasts."""
-    RUNS[run] = live = Watched()
+    RUNS[run] = live = LiveRun()
     try:
         yield live
     finally:
@@ -62,7 +62,7 @@ def watched(run: str) -> Iterator[Watched]:
         del RUNS[run]
 
 
-def address_of(run: str) -> str:
+def live_address(run: str) -> str:
     """Where the page listens to a run, relative to the page."""
     return f"{ADDRESS}/{run}"
 
@@ -78,7 +78,7 @@ async def listen(request: Request) -> Response:
     return StreamingResponse(frames(live), media_type="text/event-stream", headers=headers)
 
 
-async def frames(live: Watched) -> AsyncIterator[str]:
+async def frames(live: LiveRun) -> AsyncIterator[str]:
     """The newest step whenever there is another, until the run is over."""
     shown: StepDone | None = None
     live.listeners += 1

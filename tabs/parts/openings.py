@@ -20,7 +20,7 @@ from typing import Any
 from tabs.parts.stage import to_stage
 
 __all__ = [
-    "ADDRESS", "OPENINGS", "UNTIL_SHOWN", "VERSION", "Recording", "asked_with", "has_opening", "read_opening", "recorded", "recorded_text", "write_opening",
+    "ADDRESS", "OPENINGS", "UNTIL_SHOWN", "VERSION", "Opening", "asked_with", "has_opening", "read_opening", "recorded", "recorded_text", "write_opening",
 ]
 
 OPENINGS = Path(__file__).parents[2] / "assets" / "openings"
@@ -68,7 +68,7 @@ def read_opening(name: str) -> dict[str, Any]:
 # --- recorded ------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class Opening:
     """What a tab opens with. made_with: the options of what is shown. places: the values of its components by name."""
 
     made_with: Mapping[str, Any]
@@ -80,10 +80,10 @@ def asked_with(options: Any) -> dict[str, Any]:
     return {one.name: value for one in fields(options) if (value := getattr(options, one.name)) != one.default}
 
 
-def write_opening(name: str, recording: Recording, folder: Path = OPENINGS) -> Path:
+def write_opening(name: str, opening: Opening, folder: Path = OPENINGS) -> Path:
     """Keep a recording: JSON texts, as components take them, as what they say, and larger pictures beside them."""
-    places = {place: _with_media(name, value, folder / "media") for place, value in recording.places.items()}
-    kept = {"version": VERSION, "made_with": dict(recording.made_with), "places": places}
+    places = {place: _with_media(name, value, folder / "media") for place, value in opening.places.items()}
+    kept = {"version": VERSION, "made_with": dict(opening.made_with), "places": places}
     file = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n", "utf-8")

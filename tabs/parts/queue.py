@@ -120,7 +120,7 @@ class VisitorQueue(Queue):
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         body.session_hash = body.session_hash or uuid4().hex
-        fn, mailbox, address = get_fn(self.blocks, None, body), self._mailbox(body.session_hash), address_of(request)
+        fn, mailbox, address = get_fn(self.blocks, None, body), self._mailbox(body.session_hash), caller_address(request)
         if sentence := self._refusal(fn.concurrency_id == DEVICE, visitor_of(body.session_hash, username), address):
             return True, self._refused(Event(body.session_hash, fn, request, username), mailbox, sentence), "success"
         reads = mailbox.reads
@@ -256,7 +256,7 @@ class VisitorQueue(Queue):
             yield from self.pending_event_ids_session
 
 
-def address_of(request: Any) -> str:
+def caller_address(request: Any) -> str:
     """Where a call comes from: of an IPv6 address the network, as one holder has them all."""
     host = request.client.host if request is not None and request.client else ""
     try:

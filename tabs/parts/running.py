@@ -19,7 +19,7 @@ from studio.scratch import passing_folder
 from tabs.parts.api import SamplingApi, TextApi
 from tabs.parts.filmstrip import begin, curve_of, decoded, film, live_frame
 from tabs.parts.keeping import save_pictures
-from tabs.parts.live import address_of, watched
+from tabs.parts.live import live_address, live_run
 from tabs.parts.session import Session
 from tabs.parts.stage import to_stage
 from tabs.parts.turns import sampled, waiting_line
@@ -52,7 +52,7 @@ def run_shown(
     if not switch.is_set():
         if options.model not in [one.name for one in studio.residents()]:
             yield {"status": LOADING}
-        with watched(run) as live:
+        with live_run(run) as live:
             for event in sampled(studio, options, switch, session.asker, live.see, LIVE_EVERY_S if frames else STATUS_EVERY_S):
                 if isinstance(event, Waiting):
                     yield {"status": waiting_line(event)}
@@ -60,7 +60,7 @@ def run_shown(
                 if curve is None:
                     # The model is there from its first step on.
                     curve = curve_of(studio.noise_curve(options))
-                    yield {"stage": to_stage(begin(options, run=run, curve=curve, address=address_of(run))), "status": ""}
+                    yield {"stage": to_stage(begin(options, run=run, curve=curve, address=live_address(run))), "status": ""}
                 if isinstance(event, Finished):
                     trajectory = event.trajectory
                 elif frames:

@@ -78,7 +78,7 @@ class SignIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].rstrip("/").rpartition("/")[2] != "login":
             return await self.app(scope, receive, send)
-        _address.set(address_of(scope))
+        _address.set(scope_address(scope))
         tls = over_tls(scope)
 
         async def mended(message: Message) -> None:
@@ -89,7 +89,7 @@ class SignIn:
         await self.app(scope, receive, mended)
 
 
-def address_of(scope: Scope) -> str:
+def scope_address(scope: Scope) -> str:
     """Whom guesses are counted for; a household's IPv6 addresses are one. Behind a proxy on this machine it is who asked the proxy."""
     host = (scope.get("client") or ("", 0))[0]
     try:

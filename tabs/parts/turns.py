@@ -13,11 +13,11 @@ from threading import Event
 from typing import Any, Protocol, TypeVar
 
 from studio.errors import InvalidOption
-from studio.models.device import Device, Turn, Waiting, Work
+from studio.models.device import Device, Stop, Turn, Waiting, Work
 from studio.options import SampleOptions
 from studio.sampling.compare import network_calls
 from studio.sampling.events import Finished, StepDone
-from studio.sampling.live import LIVE_EVERY_S, freshest
+from studio.sampling.live import LIVE_EVERY_S, Switch, freshest
 from tabs.parts.api import SamplingApi
 from tabs.parts.visitors import Asker
 
@@ -32,11 +32,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Stop(Protocol):
+class StopSwitch(Stop, Switch, Protocol):
     """Anything like threading.Event, as a run and whoever ends it need it."""
-
-    def is_set(self) -> bool: ...
-    def set(self) -> None: ...
 
 
 class Either:
@@ -55,7 +52,7 @@ class Either:
 class Ending:
     """Nobody looks any more: the run is to end, and waits for nothing."""
 
-    def __init__(self, stop: Stop, turn: Turn) -> None:
+    def __init__(self, stop: StopSwitch, turn: Turn) -> None:
         self.stop, self.turn = stop, turn
 
     def set(self) -> None:
@@ -64,7 +61,7 @@ class Ending:
 
 
 def sampled(
-    studio: SamplingApi, options: SampleOptions, stop: Stop, asker: Asker, see: Callable[[StepDone], None] = lambda step: None,
+    studio: SamplingApi, options: SampleOptions, stop: StopSwitch, asker: Asker, see: Callable[[StepDone], None] = lambda step: None,
     every_s: float = LIVE_EVERY_S,
 ) -> Iterator[StepDone | Finished | Waiting]:
     """The run in a thread of its own: its newest step, how it stands while it waits, and at last Finished.

@@ -38,7 +38,7 @@ def served():
 def listened(client: httpx.Client, run: str, until=lambda frames: None) -> list[dict]:
     """The frames of a run until it is over; `until` is told those that have come after each."""
     frames: list[dict] = []
-    with client.stream("GET", live.address_of(run)) as answer:
+    with client.stream("GET", live.live_address(run)) as answer:
         assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
             if line == "event: over":
@@ -64,7 +64,7 @@ def test_a_frame_holds_the_very_pixels_of_its_step(model, channels):
 
 def test_a_listener_gets_the_newest_step_again_and_again_and_is_told_the_end(served):
     steps = steps_of(num_steps=40)
-    with live.watched("run") as running:
+    with live.live_run("run") as running:
         def go_on(frames: list[dict]) -> None:
             if len(frames) == 1:
                 # Three are taken before anybody looks again: two of them are never made into frames.
@@ -84,7 +84,7 @@ def test_nothing_is_made_that_nobody_listens_to(served, monkeypatch):
     made = []
     monkeypatch.setattr(live, "encoded", lambda event: made.append(event.index) or "{}")
     steps = steps_of(num_steps=5)
-    with live.watched("run") as running:
+    with live.live_run("run") as running:
         for step in steps:
             running.see(step)
         assert made == []
@@ -93,15 +93,15 @@ def test_nothing_is_made_that_nobody_listens_to(served, monkeypatch):
 
 
 def test_only_a_run_that_is_under_way_can_be_listened_to(served):
-    assert served.get(live.address_of("unknown")).status_code == 404
-    with live.watched("run"):
+    assert served.get(live.live_address("unknown")).status_code == 404
+    with live.live_run("run"):
         assert "run" in live.RUNS
-    assert served.get(live.address_of("run")).status_code == 404 and not live.RUNS
+    assert served.get(live.live_address("run")).status_code == 404 and not live.RUNS
 
 
 def test_a_run_has_no_crowd_of_listeners(served):
     [step] = steps_of(num_steps=1)
-    with live.watched("run") as running:
+    with live.live_run("run") as running:
         running.see(step)
         seen = threading.Semaphore(0)
         threads = [threading.Thread(target=listened, args=(served, "run", lambda frames: seen.release())) for _ in range(live.MAX_LISTENERS)]
@@ -109,7 +109,7 @@ def test_a_run_has_no_crowd_of_listeners(served):
             thread.start()
         for _ in threads:
             assert seen.acquire(timeout=60)
-        assert served.get(live.address_of("run")).status_code == 429
+        assert served.get(live.live_address("run")).status_code == 429
         running.over = True
         for thread in threads:
             thread.join(timeout=60)

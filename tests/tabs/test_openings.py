@@ -21,7 +21,7 @@ from studio.runs.probes import Sheet
 from studio.runs.trainers.contrast import ContrastOptions
 from tabs import contrast
 from tabs.dreambooth import sheet_value
-from tabs.parts.openings import ADDRESS, OPENINGS, VERSION, Recording, asked_with, read_opening, recorded, write_opening
+from tabs.parts.openings import ADDRESS, OPENINGS, VERSION, Opening, asked_with, read_opening, recorded, write_opening
 from tests.tabs.test_page import bare_page, client  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_a_recording_is_kept_with_its_larger_pictures_beside_it_and_without_thos
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "one-old.png").write_bytes(b"")
     stage = json.dumps({"big": data_uri(noise), "small": data_uri(Image.new("L", (2, 2))), "list": [1, None]})
-    write_opening("one", Recording(made_with={"seed": 1}, places={"stage": stage, "why": "words"}), tmp_path)
+    write_opening("one", Opening(made_with={"seed": 1}, places={"stage": stage, "why": "words"}), tmp_path)
     kept = json.loads((tmp_path / "one.json").read_text())
     assert kept["places"]["why"] == "words" and kept["places"]["stage"]["list"] == [1, None] and kept["places"]["stage"]["small"].startswith("data:image/png")
     [file] = (tmp_path / "media").iterdir()
@@ -165,10 +165,10 @@ def test_the_embedded_models_give_today_what_was_recorded(studio, tmp_path, name
 
 def test_the_example_was_taught_to_the_model_that_is_embedded_now(studio):
     """Where training again would take minutes: what the base model draws before it."""
-    from studio.runs.probes import drawn, options_of
+    from studio.runs.probes import drawn, probe_options
 
     kept = read_opening("domino")["places"]["sheet"]
-    asked = options_of(example_named(DOMINO).__class__(**{**vars(example_named(DOMINO)), "example": False}), "a sks cat", num_images=4)
+    asked = probe_options(example_named(DOMINO).__class__(**{**vars(example_named(DOMINO)), "example": False}), "a sks cat", num_images=4)
     *_, sheet = drawn(studio, Sheet(title="", columns=kept["columns"]), ["before"], [(0, 0, asked)], None)
     assert_alike(kept["rows"][0], json.loads(sheet_value(sheet))["rows"][0], OPENINGS)
 

@@ -14,7 +14,7 @@ from gradio.server_messages import ProcessStartsMessage
 from tabs.endpoints import endpoint
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
-from tabs.parts.queue import HALF_OPEN, ON_DEVICE, REFUSALS, UNREAD, Mailbox, Ticket, address_of
+from tabs.parts.queue import HALF_OPEN, ON_DEVICE, REFUSALS, UNREAD, Mailbox, Ticket, caller_address
 
 
 class Held:
@@ -176,7 +176,7 @@ def test_quick_endpoints_answer_while_it_is_full(full):
 def test_many_sessions_from_one_address_leave_places_to_others(served, monkeypatch):
     held, blocks, http = served
     monkeypatch.setattr("tabs.parts.queue.ON_DEVICE", type(ON_DEVICE)(visitor=4, address=3, all=6))
-    monkeypatch.setattr("tabs.parts.queue.address_of", lambda request: request.headers.get("x-test-address", "here"))
+    monkeypatch.setattr("tabs.parts.queue.caller_address", lambda request: request.headers.get("x-test-address", "here"))
     listeners = [Listener(http, join(blocks, http, "hold", str(i))[0]) for i in range(3)]
     until(lambda: sum(ticket.is_heard() for ticket in blocks._queue.tickets.values()) == 3)
     [(_, sentence)] = listen(http, join(blocks, http, "hold", "a fourth")[0])
@@ -250,4 +250,4 @@ def test_an_ipv6_network_is_one_address(host, address):
     class Call:
         client = type("Client", (), {"host": host})
 
-    assert address_of(Call()) == address
+    assert caller_address(Call()) == address

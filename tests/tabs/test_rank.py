@@ -13,7 +13,7 @@ from studio.rankings.making import TaskOptions, make_tasks, toybox_prompts
 from studio.rankings.schema import Generation, Task
 from tabs.endpoints import create_rank_endpoints
 from tabs.parts.blocks import StudioBlocks
-from tabs.rank import acted, agreement_value, board_value, options_of, require_own
+from tabs.rank import acted, agreement_value, board_value, require_own, task_options
 from tests.tabs.fakes import FakeStudio
 
 
@@ -99,7 +99,7 @@ def test_tasks_are_made_from_the_models_in_turn_and_made_again_are_the_same(tmp_
 def test_tasks_that_make_no_sense_are_refused_before_anything_is_drawn(changes):
     form = {"prompts": "a\nb", "models": ["disc"], "pictures": 4, "steps": 5, "guidance": 1.0, "seed": 0, "overlap": 1, "collection": "mine"}
     with pytest.raises(InvalidOption):
-        options_of(**{**form, **changes})
+        task_options(**{**form, **changes})
 
 
 def test_prompts_of_the_toy_world_are_sentences_of_it():

@@ -15,7 +15,7 @@ from app import create_app
 from studio import Studio
 from studio.disk_room import DiskRoom
 from studio.errors import StudioBusy
-from tabs.parts.blocks import size_of
+from tabs.parts.blocks import bytes_of
 from tabs.parts.page import PAGE
 from tabs.parts.receiving import OwnParser
 
@@ -116,4 +116,4 @@ def test_the_size_of_what_is_handed_out_is_that_of_its_files(monkeypatch, tmp_pa
     monkeypatch.setattr("tabs.parts.blocks.scratch_folder", lambda: tmp_path)
     (tmp_path / "film.gif").write_bytes(b"\0" * 77)
     path = str(tmp_path / "film.gif")
-    assert size_of([path, {"value": tmp_path / "film.gif"}, None, "x" * 10**5, "/etc/passwd", 5]) == 154
+    assert bytes_of([path, {"value": tmp_path / "film.gif"}, None, "x" * 10**5, "/etc/passwd", 5]) == 154

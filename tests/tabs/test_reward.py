@@ -20,7 +20,7 @@ from tabs.parts.blocks import StudioBlocks
 from tabs.parts.scorers import last_run
 from tabs.reward import given_pictures, prompts_for, require_scorable, shown
 from tabs.reward_runs import along_value, best_step, best_value
-from tabs.reward_training import measured_value, options_of
+from tabs.reward_training import measured_value, training_options
 from tabs.reward_why import SHOWN, Asked
 from tests.tabs.fakes import FakeStudio
 
@@ -179,7 +179,7 @@ def test_words_are_left_out_and_exchanged_for_others_of_their_kind(studio):
 # --- training, programs --------------------------------------------------------------------------------------
 
 def test_the_form_s_values_are_the_trainer_s_options(studio):
-    assert options_of({"lr": 1, "steps": 20, "start": " x ", "seed": None}) == {"lr": 1.0, "steps": 20, "start": "x"}
+    assert training_options({"lr": 1, "steps": 20, "start": " x ", "seed": None}) == {"lr": 1.0, "steps": 20, "start": "x"}
     assert json.loads(measured_value(None)) == {}
 
 

@@ -14,7 +14,7 @@ from studio import users
 from studio.errors import InvalidOption
 from studio.users import add_user, password_fits, read_users
 from tabs.parts.page import PAGE
-from tabs.parts.sign_in import address_of, over_tls, signed_in
+from tabs.parts.sign_in import over_tls, scope_address, signed_in
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery"
@@ -86,9 +86,9 @@ def test_guesses_one_after_the_other_are_slowed_down_and_the_right_one_has_to_wa
 
 def test_another_address_in_a_header_is_not_believed_of_a_stranger():
     scope = {"type": "http", "client": ("203.0.113.5", 4711), "headers": [(b"x-forwarded-for", b"10.0.0.1")]}
-    assert address_of(scope) == "203.0.113.5"
-    household = {address_of({"client": (f"2001:db8:1:2:{i}::1", 1)}) for i in range(5)}
-    assert household == {"2001:db8:1:2::/64"} and address_of({"client": None}) == ""
+    assert scope_address(scope) == "203.0.113.5"
+    household = {scope_address({"client": (f"2001:db8:1:2:{i}::1", 1)}) for i in range(5)}
+    assert household == {"2001:db8:1:2::/64"} and scope_address({"client": None}) == ""
 
 
 @pytest.mark.parametrize(("scope", "tls"), [

@@ -13,11 +13,11 @@ from studio.toybox import (
     POSITIONS,
     SIZES,
     Scene,
-    contact_sheet,
     depth,
     edges,
     render,
     render_batch,
+    scene_sheet,
     scene_stream,
     segmentation,
 )
@@ -224,8 +224,8 @@ def test_no_two_objects_look_the_same_in_32_pixels():
 
 
 def test_contact_sheet_draws_its_scenes_row_by_row():
-    sheet = contact_sheet(scenes(5), columns=3, truth=scenes(1)[0])
-    alone = contact_sheet(scenes(5), columns=3)
+    sheet = scene_sheet(scenes(5), columns=3, truth=scenes(1)[0])
+    alone = scene_sheet(scenes(5), columns=3)
     assert sheet.mode == "RGB" and sheet.width == alone.width and sheet.height > alone.height
     assert (np.asarray(sheet)[: alone.height - 18] == np.asarray(alone)[:-18]).all()
     assert (np.asarray(alone)[18 : 18 + 128, 18 : 18 + 128] == render(scenes(1)[0], 128)).all()
@@ -242,4 +242,4 @@ def test_a_size_that_makes_no_sense_is_refused_and_shown(draw, size):
 @pytest.mark.parametrize("arguments", [{"scenes": []}, {"columns": 0}])
 def test_an_empty_sheet_is_refused(arguments):
     with pytest.raises(StudioError, match="sheet"):
-        contact_sheet(**arguments)
+        scene_sheet(**arguments)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from studio.errors import InvalidOption
-from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room_for_data
 from studio.toybox import WORLDS
 
 __all__ = ["ClipOptions"]
@@ -38,7 +38,7 @@ class ClipOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_room(self.data_limit, self.resolution)
+        require_room_for_data(self.data_limit, self.resolution)
         if self.width % 32:
             raise InvalidOption(f"width must be a multiple of 32, but it is {self.width}.")
         if self.towers not in ("both", "text", "picture"):

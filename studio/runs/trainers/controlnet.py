@@ -8,7 +8,7 @@ from studio.models.controlnet_menu import is_controlnet
 from studio.models.loading import resolve
 from studio.models.taught import base_of
 from studio.runs.trainers.dreambooth import check_base
-from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room_for_data
 from studio.runs.trainers.presets import Preset
 from studio.toybox import WORLDS
 
@@ -55,7 +55,7 @@ class ControlNetOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_room(2 * self.data_limit, self.resolution)
+        require_room_for_data(2 * self.data_limit, self.resolution)
         if self.resolution % 8:
             raise InvalidOption(f"resolution must be a multiple of 8, but it is {self.resolution}.")
         if self.map in SCENE_MAPS and self.data not in WORLDS:

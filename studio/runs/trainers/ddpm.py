@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from studio.errors import InvalidOption
 from studio.process.kinds import LOSS_TYPES, MEAN_TYPES, VAR_TYPES
 from studio.process.schedules import MAX_TIMESTEPS, SCHEDULES
-from studio.runs.trainers.options import LoopOptions, option, parse_widths, require_room
+from studio.runs.trainers.options import LoopOptions, option, parse_widths, require_room_for_data
 
 __all__ = ["DDPMOptions"]
 
@@ -39,7 +39,7 @@ class DDPMOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_room(self.data_limit, self.resolution)
+        require_room_for_data(self.data_limit, self.resolution)
         if self.channels == 2:
             raise InvalidOption("channels must be 3 (colour) or 1 (grey), but it is 2.")
         if self.resolution % 2 ** (len(self.level_widths) - 1):

@@ -22,7 +22,7 @@ from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DreamBoothOptions", "METHODS", "Estimate", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances"]
+__all__ = ["DreamBoothOptions", "METHODS", "RunCost", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances"]
 
 MOST_PROMPTS = 64
 METHODS = ("full", "full_text", "lora")
@@ -204,7 +204,7 @@ def _has_cuda() -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class RunCost:
     """What a run will take: seconds in all, GiB of memory while it trains, and how many weights learn."""
 
     seconds: float

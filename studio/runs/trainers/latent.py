@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import InvalidOption
-from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, parse_widths, require_room
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, parse_widths, require_room_for_data
 
 __all__ = ["LatentOptions", "check"]
 
@@ -44,7 +44,7 @@ class LatentOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_room(self.data_limit, self.resolution)
+        require_room_for_data(self.data_limit, self.resolution)
         parse_widths(self.widths, 16)
         if self.zero_terminal_snr and self.prediction_type != "v_prediction":
             raise InvalidOption("At the end of a process with zero terminal SNR only v says anything of the picture; set prediction_type to v_prediction.")

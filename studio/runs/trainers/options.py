@@ -11,7 +11,7 @@ from typing import Any, Literal
 from studio.checks import require_float, require_int
 from studio.errors import InvalidOption
 
-__all__ = ["LoopOptions", "option", "parse_widths", "require_in_range", "require_room"]
+__all__ = ["LoopOptions", "option", "parse_widths", "require_in_range", "require_room_for_data"]
 
 # More of anything is a slip of the pen, not a training.
 MOST_STEPS = 10_000_000
@@ -75,7 +75,7 @@ def require_in_range(field: dataclasses.Field, value: Any) -> None:
         raise InvalidOption(f"{field.name} may have {MOST_TEXT} characters at most, but it has {len(value)}.")
 
 
-def require_room(data_limit: int, resolution: int) -> None:
+def require_room_for_data(data_limit: int, resolution: int) -> None:
     """Refuse more pictures than fit into any memory, in a sentence; they are all kept there, 3 bytes a pixel."""
     needed = 3 * data_limit * resolution**2
     if needed > MOST_BYTES:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from studio.errors import InvalidOption
-from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, parse_widths, require_room
+from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, parse_widths, require_room_for_data
 
 __all__ = ["VaeOptions"]
 
@@ -37,7 +37,7 @@ class VaeOptions(LoopOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_room(self.data_limit, self.resolution)
+        require_room_for_data(self.data_limit, self.resolution)
         if self.resolution % 2 ** (len(self.level_widths) - 1):
             raise InvalidOption(f"{len(self.level_widths)} levels halve the picture {len(self.level_widths) - 1} times; {self.resolution=} cannot be.")
         if self.decoder_only and not self.start:
