@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
+from studio.control.obedience import obedience
 from studio.errors import InvalidOption
 from studio.media.data_uris import data_uri, small_uri
 from studio.media.images import grid
+from studio.media.maps import aligned
 from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
@@ -323,11 +325,20 @@ def grid_shown(kind: str, cells: list[Cell], pictures: Mapping[int, "Image.Image
     """The grid as the page draws it: names of rows and columns, and a small picture for each cell that is done."""
     info = (GRIDS | STRIPS)[kind]
     rows = {cell.row: named(getattr(cell.options, info.rows)) for cell in cells}
-    columns = {cell.column: named(getattr(cell.options, info.columns)) for cell in cells}
+    columns = {cell.column: named(getattr(cell.options, info.columns)) + obeyed(cell, pictures.get(i)) for i, cell in enumerate(cells)}
     return {
         "rows": list(rows.values()), "columns": list(columns.values()), "row_name": titled(info.rows), "column_name": titled(info.columns),
         "cells": [small_uri(pictures[i], THUMBNAIL) if i in pictures else None for i in range(len(cells))],
     }
+
+
+def obeyed(cell: Cell, picture: "Image.Image | None") -> str:
+    """How well the picture of a cell obeys the map of its first unit, where it has one and that can be told."""
+    if picture is None or not cell.options.units or (unit := cell.options.units[0]).map is None:
+        return ""
+    wanted = np.asarray(aligned(unit.map, *picture.size, unit.resize))
+    score = obedience(unit.annotator, np.asarray(picture.convert("RGB")), wanted)
+    return f" (obeys {score:.2f})" if np.isfinite(score) else ""
 
 
 def titled(option: str) -> str:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from studio.checks import quoted, require_choice, require_float, require_int, require_text
 from studio.control import detectors, drawn, offline
 from studio.errors import InvalidOption, UnknownName
-from studio.media.maps import RESIZES, aligned, kind_of_map, looks_inverted
+from studio.media.maps import RESIZES, aligned, is_blank, kind_of_map, looks_inverted
 
 __all__ = ["ANNOTATORS", "Annotator", "MapMade", "MapRequest", "Setting", "fits_net", "make_map"]
 
@@ -224,8 +224,8 @@ def _rgb(pixels: np.ndarray) -> Image.Image:
 
 
 def _notes(picture: Image.Image, request: MapRequest) -> list[str]:
-    extrema: Any = picture.getextrema()
-    if all(low == high for low, high in extrema):
+    if is_blank(picture):
+        extrema: Any = picture.getextrema()
         blank = "black" if extrema[0][1] == 0 else "white" if extrema[0][0] == 255 else "of one colour"
         return [f"The map is all {blank}, so there is nothing to follow: lower the thresholds, or take another picture."]
     if request.annotator != "map":
@@ -235,12 +235,26 @@ def _notes(picture: Image.Image, request: MapRequest) -> list[str]:
     return []
 
 
-def fits_net(annotator: str, net_annotators: tuple[str, ...], label: str) -> str:
-    """A warning where a ControlNet learned another kind of map than the annotator makes; "" where it fits or is not known."""
+# Kinds of maps that are lines on black.
+LINES = frozenset({"edges", "lineart", "mlsd", "softedge"})
+
+
+def fits_net(annotator: str, net_annotators: tuple[str, ...], label: str, made: Image.Image | None = None) -> str:
+    """A warning where a ControlNet learned another kind of map than the annotator makes; "" where it fits or is not known.
+
+    made: the map, for one that was taken as it is: a photograph is no map of lines.
+    """
     if annotator not in ANNOTATORS or not net_annotators:
         return ""
     kinds = {ANNOTATORS[name].kind for name in net_annotators if name in ANNOTATORS}
     kind = ANNOTATORS[annotator].kind
+    if annotator == "map" and made is not None and kinds <= LINES and _is_colourful(made):
+        return f"This looks like a photograph, and {label} learned maps of lines: choose what is to make a map of it, such as Canny edges."
     if not kind or not kinds or kind in kinds or "" in kinds:
         return ""
     return f"{label} learned {' or '.join(sorted(kinds))}, and this map shows {kind}: it will hardly be followed."
+
+
+def _is_colourful(picture: Image.Image) -> bool:
+    """Whether it has more than greys and a few colours."""
+    return kind_of_map(picture) == "smooth" and float(np.ptp(np.asarray(picture.convert("RGB"), np.int16), axis=2).mean()) > 4

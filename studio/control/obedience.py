@@ -63,7 +63,8 @@ OBEDIENCE: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProx
 def obedience(kind: str, picture: np.ndarray, wanted: np.ndarray) -> float:
     """Of a picture (H, W, 3) to a map (H, W, 3) uint8 that the annotator `kind` made.
 
-    For what is not drawn here the picture is annotated again, and edges or greys are compared.
+    For what is not drawn here the picture is annotated again, and edges or greys are compared. NaN where the annotator's maps say
+    nothing of places, or where it would have to load its weights.
     """
     if kind in OBEDIENCE:
         return OBEDIENCE[kind](picture, wanted)
@@ -71,7 +72,7 @@ def obedience(kind: str, picture: np.ndarray, wanted: np.ndarray) -> float:
 
     from studio.control.annotators import ANNOTATORS, MapRequest, make_map
 
-    if kind not in ANNOTATORS or ANNOTATORS[kind].kind in ("", "shuffle"):
+    if kind not in ANNOTATORS or ANNOTATORS[kind].kind in ("", "shuffle") or ANNOTATORS[kind].needs:
         return float("nan")
     height, width = wanted.shape[:2]
     again = np.asarray(make_map(MapRequest(annotator=kind, picture=Image.fromarray(picture), width=width, height=height)).map)

@@ -16,7 +16,7 @@ from studio.media.data_uris import data_uri
 from studio.media.images import fit
 from studio.media.uploads import open_picture
 
-__all__ = ["RESIZES", "aligned", "kind_of_map", "map_from_text", "map_to_text", "looks_inverted"]
+__all__ = ["RESIZES", "aligned", "is_blank", "kind_of_map", "map_from_text", "map_to_text", "looks_inverted"]
 
 RESIZES: Mapping[str, str] = MappingProxyType({
     "crop": "Crop: the largest part from the middle", "fit": "Fit: all of it, with black beside it", "stretch": "Stretch: all of it, out of shape",
@@ -67,6 +67,12 @@ def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
     # Each new pixel says how much of it is covered.
     covered = np.asarray(picture.convert("L").resize((width, height), Image.Resampling.BOX), np.float32)
     return Image.fromarray(np.where(covered >= LINE_SHARE * max(1, int(grey.max())), grey.max(), np.uint8(0)).astype(np.uint8)).convert("RGB")
+
+
+def is_blank(picture: Image.Image) -> bool:
+    """Whether it is of one colour all over."""
+    extrema: Any = picture.convert("RGB").getextrema()
+    return all(low == high for low, high in extrema)
 
 
 def looks_inverted(picture: Image.Image) -> bool:

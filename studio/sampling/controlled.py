@@ -16,7 +16,7 @@ from torch import Tensor
 
 from studio.errors import InvalidOption
 from studio.media.images import from_images
-from studio.media.maps import aligned
+from studio.media.maps import aligned, is_blank
 from studio.models.conditioning import Conditioning
 from studio.models.contract import DiffusionModel
 from studio.models.controlnets import ControlNet, load_controlnet, require_fit_for
@@ -145,6 +145,8 @@ def _require_whole(unit: ControlUnit, number: int) -> None:
         raise InvalidOption(f"Unit {number} has no ControlNet: choose one, train one, or mute the unit.")
     if unit.map is None:
         raise InvalidOption(f"Unit {number} has no map: give it a picture, draw one, take a Toybox scene, or mute the unit.")
+    if is_blank(unit.map):
+        raise InvalidOption(f"The map of unit {number} is of one colour, so there is nothing to follow: lower the thresholds, draw, or take another picture.")
 
 
 def _bound(model: DiffusionModel, options: SampleOptions, unit: ControlUnit, timesteps: Sequence[float], net: ControlNet) -> BoundUnit:

@@ -256,7 +256,7 @@ def painted(made: MapMade, mask: str) -> str:
 
 def line_of(studio: ControlApi, values: Mapping[str, Any], made: MapMade, request: MapRequest) -> str:
     """What is to be said of the map, and of the net that is to follow it."""
-    said = [*made.notes, net_line(studio, net_named(values), request.annotator)]
+    said = [*made.notes, net_line(studio, net_named(values), request.annotator, made)]
     if request.picture is not None and request.picture.size != (request.width, request.height):
         how = {"crop": "cropped", "fit": "fitted", "stretch": "stretched"}[request.resize]
         said.append(f"{request.picture.width} x {request.picture.height}, {how} to {request.width} x {request.height}.")
@@ -268,7 +268,7 @@ def net_named(values: Mapping[str, Any]) -> str:
     return values["net"].strip() if isinstance(values["net"], str) else ""
 
 
-def net_line(studio: ControlApi, name: str, annotator: str) -> str:
+def net_line(studio: ControlApi, name: str, annotator: str, made: MapMade) -> str:
     """What is to be said of a net that is to follow a map of this annotator."""
     if not name:
         here = any(info.embedded for info in studio.controlnets.values())
@@ -278,7 +278,7 @@ def net_line(studio: ControlApi, name: str, annotator: str) -> str:
         # A folder may say what it follows; what is none is refused when it is to run.
         with suppress(StudioError, OSError):
             info = control_info(name)
-    return fits_net(annotator, info.annotators, info.label) if info else ""
+    return fits_net(annotator, info.annotators, info.label, made.map) if info else ""
 
 
 def window_line(values: Mapping[str, Any], num_steps: int, strength: float | None) -> str:

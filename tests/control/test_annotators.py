@@ -89,6 +89,10 @@ def test_nonsense_is_refused_in_a_sentence(values, words):
 
 def test_a_map_of_another_kind_than_a_net_learned_is_warned_of():
     assert "will hardly be followed" in fits_net("toybox-depth", ("canny",), "Edges")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert "looks like a photograph" in fits_net("map", ("canny",), "Edges", Image.fromarray(pixels))
+    assert not fits_net("map", ("toybox-depth",), "Depth", Image.fromarray(pixels))
+    assert not fits_net("map", ("canny",), "Edges", Image.fromarray(pixels).convert("L").convert("RGB"))
     assert not fits_net("toybox-edges", ("canny",), "Edges") and not fits_net("map", ("canny",), "Edges") and not fits_net("canny", (), "Mine")
 
 

@@ -216,6 +216,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(model, tiny_net, xl_
     whole = ControlUnit(net=tiny_net, map=maps[0])
     cases = [
         (model, ControlUnit(net=tiny_net), InvalidOption, "Unit 1 has no map"), (model, ControlUnit(map=maps[0]), InvalidOption, "Unit 1 has no ControlNet"),
+        (model, dataclasses.replace(whole, map=Image.new("RGB", (32, 32), "white")), InvalidOption, "map of unit 1 is of one colour"),
         (model, dataclasses.replace(whole, blocks=(1.0, 1.0)), InvalidOption, "has 5 blocks"),
         (model, dataclasses.replace(whole, net=xl_net), ModelUnavailable, "does not fit"),
         (load_model(tiny_sdxl), whole, ModelUnavailable, "does not fit"), (load_model(tiny_model), whole, ModelUnavailable, "takes no ControlNet"),
@@ -247,3 +248,42 @@ def test_colours_in_another_order_are_turned_round(tiny_sd, maps, tmp_path):
     bgr = load_controlnet(save_tiny_controlnet(tmp_path / "bgr", tiny_sd, controlnet_conditioning_channel_order="bgr"))
     one = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(rgb.hint(one), bgr.hint(one.flip(1))) and not torch.equal(rgb.hint(one), bgr.hint(one))
+
+
+# diffusers' names of parts, and those of the original layout, for a net of one layer a block.
+ORIGINAL = (
+    (r"^time_embedding\.linear_1", "time_embed.0"), (r"^time_embedding\.linear_2", "time_embed.2"), (r"^conv_in", "input_blocks.0.0"),
+    (r"^controlnet_cond_embedding\.conv_in", "input_hint_block.0"), (r"^controlnet_cond_embedding\.conv_out", "input_hint_block.14"),
+    (r"^controlnet_cond_embedding\.blocks\.(\d)", lambda found: f"input_hint_block.{2 * int(found[1]) + 2}"),
+    (r"^down_blocks\.(\d)\.resnets\.0", lambda found: f"input_blocks.{1 + 2 * int(found[1])}.0"),
+    (r"^down_blocks\.(\d)\.attentions\.0", lambda found: f"input_blocks.{1 + 2 * int(found[1])}.1"),
+    (r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda found: f"input_blocks.{2 + 2 * int(found[1])}.0.op"),
+    (r"^mid_block\.resnets\.(\d)", lambda found: f"middle_block.{2 * int(found[1])}"), (r"^mid_block\.attentions\.0", "middle_block.1"),
+    (r"^controlnet_down_blocks\.(\d)", r"zero_convs.\1.0"), (r"^controlnet_mid_block", "middle_block_out.0"),
+    (r"\bnorm1\b(?=.*)", "in_layers.0"), (r"\bconv1\b", "in_layers.2"), (r"\bnorm2\b", "out_layers.0"), (r"\bconv2\b", "out_layers.3"),
+    (r"\btime_emb_proj\b", "emb_layers.1"), (r"\bconv_shortcut\b", "skip_connection"),
+)
+
+
+def original_name(name: str) -> str:
+    """The original name of a weight; norms within a transformer keep theirs."""
+    import re
+
+    for pattern, into in ORIGINAL[: 13 if "transformer_blocks" in name else None]:
+        name = re.sub(pattern, into, name)
+    return f"control_model.{name}"
+
+
+def test_a_single_file_in_the_original_layout_steers_like_the_folder_that_it_was_made_of(model, tiny_net, maps, tmp_path):
+    import shutil
+    from pathlib import Path
+
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(Path(tiny_net) / "diffusion_pytorch_model.safetensors")
+    renamed = {original_name(name): weight for name, weight in weights.items()}
+    assert len(renamed) == len(weights) and not set(renamed) & set(weights)
+    save_file(renamed, tmp_path / "original.safetensors")
+    shutil.copytree(tiny_net, tmp_path / "original", ignore=shutil.ignore_patterns("*.safetensors"))
+    one, other = (run(model, ControlUnit(net=str(net), map=maps[0])) for net in (tmp_path / "original.safetensors", tiny_net))
+    assert np.array_equal(pixels(one), pixels(other))

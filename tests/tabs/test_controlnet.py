@@ -1,6 +1,7 @@
 """The ControlNet tab without a browser: what cards become, how units are moved, what is said; then its handlers over the wire."""
 
 import base64
+import dataclasses
 import json
 from io import BytesIO
 
@@ -11,11 +12,16 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from studio import Studio
+from studio.control.annotators import MapRequest, make_map
+from studio.control.drawn import scene_of
 from studio.errors import InvalidOption, StudioError
 from studio.media.maps import map_to_text
 from studio.options import SampleOptions
+from studio.sampling.compare import plan_grid
 from studio.sampling.events import Finished
+from studio.toybox import render
 from studio.units import ControlUnit
+from tabs.compare import grid_shown
 from tabs.controlnet import create_tab, moved, read_scales, scaled
 from tabs.endpoints import create_control_endpoints
 from tabs.parts.blocks import StudioBlocks
@@ -118,6 +124,18 @@ def test_the_size_of_the_run_is_as_asked_or_the_models_own():
     studio = FakeControlStudio()
     assert size_of_run(studio, "words", 0, None) == (64, 64) and size_of_run(studio, "words", 128, 0) == (128, 64)
     assert size_of_run(studio, "some/folder", 0, 0) == (512, 512)
+
+
+def test_a_strip_says_how_well_each_scale_obeys():
+    drawing = make_map(MapRequest(annotator="toybox-edges", scene="a red heart", width=64, height=64)).map
+    units = (ControlUnit(net="edges", map=drawing, annotator="toybox-edges"),)
+    cells = plan_grid("control_scale", SampleOptions(model="words", control=units), {"seed": [0], "control": scaled(units, [0.0, 1.5])})
+    heart = Image.fromarray(render(scene_of("a red heart", 0)))
+    assert grid_shown("control_scale", cells, {1: heart})["columns"][0] == "0"
+    shown = grid_shown("control_scale", cells, {0: Image.new("RGB", (64, 64)), 1: heart})["columns"]
+    assert shown[0] == "0 (obeys 0.00)" and shown[1].startswith("1.5 (obeys 0.9")
+    plain = [dataclasses.replace(cells[0], options=SampleOptions(model="words"))]
+    assert grid_shown("seed_scale", plain, {0: heart})["columns"] == ["1"]
 
 
 # --- the film ------------------------------------------------------------------------------------------------
