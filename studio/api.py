@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from studio.models.prompts import PromptEncoder, Tokens
     from studio.models.room import Need
     from studio.rankings import Rankings
+    from studio.rankings.background import Makings
     from studio.rankings.making import TaskMade, TaskOptions
     from studio.rewards import Reward, RewardInfo
     from studio.rewards.along import Along, BestSoFar
@@ -78,6 +79,7 @@ class Studio:
         self._lock = threading.Lock()
         self._rankings_root = rankings_root
         self._rankings: Rankings | None = None
+        self._makings: Makings | None = None
 
     @property
     def models(self) -> dict[str, ModelInfo]:
@@ -181,6 +183,16 @@ class Studio:
         from studio.rankings.making import make_tasks
 
         return make_tasks(self.rankings, self.sample, options)
+
+    @property
+    def makings(self) -> "Makings":
+        """The making of tasks in the background: see studio.rankings.background."""
+        from studio.rankings.background import Makings
+
+        with self._lock:
+            if self._makings is None:
+                self._makings = Makings(self.make_tasks, lambda: self.rankings, self.device)
+            return self._makings
 
     def train_subject(self, name: str, pictures: "Sequence[str | Path]", options: "Mapping[str, Any]") -> "RunView":
         """Teach a subject from files of pictures, as a run (DreamBooth): see studio.runs.dreambooth.start."""

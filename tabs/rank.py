@@ -1,14 +1,13 @@
 """The Rank tab: pictures of a prompt put in order by hand, tasks made from any model, and how well annotators agree."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
 
 from studio.errors import InvalidOption, StudioError
-from studio.models.device import Waiting, Work
+from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.rankings import FLAGS, RATINGS, OpenTask, Ranking, Submitted, collections, open_tasks, progress, save_draft, skip, submit, undo
 from studio.rankings.agreement import agreement, read_table, strengths, win_rates
@@ -22,10 +21,9 @@ from studio.scratch import passing_folder
 from tabs.parts.api import RankingApi
 from tabs.parts.arguments import event_value
 from tabs.parts.keeping import DOWNLOAD
-from tabs.parts.panel import DEVICE
 from tabs.parts.scorers import last_run
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
-from tabs.parts.turns import shared, waiting_line
+from tabs.parts.turns import waiting_line
 from tabs.parts.visitors import asker_of
 
 __all__ = ["create_tab", "board_value", "annotator_name", "require_own", "Pictures"]
@@ -127,6 +125,7 @@ def acted(studio: RankingApi, name: str, event: gr.EventData) -> dict[str, Any]:
 class Maker:
     """What makes tasks."""
 
+    shown: gr.Accordion
     prompts: gr.Textbox
     suggest: gr.Button
     models: gr.Dropdown
@@ -213,7 +212,7 @@ def flag_line(one: Flagged) -> str:
 def create_maker(studio: RankingApi) -> Maker:
     """The form of new tasks."""
     menu = menu_of(studio, text=True)
-    with gr.Accordion("Make tasks", open=False, elem_id="rank-make"):
+    with gr.Accordion("Make tasks", open=False, elem_id="rank-make") as shown:
         parts: dict[str, Any] = {
             "prompts": gr.Textbox(label="Prompts", lines=4, max_lines=12, info="One on each line; each becomes a task.", elem_id="rank-prompts"),
             "suggest": gr.Button("Take ten of the toy world", size="sm", elem_id="rank-suggest"),
@@ -231,7 +230,7 @@ def create_maker(studio: RankingApi) -> Maker:
             parts["make"] = gr.Button("Make", variant="primary", elem_id="rank-make-run", min_width=80)
             parts["stop"] = gr.Button("Stop", elem_id="rank-make-stop", min_width=60)
         parts["status"] = gr.HTML(elem_id="rank-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
-    return Maker(**parts)
+    return Maker(shown=shown, **parts)
 
 
 def create_mover() -> Mover:
@@ -271,9 +270,11 @@ def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection:
 
 
 def begin(studio: RankingApi) -> None:
-    """An empty database begins with the example."""
+    """An empty database begins with the example; tasks whose making was cut off are made on."""
     if not collections(studio.rankings):
         add_example(studio.rankings)
+    if not studio.makings.running():
+        studio.makings.resume()
 
 
 def menu(studio: RankingApi) -> Any:
@@ -286,18 +287,25 @@ def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> Non
     def on_make(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
             options = task_options(*(values[part] for part in maker.asked))
-            # One turn on the device for each task.
-            work = Work(name="make a task", amount=float(len(options.prompts)))
-            with closing(studio.make_tasks(options)) as tasks, closing(shared(studio.device, asker_of(request), work, tasks)) as made:
-                yield {maker.status: "Drawing the first prompt."}
-                for event in made:
-                    yield told_of(event)
+            making = studio.makings.start(asker_of(request).visitor, options)
+            yield {maker.status: "Drawing the first prompt; it goes on when this page is closed."}
+            # Who goes stops following, not the making.
+            for event in making.followed():
+                yield told_of(event)
+        if making.stop.is_set():
+            return
         yield {maker.status: f"{len(options.prompts)} tasks are in the collection {options.collection}.", collection: gr.update(value=options.collection)}
 
     def told_of(event: TaskMade | Waiting) -> dict[Any, Any]:
         if isinstance(event, Waiting):
             return {maker.status: waiting_line(event)}
         return {maker.status: f"Task {event.index + 1} of {event.total}{'' if event.new else ' was there already'}.", collection: menu(studio)}
+
+    def on_stop(request: gr.Request) -> str:
+        # On a studio of one's own a page that was opened anew stops what the one before it began.
+        if studio.makings.stop(asker_of(request).visitor if studio.public else ""):
+            return "Stopping after this task; those that were made stay. Make goes on with the same options."
+        return "No tasks are being made."
 
     def on_drawn(into: str, overlap: float, request: gr.Request) -> dict[Any, Any]:
         with said_in_a_sentence():
@@ -308,10 +316,22 @@ def wire_maker(studio: RankingApi, maker: Maker, collection: gr.Dropdown) -> Non
 
     ranked = maker.drawn.click(on_drawn, [maker.collection, maker.overlap], [maker.status, collection], **PRIVATE, concurrency_id="rank")
     ranked.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
-    making = maker.make.click(on_make, {*maker.asked}, [maker.status, collection], api_visibility="private", show_progress="minimal", **DEVICE)
+    # It only follows: the making has its own turns on the device.
+    following: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": "making", "concurrency_limit": None}
+    making = maker.make.click(on_make, {*maker.asked}, [maker.status, collection], **following)
     making.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
-    maker.stop.click(lambda: "Stopped; the tasks that were made stay. Make goes on with the same options.", None, maker.status, cancels=[making], **CHEAP)
+    maker.stop.click(on_stop, None, maker.status, **CHEAP)
+    maker.shown.expand(lambda: making_line(studio), None, maker.status, **CHEAP)
     maker.suggest.click(lambda seed: "\n".join(toybox_prompts(10, int(seed or 0))), maker.seed, maker.prompts, **CHEAP)
+
+
+def making_line(studio: RankingApi) -> str:
+    """What is being made now; "" where there is nothing."""
+    lines = [
+        f"Making tasks for {making.options.collection}: {making.last.index + 1 if isinstance(making.last, TaskMade) else 0} of {len(making.options.prompts)}."
+        for making in studio.makings.running()
+    ]
+    return " ".join(lines)
 
 
 def task_options(

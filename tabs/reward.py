@@ -35,6 +35,8 @@ __all__ = ["create_tab", "given_pictures", "prompts_for", "require_scorable", "s
 INVITATION = "Drop pictures on the left, take the example, or take what was just drawn; then press Score."
 AREAS = ("Pictures", "A closer look", "Along a run", "Best of N", "Train a reward")
 THUMBNAIL = 160
+# Larger pictures are shrunk to this first: the networks look at 224 pixels a side, and a hundred of them have to lie in memory.
+MAX_SIDE = 1024
 
 
 # --- what is scored ------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ def given_pictures(paths: Sequence[str] | None) -> list[Given]:
     found, bad = [], []
     for path in paths:
         try:
-            found.append(Given(name=Path(path).name, picture=open_picture(path), prompt=carried_prompt(path)))
+            found.append(Given(name=Path(path).name, picture=open_picture(path, MAX_SIDE), prompt=carried_prompt(path)))
         except BadImage as error:
             bad.append(f"{Path(path).name}: {error}")
     if bad:

@@ -17,7 +17,7 @@ __all__ = ["MAX_PICTURES", "ScoresSoFar", "agreement_of_scorers", "require_pictu
 BATCH = 16
 # Pixels of a batch: larger pictures come fewer at a time.
 BATCH_PIXELS = 2**22
-MAX_PICTURES = 200
+MAX_PICTURES = 100
 MAX_PROMPT = 10_000
 MAX_SCORERS = 8
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from studio.models.memory import Resident
     from studio.models.prompts import Tokens
     from studio.rankings import Rankings
-    from studio.rankings.making import TaskMade, TaskOptions
+    from studio.rankings.background import Makings
     from studio.rewards import Reward, RewardInfo
     from studio.rewards.along import Along, BestSoFar
     from studio.rewards.explaining import Explanation, WordScores
@@ -104,7 +104,8 @@ class RankingApi(SamplingApi, Protocol):
 
     @property
     def rankings(self) -> "Rankings": ...
-    def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]": ...
+    @property
+    def makings(self) -> "Makings": ...
 
 
 class ScoringApi(TextApi, Protocol):

@@ -58,7 +58,7 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence(studio, files, tmp_path)
         given_pictures([*files, str(tmp_path / "text.png")])
     with pytest.raises(InvalidOption, match="no pictures"):
         given_pictures(None)
-    with pytest.raises(InvalidOption, match="more than the 200"):
+    with pytest.raises(InvalidOption, match="more than the 100"):
         given_pictures(files * 100)
     given = given_pictures(files)
     with pytest.raises(InvalidOption, match="judges a picture by its prompt"):
