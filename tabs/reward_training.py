@@ -1,6 +1,7 @@
 """The area of the Score tab that trains a reward on rankings, and shows what is measured of it beside what people reach."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 
 import gradio as gr
 
-from studio.errors import DamagedFile, InvalidOption, StudioError
+from studio.checks import is_number
+from studio.errors import DamagedFile, StudioError
 from studio.files import read_object
 from studio.rankings import collections
 from studio.rankings.example import add_example
@@ -32,6 +34,8 @@ MORE = (
     "resolution", "mixed_precision", "accumulation", "grad_clip", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
 )
 LEARNS = [("The head alone (seconds)", "head"), ("The whole network", "full")]
+# What is measured, by the names in reward.json.
+FIGURES = ("accuracy", "low", "high", "human", "pairs", "prompts", "train_pairs")
 LABELS = {"lr": "Learning rate", "lr_plan": "Learning rate plan", "ema_decay": "EMA decay", "held_out": "Held-out share"}
 NOTHING = "A small network from nothing"
 # What one person reaches, and the released models, on the test pairs of the data sets that they are known for.
@@ -201,5 +205,16 @@ def measured_value(view: RunView | None) -> str:
     except DamagedFile as error:
         return to_stage({"note": str(error)})
     if not isinstance(measured, dict):
-        raise InvalidOption("reward.json of the run says nothing that can be shown.")
-    return to_stage({**measured, "published": PUBLISHED})
+        return to_stage({"note": "reward.json of the run says nothing of what was measured."})
+    rows = measured.get("calibration")
+    told = [{name: figure(row.get(name)) for name in ("sure", "right", "pairs")} for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    note = measured.get("note")
+    return to_stage({
+        **{name: figure(measured.get(name)) for name in FIGURES}, "calibration": [row for row in told if None not in row.values()],
+        "note": note if isinstance(note, str) else "", "published": PUBLISHED,
+    })
+
+
+def figure(value: Any) -> float | None:
+    """A number as JSON holds it, None for anything else."""
+    return value if is_number(value) and math.isfinite(value) else None

@@ -68,6 +68,9 @@ def fresh(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
         if isinstance(layer, nn.Linear):
             # ImageReward's own first weights make its output vanish: with five such layers nothing is learned for hundreds of steps.
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    with torch.no_grad():
+        # All rewards begin close together: before anything is known, nothing is better.
+        network.head[-1].weight.mul_(0.1)
     if options.clip:
         take_towers(network, options.clip)
     return network, tokenizer, RewardFacts(side=options.resolution, max_tokens=MAX_TOKENS)

@@ -210,16 +210,16 @@
     const receive = () => {
       if (!props.value) return;
       const now = JSON.parse(props.value);
-      root.hidden = now.pairs === undefined && !now.note;
+      root.hidden = (now.pairs ?? null) === null && !now.note;
       root.dataset.pairs = now.pairs ?? "";
       root.replaceChildren();
       chart = null;
       if (root.hidden) return;
-      if (now.pairs !== undefined) {
+      if ((now.pairs ?? null) !== null) {
         const list = make("dl", root, "ds-agreement-figures");
         const figure = (label, value, about) => { const box = make("div", list); box.title = about; make("dt", box, "", label); make("dd", box, "ds-num", value); };
         figure("Accuracy", share(now.accuracy), "Held-out pairs of different ranks that the reward puts in the right order; equal rewards count as wrong.");
-        figure("95 % interval", now.low === undefined ? "–" : `${share(now.low)} – ${share(now.high)}`, "By pairs and by prompts, the wider of the two.");
+        figure("95 % interval", (now.low ?? null) === null ? "–" : `${share(now.low)} – ${share(now.high)}`, "By pairs and by prompts, the wider of the two.");
         figure("People", share(now.human), "How often one annotator agrees with another on the same pairs.");
         figure("Held-out pairs", String(now.pairs), `Of ${now.prompts} prompts that were never trained on.`);
         figure("Trained on", String(now.train_pairs ?? "–"), "Pairs of different ranks.");

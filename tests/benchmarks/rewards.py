@@ -26,7 +26,7 @@ SIZES = {
     "a ViT-S/16, 224 x 224": ({"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 224,
                                "patch_size": 16}, 224),
 }
-STEPS = 200
+STEPS = 100
 
 
 def main() -> None:

@@ -183,6 +183,21 @@ def test_the_form_s_values_are_the_trainer_s_options(studio):
     assert json.loads(measured_value(None)) == {}
 
 
+def test_what_was_measured_is_told_and_nonsense_in_its_file_is_not(tmp_path):
+    from studio.runs import RunView
+
+    model = tmp_path / "model"
+    model.mkdir()
+    view = RunView(name="x", path=tmp_path, trainer="reward", state="finished")
+    said = {"accuracy": 0.75, "low": float("nan"), "pairs": 200, "human": "many", "calibration": [{"sure": 0.6, "right": 0.5, "pairs": 9}, {"sure": 1}, 3]}
+    (model / "reward.json").write_text(json.dumps({"measured": said}))
+    told = json.loads(measured_value(view))
+    assert (told["accuracy"], told["low"], told["pairs"], told["human"]) == (0.75, None, 200, None) and len(told["calibration"]) == 1
+    for damaged in ("{", '{"measured": 3}'):
+        (model / "reward.json").write_text(damaged)
+        assert json.loads(measured_value(view))["note"]
+
+
 def test_a_run_keeps_a_copy_of_the_rankings_and_says_when_there_are_none(studio, monkeypatch):
     from studio.rankings.example import EXAMPLE, add_example
 
