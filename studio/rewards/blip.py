@@ -75,8 +75,8 @@ class BlipReward(nn.Module):
         from transformers.models.blip.modeling_blip import BlipVisionModel
         from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-        # What a caller's configuration says of these is what the network cannot be without.
-        seen = BlipVisionConfig(**{**vision, "initializer_range": INITIAL_DEVIATION})
+        # is_decoder and the width of what is attended to are what the network cannot be without.
+        seen = BlipVisionConfig(**{"initializer_range": INITIAL_DEVIATION, **vision})
         read = BlipTextConfig(**{**text, "is_decoder": True, "encoder_hidden_size": seen.hidden_size})
         self.vision_model = BlipVisionModel(seen)
         self.text_encoder = BlipTextModel(read, add_pooling_layer=False)
