@@ -56,7 +56,7 @@ _CLIP = "openai/clip-vit-base-patch32"
 _EVERY_MODEL: dict[str, ModelInfo] = {
     "toybox-ddpm": ModelInfo(
         label="Toybox 32x32", about="Twenty kinds of objects, large and in the middle, in twelve colours; trained here on drawn scenes.",
-        source="models/toybox-ddpm", width=32, height=32, class_names=_OBJECTS,
+        source="models/toybox-ddpm", width=32, height=32, class_names=_OBJECTS, default_steps=20,
     ),
     "digits-ddpm": ModelInfo(
         label="Digits 16x16", about="Real handwritten digits, enlarged from 8x8.", source="models/digits-ddpm",

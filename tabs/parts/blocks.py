@@ -4,12 +4,14 @@
     anything else          a defect: its traceback in the log, a sentence that says so to the caller
 """
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import gradio as gr
+from gradio.blocks import Block
 from gradio.exceptions import ComponentProcessingError
 from gradio.utils import SyncToAsyncIterator
 
@@ -31,11 +33,30 @@ HANDED_OUT = (gr.File, gr.DownloadButton, gr.Image, gr.Gallery, gr.Video)
 LONGEST_PATH = 4096
 
 
+def keep_signatures() -> None:
+    """Let every kind of component say the signature of its __init__ at once (PEP 362).
+
+    Gradio looks it up anew for each component that is made, and again for each that is described: of a page of many
+    components that takes longer than all else of its making.
+    """
+    kinds = [Block]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        init: Any = inspect.unwrap(kind.__init__)
+        if inspect.isfunction(init) and not hasattr(init, "__signature__"):
+            init.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
+
+
 class StudioBlocks(OwnUploads):
     """gr.Blocks whose handlers may raise StudioError, and are sent only what they take; its queue has places by visitor."""
 
     # Is told the session of every visitor who is gone.
     on_gone: Callable[[str], None] = staticmethod(lambda session: None)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        keep_signatures()
+        super().__init__(*args, **options)
 
     def queue(self, *args: Any, **options: Any) -> "StudioBlocks":
         super().queue(*args, **options)

@@ -103,9 +103,11 @@ def create_seed(prefix: str) -> gr.Number:
     return seed
 
 
-def create_controls(prefix: str, names: Iterable[str], **first: Any) -> Controls:
-    """The controls of several options, one below the other; first: what some of them say at first."""
-    return {name: create_seed(prefix) if name == "seed" else control(prefix, name, first.get(name)) for name in names}
+def create_controls(prefix: str, names: Iterable[str], infos: Mapping[str, str] = MappingProxyType({}), **first: Any) -> Controls:
+    """The controls of several options, one below the other; infos: what is said below some of them in place of the option's
+    own explanation; first: what some of them say at first."""
+    told: dict[str, dict[str, Any]] = {name: {"info": info} for name, info in infos.items()}
+    return {name: create_seed(prefix) if name == "seed" else control(prefix, name, first.get(name), **told.get(name, {})) for name in names}
 
 
 # --- how they hang together ----------------------------------------------------------------------------------

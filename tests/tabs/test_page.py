@@ -1,5 +1,6 @@
 """The page as it is served: its styles and scripts as files, under any root path, and written once."""
 
+import inspect
 import re
 from urllib.parse import urljoin
 
@@ -8,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE, UI
 
 FILE = re.compile(r'(?:href|src)=\\?"([^"\\]*studio-ui[^"\\]*)')
@@ -89,3 +91,19 @@ def test_where_visitors_sign_in_nobody_gets_anothers_page(client):
     client.app.auth = {"ada": "secret"}
     stranger = client.get("/").text
     assert "auth_required" in stranger and "auth_required" not in everyone
+
+
+def test_components_say_their_signatures_at_once_and_rightly():
+    def declared(kind):
+        init = inspect.unwrap(kind.__init__)
+        kept = vars(init).pop("__signature__", None)
+        try:
+            return kept, inspect.signature(init)
+        finally:
+            if kept is not None:
+                init.__signature__ = kept
+
+    StudioBlocks()
+    for kind in (gr.Textbox, gr.Slider, gr.Row, gr.HTML, StudioBlocks.__mro__[1]):
+        kept, worked_out = declared(kind)
+        assert kept == worked_out == inspect.signature(kind.__init__), kind
