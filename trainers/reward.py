@@ -23,9 +23,11 @@ from studio.models.examiner import RESOLUTION
 from studio.models.loading import pick_device
 from studio.rewards import reward_info
 from studio.rewards.blip import FACTS, RELEASED_FACTS, BlipReward, RewardFacts, from_released, load_folder, pixels_of, save_folder, tokens_of
+from studio.rewards.pixels import CLIP_MEAN, CLIP_STD, normalised
 from studio.rewards.scorers.blip import RELEASED_FILE, released_tokenizer
 from studio.rewards.weights import file_of, read_weights
 from studio.runs.trainers.reward import TOYBOX, RewardOptions
+from trainers.captions import draw_scenes, toybox_scenes
 from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.oracle import ranked_world
 from trainers.preference import accuracy_of, spread, verdict
@@ -63,7 +65,8 @@ def fresh(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
         "hidden_size": options.width, "intermediate_size": 4 * options.width, "num_attention_heads": options.width // 32,
         "initializer_range": 0.7 * options.width**-0.5,
     }
-    vision = {**shared, "num_hidden_layers": options.vision_layers, "image_size": options.resolution, "patch_size": options.patch, "layer_norm_eps": 1e-6}
+    sizes = {"num_hidden_layers": options.vision_layers, "image_size": options.resolution, "patch_size": options.patch, "layer_norm_eps": 1e-6}
+    vision = {**shared, **activation_of(options.clip), **sizes}
     # BERT's special tokens are other words here; one that stands for padding would never learn.
     none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"))
     text = {**shared, **none, "num_hidden_layers": options.text_layers, "vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS}
@@ -80,35 +83,58 @@ def fresh(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
     return network, tokenizer, RewardFacts(side=options.resolution, max_tokens=MAX_TOKENS)
 
 
+def activation_of(clip: str) -> dict[str, str]:
+    """That of the CLIP whose picture tower is taken."""
+    from transformers import CLIPConfig
+
+    return {"hidden_act": CLIPConfig.from_pretrained(clip).vision_config.hidden_act} if clip else {}
+
+
 def take_towers(network: BlipReward, clip: str) -> None:
-    """Begin with a CLIP's picture tower and words. CLIP has a norm before its blocks that BLIP has not: training makes up for it.
+    """Begin with a CLIP's picture tower and words. Raises ModelUnavailable where the sizes differ."""
+    from transformers import CLIPImageProcessor, CLIPModel
 
-    Raises ModelUnavailable where the sizes differ.
-    """
-    from transformers import CLIPModel
-
-    weights, own = CLIPModel.from_pretrained(clip).state_dict(), network.state_dict()
+    theirs, processor = CLIPModel.from_pretrained(clip).eval(), CLIPImageProcessor.from_pretrained(clip)
+    weights, own, colours = theirs.state_dict(), network.state_dict(), (processor.image_mean, processor.image_std)
     try:
-        for name, tensor in clip_weights(weights, len(network.vision_model.encoder.layers)).items():
+        for name, tensor in {**clip_weights(weights, len(network.vision_model.encoder.layers)), **embeddings_of(theirs, colours)}.items():
             own[name].copy_(tensor.reshape(own[name].shape))
     except (KeyError, RuntimeError) as error:
         raise ModelUnavailable(f"The towers of {clip} do not fit: width, patch, resolution and vision_layers must be those of the CLIP.") from error
 
 
-def clip_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """The weights of CLIPModel under BLIP's names."""
-    own = {
-        "vision_model.embeddings.class_embedding": weights["vision_model.embeddings.class_embedding"],
-        "vision_model.embeddings.position_embedding": weights["vision_model.embeddings.position_embedding.weight"],
-        "vision_model.embeddings.patch_embedding.weight": weights["vision_model.embeddings.patch_embedding.weight"],
-        "text_encoder.embeddings.word_embeddings.weight": weights["text_model.embeddings.token_embedding.weight"],
+@torch.no_grad()
+def embeddings_of(clip: Any, colours: tuple[Sequence[float], Sequence[float]]) -> dict[str, Tensor]:
+    """The embeddings of CLIP's picture tower, with what BLIP has not folded in: its own colours, and its norm before the blocks.
+
+    norm(x) = w (x - mean) / deviation + b, with the deviation of usual pictures for that of each: a scale and a shift.
+    """
+    tower = clip.vision_model
+    pictures = draw_scenes(toybox_scenes(0, 16), tower.config.image_size).float() / 127.5 - 1
+    deviation = tower.embeddings(normalised(pictures, *colours)).std(dim=-1).mean()
+    scale, shift = tower.pre_layrnorm.weight / deviation, tower.pre_layrnorm.bias
+    place, patch = "vision_model.embeddings", tower.embeddings.patch_embedding.weight * scale[:, None, None, None]
+    (mean, std), (own_mean, own_std) = (tuple(map(torch.tensor, pair)) for pair in (colours, (CLIP_MEAN, CLIP_STD)))
+    # Places are added to whatever stands there, so the shift goes with them.
+    return {
+        f"{place}.class_embedding": tower.embeddings.class_embedding * scale,
+        f"{place}.position_embedding": tower.embeddings.position_embedding.weight * scale + shift,
+        f"{place}.patch_embedding.weight": patch * (own_std / std)[None, :, None, None],
+        f"{place}.patch_embedding.bias": (patch.sum((2, 3)) * ((own_mean - mean) / std)).sum(1),
     }
+
+
+def clip_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The weights of CLIPModel's blocks, and its words, under BLIP's names."""
+    own = {"text_encoder.embeddings.word_embeddings.weight": weights["text_model.embeddings.token_embedding.weight"]}
+    for kind in ("weight", "bias"):
+        own[f"vision_model.post_layernorm.{kind}"] = weights[f"vision_model.post_layernorm.{kind}"]
     for i in range(layers):
-        theirs, ours = f"vision_model.encoder.layers.{i}", f"vision_model.encoder.layers.{i}"
+        layer = f"vision_model.encoder.layers.{i}"
         for kind in ("weight", "bias"):
-            own[f"{ours}.self_attn.qkv.{kind}"] = torch.cat([weights[f"{theirs}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
-            own[f"{ours}.self_attn.projection.{kind}"] = weights[f"{theirs}.self_attn.out_proj.{kind}"]
-            own |= {f"{ours}.{name}.{kind}": weights[f"{theirs}.{name}.{kind}"] for name in ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")}
+            own[f"{layer}.self_attn.qkv.{kind}"] = torch.cat([weights[f"{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
+            own[f"{layer}.self_attn.projection.{kind}"] = weights[f"{layer}.self_attn.out_proj.{kind}"]
+            own |= {f"{layer}.{name}.{kind}": weights[f"{layer}.{name}.{kind}"] for name in ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")}
     return own
 
 

@@ -271,3 +271,22 @@ def test_a_fresh_network_tells_pictures_and_prompts_apart_from_its_first_step_on
     assert states.std() > 0.1
     other_words, other_picture = (features[0] - features[1]).norm() / features[0].norm(), (features[0] - features[2]).norm() / features[0].norm()
     assert other_words > 0.02 and other_picture > 0.02
+
+
+@torch.no_grad()
+def test_a_clips_picture_tower_sees_much_the_same_in_the_reward():
+    from transformers import CLIPModel
+
+    from studio.models.catalogue import ASSETS
+    from studio.rewards.blip import pixels_of
+    from trainers.captions import draw_scenes, toybox_scenes
+    from trainers.reward import RewardOptions, fresh
+
+    folder = ASSETS / "models" / "toybox-clip"
+    clip = CLIPModel.from_pretrained(folder).eval()
+    network, _, _ = fresh(RewardOptions(clip=str(folder)))
+    pictures = draw_scenes(toybox_scenes(9, 24), 64).float() / 127.5 - 1
+    states = network.see(pixels_of(pictures, 64))[:, 0]
+    theirs = clip.vision_model(pixel_values=pictures).pooler_output
+    centred = [part - part.mean(0) for part in (states, theirs)]
+    assert torch.nn.functional.cosine_similarity(*centred, dim=1).mean() > 0.65
