@@ -72,6 +72,9 @@ def fresh(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
     text = {**shared, **none, "num_hidden_layers": options.text_layers, "vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS}
     network = BlipReward(vision, text)
     for layer in network.head:
+        if isinstance(layer, nn.Dropout):
+            # What all pictures have in common is most of the features at first: dropping some of it drowns what differs.
+            layer.p = 0.0
         if isinstance(layer, nn.Linear):
             # ImageReward's own first weights make its output vanish: with five such layers nothing is learned for hundreds of steps.
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
