@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from studio.errors import InvalidOption
-from studio.rankings import open_rankings
+from studio.rankings import NewGeneration, NewTask, add_tasks, open_rankings, open_tasks, submit
 from studio.rankings.example import EXAMPLE, add_example
 from studio.rankings.exchange import PictureRecord, RankingRecord, TaskRecord
 from studio.rankings.formats import export_rankings
+from studio.rankings.pictures import keep_drawn
 from studio.rankings.ranking import Ranking
 from studio.rewards import load_reward, trained_rewards
 from trainers import preference, ranked
@@ -124,9 +126,27 @@ def run(export):
     return output, logs
 
 
-def test_a_run_learns_and_its_result_is_a_scorer_of_the_menu(run):
-    output, logs = run
-    assert np.mean([log.loss for log in logs[-5:]]) < np.mean([log.loss for log in logs[:5]])
+def test_a_run_learns_what_the_rankings_say(tmp_path):
+    """Of plain pictures the lighter one is always better."""
+    rng, rankings = np.random.default_rng(0), open_rankings(tmp_path / "rankings", "")
+    levels = {f"prompt {number}": rng.choice(200, 3, replace=False) for number in range(40)}
+    for number, (prompt, own) in enumerate(levels.items()):
+        pictures = [keep_drawn(rankings.folder, Image.new("RGB", (32, 32), (int(level), number, 40))) for level in own]
+        add_tasks(rankings, [NewTask(prompt=prompt, generations=[NewGeneration(picture=one) for one in pictures])])
+    # Now and then a task comes a second time.
+    while tasks := open_tasks(rankings, "Ada", 1):
+        ranks = 1 + np.argsort(np.argsort(-levels[tasks[0].prompt]))
+        submit(rankings, "Ada", tasks[0].assignment, Ranking(ranks=ranks.tolist()))
+    rankings.close()
+    options = RewardOptions(data=str(tmp_path / "rankings"), format="database", output=str(tmp_path / "run"), held_out=0.3, **{**SMALL, "steps": 60})
+    logs = list(train(options, progress=False))
+    assert np.mean([log.loss for log in logs[-5:]]) < 0.7 * np.mean([log.loss for log in logs[:5]])
+    measured = json.loads((tmp_path / "run" / "model" / "reward.json").read_text())["measured"]
+    assert measured["accuracy"] > 0.8 and measured["human"] is None
+
+
+def test_its_result_is_a_scorer_of_the_menu_with_what_was_measured(run):
+    output, _ = run
     facts = json.loads((output / "model" / "reward.json").read_text())
     measured = facts["measured"]
     assert measured["pairs"] > 20 and 0.5 < measured["human"] < 1 and measured["low"] <= measured["accuracy"] <= measured["high"]
