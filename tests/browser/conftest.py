@@ -20,6 +20,29 @@ CHROMIUM_ARGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media
 PATIENCE_MS = 60_000
 
 
+SETTLED = """() => new Promise((done) => {
+  let changed = false, quiet = 0;
+  const watch = new MutationObserver(() => { changed = true; });
+  watch.observe(document.body, { subtree: true, childList: true, attributes: true });
+  const look = () => {
+    quiet = changed ? 0 : quiet + 1;
+    changed = false;
+    if (quiet < 3) return requestAnimationFrame(() => requestIdleCallback(look));
+    watch.disconnect();
+    done();
+  };
+  requestIdleCallback(look);
+})"""
+
+
+def until_settled(page) -> None:
+    """Until the page has had nothing to do for three frames in a row.
+
+    Gradio sets what it has just mounted once more, and what is written within the same blink is lost. No hand is that fast.
+    """
+    page.evaluate(SETTLED)
+
+
 # Of the package, not of the session: the tests after these have the cores, the memory and the event loop to themselves.
 @pytest.fixture(scope="package")
 def runs_root(tmp_path_factory):
@@ -54,8 +77,10 @@ def _address(process: subprocess.Popen, log) -> str:
 @pytest.fixture(scope="package")
 def browser():
     """One Chromium for all tests: the system's, or Playwright's own."""
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import Error, expect, sync_playwright
 
+    # Its own patience is five seconds.
+    expect.set_options(timeout=PATIENCE_MS)
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
         try:

@@ -7,6 +7,7 @@ from PIL import Image
 from tabs import controlnet
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
+from tests.browser.conftest import until_settled
 from tests.tabs.fake_control import FakeControlStudio
 
 STAGE = "#ctl-stage .ds-stage"
@@ -149,6 +150,7 @@ def test_with_and_without_and_a_strip_over_scales(tab):
     tab.click("#ctl-pair-run")
     tab.wait_for_selector("#ctl-pair-status >> text=Compared 20 with 20 steps")
     tab.get_by_role("tab", name="Strip over scales").click()
+    until_settled(tab)
     tab.locator("#ctl-scales input, #ctl-scales textarea").first.fill("0, 1, 2")
     tab.click("#ctl-strip-run")
     tab.wait_for_selector("#ctl-strip-status >> text=Done: 3 pictures")

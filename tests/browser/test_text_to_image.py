@@ -5,6 +5,7 @@ import pytest
 
 from tabs import text_to_image
 from tabs.parts.page import PAGE
+from tests.browser.conftest import until_settled
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 STAGE = "#t2i-stage .ds-stage"
@@ -39,26 +40,9 @@ def tab(page, served):
     return page
 
 
-SETTLED = """() => new Promise((done) => {
-  let changed = false, quiet = 0;
-  const watch = new MutationObserver(() => { changed = true; });
-  watch.observe(document.body, { subtree: true, childList: true, attributes: true });
-  const look = () => {
-    quiet = changed ? 0 : quiet + 1;
-    changed = false;
-    if (quiet < 3) return requestAnimationFrame(() => requestIdleCallback(look));
-    watch.disconnect();
-    done();
-  };
-  requestIdleCallback(look);
-})"""
-
-
 def to_area(page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
-    # Gradio sets what it has just mounted once more, and what is written within the same blink is lost. No hand is that fast: until the page
-    # has had nothing to do for three frames in a row.
-    page.evaluate(SETTLED)
+    until_settled(page)
 
 
 def to_step(page, index: int) -> None:
