@@ -22,6 +22,7 @@ import gradio as gr
 import numpy as np
 from gradio.context import get_blocks_context
 
+from studio.checks import require_texts
 from studio.control.annotators import ANNOTATORS, MapRequest, make_map
 from studio.errors import InvalidOption
 from studio.media.uploads import open_picture
@@ -312,8 +313,9 @@ def create_score_endpoint(studio: ScoringApi) -> None:
         or KIND:PLACE; null takes the first that the page offers. Returns pictures ([{name, prompt}]), scores ({reward: [number]}, in the order of the
         pictures), and agreement ({rewards, tau_b}): how alike the scorers' orders are, null where there is nothing to compare.
         """
+        require_texts("rewards", rewards or [])
         given = given_pictures([str(file["path"]) for file in pictures])
-        names = list(dict.fromkeys(rewards)) if rewards else first_scorers(studio)
+        names = list(dict.fromkeys(rewards or first_scorers(studio)))
         prompts = require_scorable(studio, given, prompt, names)
         scoring = studio.score([one.picture for one in given], prompts, names)
         work = Work(name="score", amount=float(len(given) * len(names)))

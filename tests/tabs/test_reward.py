@@ -223,6 +223,8 @@ def test_programs_score_pictures(studio, files):
         assert answer["scores"]["redness"] == [255, -127.5, 0] and answer["agreement"]["rewards"] == ["redness", "jpeg_size"]
         with pytest.raises(Exception, match="judges a picture by its prompt"):
             client.predict([handle_file(files[0])], "", ["toybox-clip"], api_name="/score")
+        with pytest.raises(Exception, match="rewards must be a list of texts|must be a text"):
+            client.predict([handle_file(files[0])], "x", [{"a": 1}], api_name="/score")
         with pytest.raises(Exception, match="beauty"):
             client.predict([handle_file(files[0])], "x", ["beauty"], api_name="/score")
     finally:
