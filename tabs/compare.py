@@ -152,7 +152,7 @@ def told_apart(options: SampleOptions, other: SampleOptions) -> str:
     """What one side has that the other has not; the scheduler where they are the same."""
     words = {
         "prompt": options.prompt, "scheduler": SCHEDULERS[options.scheduler].label, "num_steps": f"{options.num_steps} steps",
-        "guidance_scale": f"scale {options.guidance_scale:g}",
+        "guidance_scale": f"scale {options.guidance_scale:g}", "control": "with control" if options.units else "without control",
     }
     return ", ".join(text for name, text in words.items() if getattr(options, name) != getattr(other, name)) or words["scheduler"]
 
@@ -342,6 +342,8 @@ def obeyed(cell: Cell, picture: "Image.Image | None") -> str:
 
 
 def titled(option: str) -> str:
+    if option == "control":
+        return "scale of the unit"
     return option.removeprefix("num_").replace("_", " ")
 
 

@@ -41,7 +41,11 @@
     const { step, values } = value.curves;
     const own = Object.entries(SETS).filter(([name]) => shown.has(name)).flatMap(([, set]) => set.curves)
       .filter(([name]) => (values[name] || []).some((y) => y !== null))
-      .map(([name, label, color]) => ({ name, label, color, x: step, y: values[name] }));
+      .map(([name, label, color]) => {
+        // What is measured at few points is a line through these.
+        const known = SETS.obedience.curves.some(([measured]) => measured === name) ? step.map((_, i) => i).filter((i) => values[name][i] !== null) : null;
+        return { name, label, color, x: known ? known.map((i) => step[i]) : step, y: known ? known.map((i) => values[name][i]) : values[name] };
+      });
     if (!value.compared.length) return own;
     const all = [{ name: value.name, step, smooth: values.smooth }, ...value.compared];
     return all.map((run, i) => ({ name: run.name, label: run.name, color: `var(--ds-series-${(i % 8) + 1})`, x: run.step, y: run.smooth }));
