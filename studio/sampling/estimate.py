@@ -1,7 +1,7 @@
 """What a run takes, before it begins: the most memory that it holds at once, and in public the work that it is.
 
     while it draws    recorded steps + what a pass through the network holds (twice where both conditions are asked)
-    at its end        recorded steps + what the decoder holds, then the recorded steps once more as whole streams
+    at its end        recorded steps + what the decoder holds
 
 The passes are counted without computing them (studio.models.activations), once a model and size, and only where a bound
 that is quick and much too high does not fit.
@@ -113,8 +113,7 @@ def _need_of_run(model: "DiffusionModel", options: SampleOptions, quick: bool) -
     recorded = _recorded(model, options, state)
     decoding = need_of_decoding(model, count, height, width, quick=quick).beside(recorded)
     drawing = _drawing(model, options, (channels, height, width), quick) + STATES * count * state * 4
-    # At last, streams are made whole while their steps are still there.
-    return Need(phases=((drawing, recorded), *decoding.phases, (0, 2 * recorded)), kept=recorded)
+    return Need(phases=((drawing, recorded), *decoding.phases), kept=recorded)
 
 
 def _recorded(model: "DiffusionModel", options: SampleOptions, state: int) -> int:

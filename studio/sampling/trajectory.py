@@ -288,45 +288,63 @@ def _image(pixels: Tensor) -> "Image.Image":
 class Recorder:
     """Collects steps into a Trajectory, in float16 on the CPU. It never holds more than the run itself.
 
+    Each stream lies in one piece from its first step on: frames made one by one would leave holes in the memory, and all of
+    them would be there twice when they are put together.
+
     history, lineage: of a fork, what was before it and where it comes from.
     """
 
     def __init__(self, options: SampleOptions, model: dict[str, Any], history: Mapping[str, Tensor] | None = None, lineage: Lineage | None = None):
         self.options, self.model, self.history, self.lineage = options, model, history or {}, lineage
         self.steps: list[StepInfo] = []
-        self._frames: dict[str, list[Tensor | None]] = {name: [] for name in (*ALWAYS, *EXTRAS)}
-        self._rests: dict[str, list[Tensor]] = {name: [] for name in RESTS}
+        self._streams: dict[str, Tensor] = {}
+        self._rests: dict[str, Tensor] = {}
+        self._room = 0
 
     def add(self, step: StepDone) -> None:
         """Keep one step."""
+        index = len(self.steps)
+        self._room = self._room or max(1, step.num_steps - step.index)
         self.steps.append(StepInfo(**{name: getattr(step, name) for name in _INFO_FIELDS}))
-        for name, frames in self._frames.items():
+        for name in (*ALWAYS, *EXTRAS):
             frame = getattr(step, name)
-            frames.append(None if frame is None else frame.to("cpu", torch.float16))
-        for name, rests in self._rests.items():
-            rests.append(_rest(getattr(step, name).to("cpu"), self._frames[name][-1]))
+            if frame is not None and name not in self._streams:
+                self._streams[name] = self._piece(frame, torch.float16)
+                self._leave_out(name, slice(index))
+            if frame is not None:
+                self._streams[name][index] = frame
+            elif name in self._streams:
+                self._leave_out(name, slice(index, index + 1))
+        for name in RESTS:
+            rest = _rest(getattr(step, name).to("cpu"), self._streams[name][index])
+            self._rests.setdefault(name, self._piece(rest, rest.dtype))[index] = rest
 
     def trajectory(self, x_final: Tensor, final_pixels: np.ndarray | None = None) -> Trajectory:
         """The run so far, ending in the state `x_final`; final_pixels: (B, H, W, 3) uint8 of a latent run."""
-        stacked = {name: torch.stack(self._filled(name, frames)) for name, frames in self._frames.items() if any(frame is not None for frame in frames)}
+        streams = {name: self._taken(stream) for name, stream in self._streams.items()}
         return Trajectory(
             options=self.options, steps=list(self.steps), model=self.model, x_final=x_final.float().cpu(), history=self.history, lineage=self.lineage,
             final_pixels=None if final_pixels is None else torch.from_numpy(final_pixels),
-            rests={name: torch.stack(rests) for name, rests in self._rests.items() if rests},
-            extras={name: stacked.pop(name) for name in EXTRAS if name in stacked}, **stacked,
+            rests={name: self._taken(rest) for name, rest in self._rests.items()},
+            extras={name: streams.pop(name) for name in EXTRAS if name in streams}, **streams,
         )
 
-    def _filled(self, name: str, frames: list[Tensor | None]) -> list[Tensor]:
-        """Every step with something: without guidance the one x0_hat that there is stands for both, maps and gradients are 0."""
-        if STREAMS[name].absent == "x0_hat":
-            return [x0_hat if frame is None else frame for frame, x0_hat in zip(frames, self._frames["x0_hat"])]  # type: ignore[misc]
-        nothing = torch.zeros_like(next(frame for frame in frames if frame is not None))
-        return [nothing if frame is None else frame for frame in frames]
+    def _piece(self, frame: Tensor, dtype: torch.dtype) -> Tensor:
+        """Room for all steps of a stream; the system gives it memory as it is filled."""
+        return torch.empty((self._room, *frame.shape), dtype=dtype)
+
+    def _leave_out(self, name: str, steps: slice) -> None:
+        """Every step has something: without guidance the one x0_hat that there is stands for both, maps and gradients are 0."""
+        self._streams[name][steps] = self._streams["x0_hat"][steps] if STREAMS[name].absent == "x0_hat" else 0
+
+    def _taken(self, stream: Tensor) -> Tensor:
+        """The steps that were taken. Of a run that was stopped early the rest is let go, and of one that was nearly through it costs nothing."""
+        taken = stream[: len(self.steps)]
+        return taken if 2 * len(taken) > len(stream) else taken.clone()
 
 
-def _rest(exact: Tensor, half: Tensor | None) -> Tensor:
+def _rest(exact: Tensor, half: Tensor) -> Tensor:
     """What float16 left out. Where the numbers are not finite, or too large for it, nothing is."""
-    assert half is not None
     return ((exact.float() - half.float()) * REST_SCALE).nan_to_num(0.0, 0.0, 0.0).clamp(-448, 448).to(torch.float8_e4m3fn)
 
 
