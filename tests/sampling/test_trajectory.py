@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from studio import SampleOptions, Studio
 from studio.errors import BadRunFile, TooLarge
+from studio.sampling.steps import StepDone
 from studio.sampling.streams import ALWAYS
-from studio.sampling.trajectory import Trajectory
+from studio.sampling.trajectory import Recorder, Trajectory
 from tests.hostile.files import hostile_runs, run_file
 
 
@@ -111,3 +112,38 @@ def test_a_public_studio_opens_no_run_larger_than_it_draws(tmp_path):
     assert Studio().load_run(path).x_final.shape[-1] == 60_000
     with pytest.raises(TooLarge, match="at most 128 x 128"):
         Studio(public=True).load_run(path)
+
+
+# --- recording -----------------------------------------------------------------------------------------------
+
+def recorded(taken, num_steps=8, guided=()):
+    """A recorder of `taken` steps, those in `guided` with what guidance adds; every number of a step is its index."""
+    recorder = Recorder(SampleOptions(num_steps=num_steps), {})
+    for index in range(taken):
+        x = torch.full((1, 3, 2, 2), float(index))
+        parts = {"x0_cond": x + 100, "clip_gradient": x + 200} if index in guided else {}
+        recorder.add(StepDone(index=index, num_steps=num_steps, timestep=1.0, sigma=1.0, log_snr=0.0, x_t=x, x0_hat=x, eps_hat=x, parts=parts))
+    return recorder
+
+
+def test_the_streams_of_a_run_are_not_there_twice():
+    recorder = recorded(8)
+    first, second = (recorder.trajectory(torch.zeros(1, 3, 2, 2)) for _ in range(2))
+    for name in first.streams:
+        assert first.stream(name).data_ptr() == second.stream(name).data_ptr()
+    assert first.rests["x_t"].data_ptr() == second.rests["x_t"].data_ptr()
+
+
+@pytest.mark.parametrize("taken", [1, 3, 7, 8])
+def test_a_run_that_was_stopped_holds_the_steps_that_were_taken(taken, tmp_path):
+    run = recorded(taken).trajectory(torch.zeros(1, 3, 2, 2))
+    assert run.x_t[:, 0, 0, 0, 0].tolist() == [*range(taken)] and run.complete == (taken == 8)
+    # No more than twice of what was taken is held for it.
+    assert run.x_t.untyped_storage().nbytes() < 2 * run.x_t.nbytes or taken == 8
+    assert torch.equal(Trajectory.load(run.save(tmp_path / "run.safetensors")).x_t, run.x_t)
+
+
+def test_streams_of_some_steps_alone_are_filled_before_and_after_them():
+    run = recorded(5, 5, guided=(1, 3)).trajectory(torch.zeros(1, 3, 2, 2))
+    assert run.stream("x0_cond")[:, 0, 0, 0, 0].tolist() == [0, 101, 2, 103, 4]
+    assert run.stream("clip_gradient")[:, 0, 0, 0, 0].tolist() == [0, 201, 0, 203, 0]
