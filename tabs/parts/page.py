@@ -23,7 +23,7 @@ from tabs.parts.openings import OPENINGS
 from tabs.parts.theme import CSS, THEME
 from tabs.parts.uploads import OwnFiles
 
-__all__ = ["PAGE"]
+__all__ = ["PAGE", "link"]
 
 UI = Path(__file__).parents[2] / "assets" / "ui"
 # Below gradio_api, which every proxy that serves Gradio passes on.
@@ -83,9 +83,14 @@ def _head() -> str:
     streams = {name: dataclasses.asdict(info) for name, info in STREAMS.items() if info.view is not None}
     return "\n".join([
         f"<script>window.Studio = Object.assign(window.Studio || {{}}, {{ streams: {json.dumps(streams)} }});</script>",
-        *(f'<link rel="stylesheet" href="{_address(path)}">' for path in sorted(UI.glob("*.css"))),
+        *(link(path.name) for path in sorted(UI.glob("*.css"))),
         *(f'<script src="{_address(path)}"></script>' for path in sorted(UI.glob("*.js"))),
     ])
+
+
+def link(name: str) -> str:
+    """The element that fetches a style sheet of assets/ui."""
+    return f'<link rel="stylesheet" href="{_address(UI / name)}">'
 
 
 def _address(path: Path) -> str:

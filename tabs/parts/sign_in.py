@@ -22,11 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.errors import InvalidOption, StudioError
 from studio.users import Guesses, add_user, password_fits, read_users
+from tabs.parts.page import link
 
 __all__ = ["signed_in", "ask_for_user", "USERS_FILE"]
 
 USERS_FILE = Path("users.txt")
-ABOUT = "After five wrong passwords the next try has to wait, twice as long after each."
+# Gradio shows this page without the head of the others, and its words as HTML: the colours that the theme speaks of come with them.
+ABOUT = f"{link('studio.css')}After five wrong passwords the next try has to wait, twice as long after each."
 TOKEN, TOKEN_WITHOUT_TLS = "access-token-", "access-token-unsecure-"
 # Gradio's page shows this alone as a refusal.
 REFUSED = 400

@@ -1,5 +1,7 @@
 """Signing in over the wire: guesses are slowed down, cookies are for this site alone, users are added from the terminal."""
 
+import html
+import re
 import stat
 import subprocess
 import sys
@@ -53,6 +55,12 @@ def test_who_knows_the_password_comes_in_and_nobody_else(site):
         assert refused.status_code == 400 and "set-cookie" not in refused.headers
         assert sign_in(client, name="bob").status_code == 400
         assert sign_in(client).status_code == 200 and client.get("/gradio_api/info").status_code == 200
+
+
+def test_the_page_for_signing_in_fetches_its_colours_before_anybody_has_signed_in(site):
+    with httpx.Client(base_url=site) as client:
+        (sheet,) = re.findall(r'rel=\\?"stylesheet\\?" href=\\?"([^"\\]*studio\.css[^"\\]*)', html.unescape(client.get("/").text))
+        assert "--ds-card:" in client.get(f"/{sheet}").text
 
 
 def test_a_program_signs_in(site):
