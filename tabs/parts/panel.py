@@ -133,10 +133,18 @@ class RunPanel:
             yield from self._running(session, failed)
 
         asked = gr.on(list(on) or [self.run.click], on_ask, {self.session, *inputs}, [self.stop, self.status], trigger_mode="multiple", **CHEAP)
-        return asked.then(
+        ran = asked.then(
             on_run, self.session, list(self.places.values()), trigger_mode="multiple", api_visibility="private", show_progress="minimal",
             show_progress_on=self.status, **DEVICE,
         )
+        ran.failure(self.on_refused, self.session, [self.stop, self.status], **CHEAP)
+        return ran
+
+    def on_refused(self, session: Session) -> dict[Any, Any]:
+        """The queue took no more, so what was asked for will never begin. Whatever has begun has said itself how it failed."""
+        if not session.withdraw():
+            return {self.stop: gr.skip(), self.status: gr.skip()}
+        return {self.stop: gr.update(interactive=False), self.status: f"The queue was full, so nothing was begun; press {self.verb} again in a little while."}
 
     def on_stop(self, session: Session) -> dict[Any, Any]:
         """Stop was pressed."""
@@ -151,6 +159,7 @@ class RunPanel:
 
     def _running(self, session: Session, failed: Callable[[Values], Change]) -> Iterator[dict[Any, Any]]:
         """A run, after the one before it of the same session, which was stopped by the press."""
+        session.came = True
         while not session.turn.acquire(timeout=LOOK_EVERY_S):
             yield {self.status: gr.skip()}
         try:

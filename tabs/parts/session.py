@@ -41,6 +41,8 @@ class Session:
         self.kept, self.place = kept or Kept(own_limits()), place
         self.running: list[Event] = []
         self.waiting: Asked | None = None
+        # Whether what waits has come through the queue, and so will begin.
+        self.came = False
         # Of the browser session, once a request has told it.
         self.visitor = uuid4().hex
         self.asker = Asker(visitor=self.visitor, page=self.visitor)
@@ -93,7 +95,14 @@ class Session:
         switch = Event()
         asked = Asked(changes=begun(switch), switch=switch, values=values)
         self.stop()
-        self.waiting = asked
+        self.waiting, self.came = asked, False
+
+    def withdraw(self) -> bool:
+        """What was asked for, and never came through the queue, will not begin; whether there was any."""
+        withdrawn = self.waiting is not None and not self.came
+        if withdrawn:
+            self.waiting = None
+        return withdrawn
 
     @contextmanager
     def begun(self) -> Iterator[Asked | None]:

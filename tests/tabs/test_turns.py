@@ -256,3 +256,13 @@ def test_whatever_uses_the_device_can_say_that_it_waits(tmp_path):
     on_device = [fn for fn in app.fns.values() if fn.concurrency_id == "gpu"]
     # A handler that is no generator would begin at once when it is called directly, past the queue.
     assert len(on_device) > 8 and all(fn.types_generator and fn.queue and fn.concurrency_limit is None for fn in on_device)
+
+
+def test_a_press_that_the_queue_refused_is_withdrawn_and_one_that_came_through_is_not():
+    session = Session()
+    assert not session.withdraw()
+    session.ask(lambda switch: iter(()))
+    assert session.withdraw() and not session.stop()
+    session.ask(lambda switch: iter(()))
+    session.came = True
+    assert not session.withdraw() and session.stop()
