@@ -80,6 +80,8 @@ GUIDED_BYTES, GRADIENT_BYTES, ATTENTION_BYTES = 4, 2, 2
 STATES, PICTURE_BYTES = 12, 14
 # The C library keeps what was freed in pieces of less than 32 MiB: at most so much more than is in use, as measured.
 KEPT_SHARE, KEPT_BYTES = 0.5, 160 * MIB
+# What kernels keep that meet a size for the first time.
+KERNEL_BYTES = 16 * MIB
 # The quick bound: channels that a pass holds at once, in those of the network's first convolution. Embedded models hold 11 to 14.
 CROWD = 64
 # And how many times as much where gradients are taken: then every layer keeps what it needs for them.
@@ -113,7 +115,7 @@ def _need_of_run(model: "DiffusionModel", options: SampleOptions, quick: bool) -
     recorded = _recorded(model, options, state)
     decoding = need_of_decoding(model, count, height, width, quick=quick).beside(recorded)
     drawing = _drawing(model, options, (channels, height, width), quick) + STATES * count * state * 4
-    return Need(phases=((drawing, recorded), *decoding.phases), kept=recorded)
+    return Need(phases=((drawing + KERNEL_BYTES, recorded), *decoding.phases), kept=recorded)
 
 
 def _recorded(model: "DiffusionModel", options: SampleOptions, state: int) -> int:
@@ -159,7 +161,8 @@ def _decoding(model: "DiffusionModel", num_images: int, height: int, width: int,
     if quick:
         return _with_kept(model, num_images * _crowd(vae, height * width * model.factor**2))
     channels = vae.config.latent_channels
-    return _with_kept(model, num_images * _counted(model, ("decoder", height, width), lambda: _decoder_pass(model, (channels, height, width))))
+    counted = _counted(model, ("decoder", height, width), lambda: _decoder_pass(model, (channels, height, width)))
+    return _with_kept(model, num_images * counted)
 
 
 def _with_kept(model: "DiffusionModel", peak: int) -> int:
