@@ -306,7 +306,7 @@ def create_rank_endpoints(studio: RankingApi) -> None:
 
 def create_score_endpoint(studio: ScoringApi) -> None:
     """/score, which has its turn on the device like everything else that uses it."""
-    def score(pictures: list[Upload], prompt: str = "", rewards: list | None = None, request: gr.Request | None = None) -> dict:
+    def score(pictures: list[Upload], prompt: str = "", rewards: list | None = None, request: gr.Request | None = None) -> Iterator[dict]:
         """How good pictures are for a prompt, by one or several scorers; higher is better.
 
         prompt: one line for all pictures, or one for each; "" takes those that pictures saved by the studio carry. rewards: names of scorers,
@@ -325,7 +325,8 @@ def create_score_endpoint(studio: ScoringApi) -> None:
         scores = {name: list(values) for name, values in told[-1].scores.items()}
         tau = agreement_of_scorers(scores) if len(names) > 1 and len(given) > 2 else None  # type: ignore[arg-type]
         named = [{"name": one.name, "prompt": text} for one, text in zip(given, prompts)]
-        return {"pictures": named, "scores": scores, "agreement": tau and {"rewards": list(scores), "tau_b": tau}}
+        # Given so that the device's line can hold it back: what is no generator begins when it is called.
+        yield {"pictures": named, "scores": scores, "agreement": tau and {"rewards": list(scores), "tau_b": tau}}
 
     endpoint(score, "score", **DEVICE)
 
