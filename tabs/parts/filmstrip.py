@@ -73,7 +73,7 @@ def film(
         "decodes": [name for name in trajectory.streams if STREAMS[name].decodable] if trajectory.latent else [],
         "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],
         "attention": attention(trajectory, tokens, frames) if tokens and "attention" in trajectory.streams else None,
-        **({"control": controlled(trajectory, frames)} if trajectory.options.units else {}),
+        "control": controlled(trajectory, frames) if trajectory.options.units else None,
     }
 
 
