@@ -416,6 +416,8 @@
     const receive = () => {
       if (!props.value) return;
       const now = JSON.parse(props.value);
+      // A draft changes neither tasks nor counts, and what the studio answers to it may come after its answer to the submission.
+      if (value && now.did === "draft" && now.tasks) return answered(now);
       if (!now.tasks) { saving = null; part(".ds-empty p").textContent = now.error; if (task) tell(now.error, "wrong"); return; }
       const other = !value || value.annotator !== now.annotator || value.collection !== now.collection;
       value = now;
