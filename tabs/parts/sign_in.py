@@ -28,7 +28,8 @@ __all__ = ["signed_in", "ask_for_user", "USERS_FILE"]
 
 USERS_FILE = Path("users.txt")
 # Gradio shows this page without the head of the others, and its words as HTML: the colours that the theme speaks of come with them.
-ABOUT = f"{link('studio.css')}After five wrong passwords the next try has to wait, twice as long after each."
+PLAIN = "<style>:root, .dark { --panel-background-fill: transparent !important; } .form { background: transparent !important; border: 0 !important; }</style>"
+ABOUT = f"{link('studio.css')}{PLAIN}After five wrong passwords the next try has to wait, twice as long after each."
 TOKEN, TOKEN_WITHOUT_TLS = "access-token-", "access-token-unsecure-"
 # Gradio's page shows this alone as a refusal.
 REFUSED = 400
