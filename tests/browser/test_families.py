@@ -34,7 +34,7 @@ def test_a_text_family_draws_scrubs_and_shows_its_words(page, app_url, tmp_path,
     page.fill("#t2i-prompt textarea", "a red star on a blue butterfly")
     choose_scheduler(page, "t2i", scheduler)
     run(page, "t2i", 6)
-    page.locator("#t2i-stage input[type=range]").fill("2")
+    page.locator("#t2i-stage .ds-transport input[type=range]").fill("2")
     page.wait_for_selector("#t2i-stage .ds-stage[data-step='2']")
     # The formula is the family's own: a flow's two scales add up to 1, those of betas in squares.
     text = page.locator("#t2i-stage .ds-formula").inner_text()

@@ -46,7 +46,7 @@ def to_area(page, name: str) -> None:
 
 
 def to_step(page, index: int) -> None:
-    page.locator("#t2i-stage input[type=range]").fill(str(index))
+    page.locator("#t2i-stage .ds-transport input[type=range]").fill(str(index))
     page.wait_for_selector(f"{STAGE}[data-step='{index}']")
 
 

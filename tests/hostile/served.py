@@ -126,6 +126,11 @@ class Served:
         self.peak_mib = 0.0
         self.start()
 
+    @property
+    def public(self) -> bool:
+        """Whether it was started for strangers."""
+        return "--public" in self.options
+
     # --- the process
 
     def start(self) -> None:
