@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.errors import UnknownName
 from studio.models.taught import base_of
 from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, PICTURE_MAPS, SCENE_MAPS
 from studio.toybox import WORLDS
@@ -43,7 +44,6 @@ def create_training(studio: TrainingApi) -> None:
         with gr.Column(elem_classes="ds-stage-column"):
             buttons = create_buttons("ctl-train")
             stage, address = create_follow("ctl-train-stage")
-    unchecked(preset)
     wire_training(studio, preset, options, name, train, status, (buttons, stage, address))
 
 
@@ -78,9 +78,9 @@ def wire_training(studio: TrainingApi, preset: Any, options: dict[str, Any], nam
         return full([*shown, seen], {} if now == before else {**changes, seen: now})
 
     def on_preset(chosen_preset: str) -> dict[Any, Any]:
-        entry = CONTROLNET_PRESETS.get(chosen_preset)
-        if entry is None:
-            return full([preset, *options.values()], {})
+        if chosen_preset not in CONTROLNET_PRESETS:
+            raise UnknownName.of("preset", chosen_preset, CONTROLNET_PRESETS)
+        entry = CONTROLNET_PRESETS[chosen_preset]
         values = {part: entry.options[key] for key, part in options.items() if key in entry.options}
         return full([preset, *options.values()], {**values, preset: gr.update(info=entry.about)})
 

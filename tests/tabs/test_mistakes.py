@@ -167,7 +167,7 @@ def test_what_draws_in_steps_says_by_which_route_it_is_called(blocks, http):
 
 def test_every_argument_is_named_and_has_its_kind_in_the_description(http):
     described = http.get("/gradio_api/info").json()["named_endpoints"]
-    assert list(described) == [f"/{name}" for name in (*NAMES[:3], "annotate", "controlnet", "rank_next", "rank_submit", "rank_export", *NAMES[3:])]
+    assert list(described) == [f"/{name}" for name in (*NAMES[:3], "annotate", "controlnet", "rank_next", "rank_submit", "rank_export", "score", *NAMES[3:])]
     for entry in described.values():
         assert all(parameter["label"] == parameter["parameter_name"] and parameter["type"] for parameter in entry["parameters"])
     kinds = {parameter["parameter_name"]: parameter["type"].get("type") for parameter in described["/train"]["parameters"]}
