@@ -122,6 +122,7 @@ CALLS = [
 KINDS = ["application/json", "multipart/form-data; boundary=x", "text/plain", "multipart/form-data"]
 
 
+@EITHER
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_envelope_that_is_nonsense_is_refused_as_the_clients_mistake(app, kind):
     wrong = []
