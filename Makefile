@@ -38,15 +38,19 @@ models: $(READY)         ## train the embedded models again, judge them, record 
 openings: $(READY)       ## record again what the tabs open with, from the embedded models as they are (a few minutes)
 	@$(BIN)/python -m assets.record
 
-# The environment follows the requirement files: it is filled once and again only when they change. Python compiles
-# what is imported, when it is; nobody waits for the rest of several GB to be compiled.
+# The environment follows the requirement files: it is filled once and again only when they change. Packages are compiled
+# by all cores at once: an interpreter that may not write what it compiles would otherwise take ten seconds more at every start.
+# Some packages hold templates that are no Python, so what cannot be compiled is no failure. image-reward, an oracle of the
+# tests, pins packages that are long gone and comes without them.
 $(READY): requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Diffusion Studio needs Python 3.11 or newer; set PYTHON=python3.x.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the packages (several GB the first time) ..."
 	@if command -v uv >/dev/null 2>&1; \
-	then uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt -c constraints.txt; \
-	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt -c constraints.txt; fi
+	then install="uv pip install --quiet --python $(BIN)/python"; \
+	else install="$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile"; fi; \
+	$$install -r requirements-dev.txt -c constraints.txt && $$install --no-deps image-reward==1.5
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 # The browser tests drive a Chromium; one that the system has is used, else Playwright fetches its own.

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, replace
 from functools import cache
 from html import escape
@@ -26,7 +26,7 @@ from tabs.parts.api import TrainingApi
 from tabs.parts.controls import Controls
 from tabs.parts.following import (
     POLL_S,
-    Buttons,
+    Followed,
     buttons_shown,
     create_buttons,
     create_example,
@@ -215,14 +215,9 @@ class Form:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Followed:
-    """The run that is looked at: its menu, its buttons and its stage."""
+class Compared(Followed):
+    """The run that is looked at, and the menu of runs to set beside it."""
 
-    run: gr.Dropdown
-    buttons: Buttons
-    stage: gr.HTML
-    address: Callable[[Path], str]
-    # The menu of runs to set beside it.
     others: gr.Dropdown
 
     @property
@@ -256,7 +251,7 @@ def create_tab(studio: TrainingApi) -> None:
                     buttons = create_buttons("dreambooth")
             stage, address = create_follow("dreambooth-stage")
             others = create_results(studio, run)
-    followed = Followed(run=run, buttons=buttons, stage=stage, address=address, others=others)
+    followed = Compared(run=run, buttons=buttons, stage=stage, address=address, others=others)
     wire_form(studio, form, gallery)
     wire_training(studio, form, followed)
 
@@ -352,7 +347,7 @@ def wire_form(studio: TrainingApi, form: Form, gallery: gr.Gallery) -> None:
     gr.on([controls["method"].input, controls["prior"].input], on_shape, [controls["method"], controls["prior"]], shape, **CHEAP)
 
 
-def wire_training(studio: TrainingApi, form: Form, followed: Followed) -> None:
+def wire_training(studio: TrainingApi, form: Form, followed: Compared) -> None:
     """What starts a training, and what shows it."""
     controls, stage, before = form.controls, followed.stage, gr.State(0)
 

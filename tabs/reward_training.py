@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any, Protocol
 
 import gradio as gr
@@ -20,7 +19,7 @@ from studio.runs import RunView
 from studio.runs.trainers.reward import RewardOptions
 from tabs.parts.api import RankingApi, ScoringApi, TrainingApi
 from tabs.parts.controls import Controls
-from tabs.parts.following import POLL_S, Buttons, buttons_shown, create_buttons, create_follow, follow_value, found, newest, wire_buttons
+from tabs.parts.following import POLL_S, Followed, buttons_shown, create_buttons, create_follow, follow_value, found, newest, wire_buttons
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
@@ -60,14 +59,10 @@ class Form:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Followed:
-    """The run that is looked at."""
+class Measured(Followed):
+    """The run that is looked at, and what was measured of its reward."""
 
-    run: gr.Dropdown
-    buttons: Buttons
-    stage: gr.HTML
     measured: gr.HTML
-    address: Callable[[Path], str]
 
     @property
     def shown(self) -> list[Any]:
@@ -109,7 +104,7 @@ def create_training(studio: Trains) -> None:
                     buttons = create_buttons("reward")
             measured = drawn_by("measured", '<div class="ds-stage ds-measured"></div>', elem_id="reward-measured")
             stage, address = create_follow("reward-stage")
-    wire(studio, form, Followed(run=run, buttons=buttons, stage=stage, measured=measured, address=address))
+    wire(studio, form, Measured(run=run, buttons=buttons, stage=stage, measured=measured, address=address))
 
 
 def create_form(studio: Trains) -> Form:
@@ -134,7 +129,7 @@ def create_form(studio: Trains) -> Form:
     return Form(collection=collection, file=file, format=format, name=name, train=train, status=status, controls=controls)
 
 
-def wire(studio: Trains, form: Form, followed: Followed) -> None:
+def wire(studio: Trains, form: Form, followed: Measured) -> None:
     """What starts a training, and what shows it."""
     before = gr.State(0)
 

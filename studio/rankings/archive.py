@@ -16,8 +16,8 @@ MAX_MEMBERS = 200_000
 MAX_TABLE = 256 * 2**20
 # All that an archive may hold once it is unpacked.
 MAX_TOTAL = 4 * 2**30
-# What Python's zip files raise when they are damaged, locked, or packed in a way that nobody uses.
-UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, struct.error)
+# What Python's zip files raise when they are damaged, locked by a password (RuntimeError), or packed in a way that it does not know (NotImplementedError).
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
 
 
 class Archive:
@@ -65,6 +65,8 @@ class Archive:
             content = self._bytes(name, most)
         except (KeyError, FileNotFoundError, IsADirectoryError, NotADirectoryError):  # before the others, which they are kinds of
             raise BadRunFile(f"{name[:80]!r} is missing from the import; put it beside the file with the rankings, or into the zip file.") from None
+        except OSError as error:
+            raise BadRunFile(f"{name[:80]!r} cannot be read: {error.strerror or 'it is damaged'}.") from error
         except UNREADABLE as error:
             raise BadRunFile(f"{name[:80]!r} cannot be read: it is damaged or locked by a password.") from error
         if len(content) > most:
@@ -97,7 +99,7 @@ def opened_archive(source: str | Path) -> Iterator[Archive]:
         return
     try:
         zipped = zipfile.ZipFile(path)
-    except UNREADABLE as error:
+    except (OSError, *UNREADABLE) as error:
         raise BadRunFile(f"{path.name} is a damaged zip file; make it again.") from error
     with zipped:
         check_sizes(zipped)

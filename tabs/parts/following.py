@@ -16,7 +16,7 @@ from tabs.parts.api import TrainingApi
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
-    "Buttons", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line", "share_of", "state_of",
+    "Buttons", "Followed", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line", "share_of", "state_of",
     "duration", "found", "newest", "required", "POLL_S", "INVITATION",
 ]
 
@@ -164,6 +164,16 @@ class Buttons:
     ask: gr.Column
     sure: gr.Button
     keep: gr.Button
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """The run that is looked at: its menu, its buttons and its stage. address: of a folder's files, for the page."""
+
+    run: gr.Dropdown
+    buttons: Buttons
+    stage: gr.HTML
+    address: Callable[[Path], str]
 
 
 def create_follow(elem_id: str) -> tuple[gr.HTML, Callable[[Path], str]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import sys
 import types
 
@@ -210,6 +211,8 @@ def package(monkeypatch):
     """(its ViT, its BERT): the package cannot be imported on today's transformers, so what it misses is put there for this test alone."""
     found = importlib.util.find_spec("ImageReward")
     if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("image-reward is not installed; `make test` installs it.")
         pytest.skip("image-reward is not installed (pip install --no-deps image-reward==1.5); the forward written out above stands for it.")
     import transformers.modeling_utils as modeling
     from transformers import pytorch_utils
