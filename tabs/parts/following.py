@@ -16,8 +16,8 @@ from tabs.parts.api import TrainingApi
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
-    "Buttons", "Followed", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line", "share_of", "state_of",
-    "duration", "found", "newest", "required", "POLL_S", "INVITATION",
+    "Buttons", "Followed", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line",
+    "share_of", "state_of", "duration", "found", "newest", "required", "POLL_S", "INVITATION",
 ]
 
 POLL_S = 2.0
