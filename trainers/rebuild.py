@@ -76,7 +76,7 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
     **{
         f"toybox-controlnet-{name}": (partial(
-            ControlNetOptions, data="toybox-world", map=f"toybox-{kind}", output=f"runs/toybox-controlnet-{name}", data_limit=20_000, steps=3000,
+            ControlNetOptions, data="toybox", map=f"toybox-{kind}", output=f"runs/toybox-controlnet-{name}", data_limit=20_000, steps=3000,
             sample_every=250, checkpoint_every=250,
         ),) for name, kind in (("canny", "edges"), ("depth", "depth"), ("segmentation", "segmentation"))
     },
