@@ -197,7 +197,7 @@ def make_network(parts: dict[str, Any], options: DreamBoothOptions) -> _Taught:
     """What learns of the parts, which are changed: weights are set free, or LoRA's added. Raises InvalidOption."""
     unet, text_encoder = parts["unet"], parts["text_encoder"] if options.trains_text else None
     if options.method == "lora":
-        _add_lora(unet, options)
+        add_lora(unet, options)
     else:
         unet.requires_grad_(True)
     if options.gradient_checkpointing:
@@ -314,7 +314,8 @@ class DreamBoothTask(Task):
         (path / STUDIO_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _add_lora(unet: Any, options: DreamBoothOptions) -> None:
+def add_lora(unet: Any, options: Any) -> None:
+    """Add what learns to a network. options: with rank, alpha, targets and target_layers. Raises InvalidOption."""
     from peft import LoraConfig
 
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, init_lora_weights="gaussian", target_modules=options.target_layers)

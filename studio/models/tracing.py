@@ -40,13 +40,15 @@ class Traced:
     def __init__(self, network: torch.nn.Module, module: torch.nn.Module, steady: Sequence[int] = ()):
         self.network, self.module, self.steady = network, module.eval(), steady
         self.recorder: AttentionRecorder | None = None
+        # Whether its weights stay what they are; while they learn the module answers itself.
+        self.frozen = True
         self._graphs: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
     @property
     def able(self) -> bool:
         """Whether graphs may stand for the network now."""
-        return "forward" not in vars(self.network) and not self.network._forward_hooks and not torch.is_grad_enabled()
+        return self.frozen and "forward" not in vars(self.network) and not self.network._forward_hooks and not torch.is_grad_enabled()
 
     @cached_property
     def _small(self) -> bool:

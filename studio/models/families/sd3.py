@@ -67,7 +67,7 @@ class StableDiffusion3(Latent):
         """The flow's velocity at x_t (B, C, h, w), float32."""
         network, dtype = self.network, self.network.dtype
         assert conditioning.text is not None and conditioning.pooled is not None
-        timestep = torch.full((len(x_t),), t, device=x_t.device)
+        timestep = torch.as_tensor(t, dtype=torch.float32, device=x_t.device).expand(len(x_t))
         return network(
             hidden_states=x_t.to(dtype), timestep=timestep, encoder_hidden_states=conditioning.text.to(dtype),
             pooled_projections=conditioning.pooled.to(dtype), return_dict=False,

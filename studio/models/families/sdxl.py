@@ -63,7 +63,7 @@ class StableDiffusionXL(Latent):
         assert conditioning.text is not None and conditioning.pooled is not None
         added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": conditioning.added_ids}
         told = {"encoder_hidden_states": conditioning.text.to(dtype), "added_cond_kwargs": added, **told_residuals(conditioning.residuals(x_t.to(dtype), t))}
-        return network(x_t.to(dtype), torch.tensor(t), return_dict=False, **told)[0].float()
+        return network(x_t.to(dtype), torch.as_tensor(t), return_dict=False, **told)[0].float()
 
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
         """Of the UNet's cross-attention."""

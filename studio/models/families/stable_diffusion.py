@@ -52,7 +52,7 @@ class StableDiffusion(Latent):
         """What the UNet says at x_t (B, C, h, w), float32."""
         assert conditioning.text is not None
         x_t = x_t.to(self.dtype)
-        return self.traced(x_t, torch.tensor(t), conditioning.text.to(self.dtype), *conditioning.residuals(x_t, t)).float()
+        return self.traced(x_t, torch.as_tensor(t), conditioning.text.to(self.dtype), *conditioning.residuals(x_t, t)).float()
 
     def make_ready(self, options: SampleOptions, control: tuple[Unit, ...] = ()) -> None:
         """Graphs for runs of these options: alone and guided, watched where they ask for it, and for the decoder."""

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DreamBoothOptions", "METHODS", "RunCost", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances"]
+__all__ = ["DreamBoothOptions", "METHODS", "RunCost", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances", "require_layers"]
 
 MOST_PROMPTS = 64
 METHODS = ("full", "full_text", "lora")
@@ -142,7 +143,7 @@ def check_model(options: DreamBoothOptions) -> None:
     """Whether the base is a model that can be taught so, and has the layers. Raises UnknownName, or InvalidOption with what to do."""
     check_base(options.base)
     if options.method == "lora":
-        _require_layers(options)
+        require_layers(options.base, options.target_layers)
 
 
 def check_base(name: str) -> None:
@@ -158,10 +159,13 @@ def check_base(name: str) -> None:
         raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")
 
 
-def _require_layers(options: DreamBoothOptions) -> None:
-    """Refuse targets that are no layers of the UNet, or none that LoRA can be added to; of a model that is not here nothing is known."""
-    shapes = weight_shapes(Path(resolve(options.base)) / "unet")
-    for target in options.target_layers if shapes else ():
+def require_layers(base: str, targets: Sequence[str]) -> None:
+    """Refuse targets that are no layers of the UNet, or none that LoRA can be added to; of a model that is not here nothing is known.
+
+    Raises InvalidOption.
+    """
+    shapes = weight_shapes(Path(resolve(base)) / "unet")
+    for target in targets if shapes else ():
         found = [shape for name, shape in shapes.items() if name == target or name.endswith(f".{target}")]
         if not found or any(len(shape) not in (2, 4) for shape in found):
             raise InvalidOption(

@@ -10,7 +10,7 @@ from typing import Any
 
 from studio.checks import quoted
 from studio.errors import InvalidOption, UnknownName
-from studio.runs.trainers import controlnet, dreambooth, latent, reward
+from studio.runs.trainers import controlnet, dreambooth, latent, refl, reward
 from studio.runs.trainers.clip import ClipOptions
 from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.options import LoopOptions
@@ -42,6 +42,7 @@ TRAINERS: dict[str, TrainerInfo] = {
     "latent": TrainerInfo(label="Text-to-image", options=latent.LatentOptions, check=latent.check, result="text-to-image"),
     "dreambooth": TrainerInfo(label="DreamBooth", options=dreambooth.DreamBoothOptions, check=dreambooth.check, result="DreamBooth"),
     "controlnet": TrainerInfo(label="ControlNet", options=controlnet.ControlNetOptions, check=controlnet.check, result="ControlNet"),
+    "refl": TrainerInfo(label="Tuning by a reward", options=refl.ReFLOptions, check=refl.check, result="tuned"),
     "reward": TrainerInfo(label="Reward", options=reward.RewardOptions, check=reward.check),
 }
 
