@@ -18,7 +18,7 @@ import gradio as gr
 from studio import Studio, StudioError
 from studio.machine import spare_one_core
 from studio.scratch import scratch_folder, sweep
-from tabs import contrast, controlnet, denoise, dreambooth, rank, reward, runs, schedules, text_to_image
+from tabs import contrast, controlnet, denoise, dreambooth, rank, refl, reward, runs, schedules, text_to_image
 from tabs.endpoints import create_endpoints
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
@@ -42,6 +42,7 @@ TABS = {
     "Runs": runs.create_tab,
     "Rank": rank.create_tab,
     "Score": reward.create_tab,
+    "ReFL": refl.create_tab,
 }
 # The tab that a page opens with.
 OPENED = "Denoising"

@@ -178,6 +178,15 @@ class Studio:
 
         return start(self.runs, None if file else self.rankings, name, options, collection=collection, file=file)
 
+    def tune(
+        self, name: str, options: "Mapping[str, Any]", source: str = "toybox", collection: str = "", file: "str | Path | None" = None,
+    ) -> "RunView":
+        """Tune a model by a reward or by rankings, as a run (ReFL and its relatives): see studio.runs.refl.start."""
+        from studio.runs.refl import start
+
+        runs = self.runs
+        return start(runs, self.rankings if source == "ranked" else None, name, options, source=source, collection=collection, file=file)
+
     def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]":
         """Draw pictures and put them up for ranking: see studio.rankings.making.make_tasks."""
         from studio.rankings.making import make_tasks

@@ -8,15 +8,19 @@ from threading import Lock
 from typing import Any
 
 from studio.runs.folder import parse_event
+from studio.runs.refl import MEASURED as TUNING
 
 __all__ = ["Curves", "Follower", "CURVES"]
 
 MAX_POINTS = 400
 SMOOTHING = 50  # steps that the running means look back on
 # What a trainer measures at its sample points.
-MEASURED = ("obedience", "obedience_empty", "accuracy")
+MEASURED = ("obedience", "obedience_empty", "accuracy", *TUNING)
+# Figures of a step that some trainers say besides.
+SAID = ("reward", "reward_std", "pretrain", "kl", "preferred")
+OPTIONAL = (*SAID, *MEASURED)
 # Curves by name: the loss of a step, its running mean, the running means where t lies in each quarter of 0..T, and what was measured.
-CURVES = ("loss", "smooth", "q1", "q2", "q3", "q4", "grad_norm", "lr", *MEASURED)
+CURVES = ("loss", "smooth", "q1", "q2", "q3", "q4", "grad_norm", "lr", *SAID, *MEASURED)
 # Between two sample points a rise of so much is a jump.
 JUMP = 0.25
 
@@ -25,8 +29,8 @@ Points = list[float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """step: steps taken; values: a list as long for each of CURVES, None where nothing is known, and none of MEASURED where nothing was
-    measured; latest: the last event."""
+    """step: steps taken; values: a list as long for each of CURVES, None where nothing is known, and none of SAID and MEASURED where nothing
+    was said; latest: the last event."""
 
     step: list[int] = field(default_factory=list)
     values: dict[str, Points] = field(default_factory=lambda: {name: [] for name in CURVES})
@@ -96,7 +100,7 @@ class _Reading:
         values, quarters = self.curves.values, [*event.get("quartiles", ()), None, None, None, None][:4]
         self.curves.step.append(int(event["step"]) + 1)
         self.curves.latest.update(event)
-        for name in ("loss", "grad_norm", "lr"):
+        for name in ("loss", "grad_norm", "lr", *SAID):
             values[name].append(_number(event.get(name)))
         for name, value in zip(("smooth", "q1", "q2", "q3", "q4"), (event.get("loss"), *quarters)):
             values[name].append(_mean(values[name], _number(value)))
@@ -120,7 +124,7 @@ class _Reading:
         kept = sorted({*kept, *(i for name in MEASURED for i, value in enumerate(self.curves.values[name]) if value is not None)})
         return Curves(
             step=[self.curves.step[i] for i in kept], latest=dict(self.curves.latest),
-            values={name: [points[i] for i in kept] for name, points in self.curves.values.items() if name not in MEASURED or any(map(_known, points))},
+            values={name: [points[i] for i in kept] for name, points in self.curves.values.items() if name not in OPTIONAL or any(map(_known, points))},
         )
 
 

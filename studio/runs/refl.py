@@ -1,14 +1,30 @@
 """Tuning by a reward, from the person's side: started with prompts or rankings, watched for signs that only the number gets better."""
 
+import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from studio.checks import is_number, quoted, require_texts
+from studio.checks import is_number, quoted, require_choice, require_texts
 from studio.errors import InvalidOption
 from studio.records import read_record
+from studio.runs.trainers.refl import REFL_PRESETS, TYPED, ReFLOptions
+from studio.toybox import WORLDS
 
-__all__ = ["BASE_FILE", "MEASURED", "BaseFacts", "alarm_of", "base_facts"]
+if TYPE_CHECKING:
+    from studio.rankings import Rankings
+    from studio.runs.folder import RunView
+    from studio.runs.queue import Runs
+    from studio.runs.trainers.presets import Preset
+
+__all__ = ["BASE_FILE", "MEASURED", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "fields", "presets", "start"]
+
+# Where prompts, or rankings, come from.
+SOURCES = {**{name: "Made up of the toy world" if name == "toybox" else f"Made up: {name}" for name in WORLDS}, "ranked": "Those that were ranked",
+           "file": "A file", TYPED: "Written here"}
+STUDIO = "studio"
 
 BASE_FILE = "base.json"
 # What is measured at every look, by name, and in the base before it learns anything.
@@ -65,3 +81,58 @@ def alarm_of(base: Mapping[str, float | None], now: Mapping[str, float | None]) 
 def figure(value: float | None) -> str:
     """A number as a sentence has it."""
     return "?" if value is None else f"{value:.3g}"
+
+
+# --- started -------------------------------------------------------------------------------------------------
+
+def presets() -> "dict[str, Preset]":
+    """Presets by name, with label, about and options."""
+    return REFL_PRESETS
+
+
+def fields() -> dict[str, dataclasses.Field]:
+    """Every option with its default, and its help and choices as metadata; no torch is loaded."""
+    return {one.name: one for one in dataclasses.fields(ReFLOptions)}
+
+
+def start(
+    runs: "Runs", rankings: "Rankings | None", name: str, options: Mapping[str, Any], *, source: str = "toybox", collection: str = "",
+    file: str | Path | None = None,
+) -> "RunView":
+    """Check everything, keep prompts or rankings in the run's folder, queue the run. Raises a StudioError, and nothing of it is left.
+
+    Args:
+        rankings: those of the studio, for the source "ranked".
+        source: a key of SOURCES. Diffusion-DPO takes rankings alone: those of the studio, or an exported file.
+        collection: only tasks of this name. file: for the source "file".
+    """
+    require_choice("source", source, tuple(SOURCES))
+    runs.require_free(name)
+    chosen = dict(options)
+    if source not in ("ranked", "file"):
+        return runs.start("refl", {**chosen, "data": source}, name=name)
+    if source == "file" and not file:
+        raise InvalidOption("No file was given: choose one, or take the prompts from somewhere else.")
+    ranks = chosen.get("algorithm") == "dpo"
+
+    def save(folder: Path) -> None:
+        if source == "file":
+            shutil.copy(str(file), folder / (f"rankings{Path(str(file)).suffix}" if ranks else "prompts.txt"))
+        elif rankings is None or not kept_rankings(rankings, folder, collection, ranks):
+            raise InvalidOption("Nothing was ranked yet: make tasks and rank some pictures in the tab Rank first, or take other prompts.")
+
+    format = chosen.get("format", STUDIO) if source == "file" else STUDIO
+    # The export holds the collection alone.
+    return runs.start("refl", {**chosen, "format": format, "collection": ""}, name=name, uploads={"data": save})
+
+
+def kept_rankings(rankings: "Rankings", folder: Path, collection: str, ranks: bool) -> int:
+    """Keep the rankings, or their prompts alone; gives how many there were."""
+    from studio.rankings.exchange import read_records
+    from studio.rankings.formats import export_rankings
+
+    if ranks:
+        return export_rankings(rankings, STUDIO, folder / "rankings.zip", collection)
+    prompts = list(dict.fromkeys(record.prompt.replace("\n", " ") for record in read_records(rankings, collection)))
+    (folder / "prompts.txt").write_text("\n".join(prompts), "utf-8")
+    return len(prompts)

@@ -6,6 +6,7 @@
     TrainingApi     and training runs                                   DreamBooth, Runs
     RankingApi      and rankings by hand                                Rank
     ScoringApi      and scorers of pictures                             Score
+    TuningApi       and training runs, rankings and scorers together    ReFL
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from studio.rewards.scoring import ScoresSoFar
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["SamplingApi", "TextApi", "ControlApi", "TrainingApi", "ControlTrainingApi", "RankingApi", "ScoringApi", "StudioApi"]
+__all__ = ["SamplingApi", "TextApi", "ControlApi", "TrainingApi", "ControlTrainingApi", "RankingApi", "ScoringApi", "TuningApi", "StudioApi"]
 
 
 class SamplingApi(Protocol):
@@ -92,6 +93,7 @@ class TrainingApi(SamplingApi, Protocol):
     def train_subject(self, name: str, pictures: "Sequence[str | Path]", options: Mapping[str, Any]) -> RunView: ...
     def estimate_subject(self, options: Mapping[str, Any]) -> Any: ...
     def train_reward(self, name: str, options: Mapping[str, Any], collection: str = "", file: "str | Path | None" = None) -> RunView: ...
+    def tune(self, name: str, options: Mapping[str, Any], source: str = "toybox", collection: str = "", file: "str | Path | None" = None) -> RunView: ...
     def delete_run(self, name: str) -> None: ...
 
 
@@ -119,6 +121,10 @@ class ScoringApi(TextApi, Protocol):
     def best_of(self, options: SampleOptions, count: int, reward: str) -> "Iterator[BestSoFar | None]": ...
     def explain_score(self, picture: "Image.Image", prompt: str, reward: str) -> "Iterator[Explanation | float]": ...
     def word_scores(self, picture: "Image.Image", prompt: str, reward: str, more: Sequence[str] = ()) -> "Iterator[WordScores | float]": ...
+
+
+class TuningApi(TrainingApi, RankingApi, ScoringApi, Protocol):
+    """And all three: what is ranked trains what scores, and that tunes what draws."""
 
 
 class StudioApi(ControlTrainingApi, RankingApi, ScoringApi, Protocol):

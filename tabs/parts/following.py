@@ -12,6 +12,7 @@ from studio.errors import DamagedFile, InvalidOption, UnknownName
 from studio.runs import RunView
 from studio.runs.examples import DOMINO, example_named
 from studio.runs.following import Curves
+from studio.runs.refl import base_facts
 from tabs.parts.api import TrainingApi
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
@@ -82,8 +83,19 @@ def figures_of(latest: dict[str, Any]) -> list[tuple[str, str]]:
 
 def prompts_of(view: RunView) -> list[str]:
     """What the rows of its sheets are, where they are prompts."""
+    if view.trainer == "refl":
+        return prompts_before(view)
     said = view.options.get("validation_prompts", "") if view.trainer == "dreambooth" else ""
     return [prompt.strip() for prompt in said.split("|") if prompt.strip()]
+
+
+def prompts_before(view: RunView) -> list[str]:
+    """The rows of a tuning's sheets, as the run wrote them down before its first step."""
+    try:
+        facts = base_facts(view.path)
+    except DamagedFile:
+        return []
+    return list(facts.prompts) if facts else []
 
 
 def follow_value(studio: TrainingApi, name: str, address: Callable[[Path], str], compare: Iterable[str] = (), invitation: str = INVITATION) -> str:

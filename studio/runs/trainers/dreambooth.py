@@ -23,7 +23,9 @@ from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DreamBoothOptions", "METHODS", "RunCost", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances", "require_layers"]
+__all__ = [
+    "DreamBoothOptions", "METHODS", "RunCost", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances", "require_layers",
+]
 
 MOST_PROMPTS = 64
 METHODS = ("full", "full_text", "lora")

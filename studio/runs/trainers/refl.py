@@ -164,7 +164,7 @@ def check(options: ReFLOptions) -> None:
     else:
         for name in options.weights:
             require_gradient(reward_info(name))
-        if options.data != TYPED and options.data not in WORLDS and not Path(options.data).is_file():
+        if options.data != TYPED and options.data not in WORLDS and not Path(options.data).exists():
             raise InvalidOption(f"data must be typed, one of {', '.join(WORLDS)}, or a text file of prompts, but it is {quoted(options.data)}.")
     if options.judge:
         reward_info(options.judge)
