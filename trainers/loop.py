@@ -74,13 +74,15 @@ class Task(ABC):
     """What a trainer adds to the loop. A subclass sets the three attributes and says what the loss is.
 
     network: what is trained (its parameters that require gradients). size: how many examples there are. early: the steps
-    after which the result so far is kept besides, in <output>/early; 0 = never.
+    after which the result so far is kept besides, in <output>/early; 0 = never. keeps_best: whether the result is the checkpoint of the best
+    look, by `liked`, in place of the last weights.
     """
 
     options: Any
     network: torch.nn.Module
     size: int
     early: int = 0
+    keeps_best: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -103,6 +105,19 @@ class Task(ABC):
     def measured(self) -> dict[str, float]:
         """What was measured of the pictures of the last sheet, by names of studio.runs.following.MEASURED."""
         return {}
+
+    def recall(self, measured: dict[str, float]) -> None:  # noqa: B027  # most tasks remember nothing
+        """Take what was measured at the last sheet before the run was cut off for what `measured` gives."""
+
+    @property
+    def liked(self) -> float | None:
+        """How good the pictures of the last sheet were, higher is better; None where a task does not judge. The best one's checkpoint is kept."""
+        return None
+
+    @property
+    def ended(self) -> str:
+        """Why the run ends now, before its last step, in a sentence; "" where it goes on."""
+        return ""
 
     @abstractmethod
     def save(self, network: Any, path: Path) -> None:
@@ -269,12 +284,29 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
     require_even_share(task.options.batch_size, accelerator.num_processes)
     run = set_up(task, RunFolder(task.options.output), accelerator)
     with contextlib.closing(run.writer) if run.writer is not None else contextlib.nullcontext():
-        if run.accelerator.is_main_process and _sheet_is_due(run, run.first) and not _sheet_path(run, run.first).exists():
-            _draw_sheet(run, run.first)  # a kill came between the last checkpoint and its sheet
+        if run.accelerator.is_main_process and _sheet_is_due(run, run.first):
+            if _sheet_path(run, run.first).exists() and (measured := run.folder.measured_at(run.first - 1)):
+                task.recall(measured)
+            else:
+                _draw_sheet(run, run.first)  # a kill came between the last checkpoint and its sheet
         stopped = yield from _take_steps(run, progress)
     if run.accelerator.is_main_process and not stopped:
-        with run.averaged.applied(task.network) as network, written_aside(run.folder.path / "model") as aside:
+        if task.ended:
+            write_state(run.folder.path, message=task.ended)
+        with _result(run) as network, written_aside(run.folder.path / "model") as aside:
             task.save(network, aside)
+
+
+@contextlib.contextmanager
+def _result(run: Training) -> Iterator[torch.nn.Module]:
+    """The network with the weights that the run gives: the averages, or those of the best look's checkpoint."""
+    best = run.folder.best_checkpoint() if run.task.keeps_best else None
+    if best is not None:
+        parts = read_parts(best)
+        run.task.network.load_state_dict(parts["network"], strict=False)
+        run.averaged.load(parts["ema"])
+    with run.averaged.applied(run.task.network) as network:
+        yield network
 
 
 def _take_steps(run: Training, progress: bool) -> Generator[StepLog, None, bool]:
@@ -283,6 +315,8 @@ def _take_steps(run: Training, progress: bool) -> Generator[StepLog, None, bool]
     batches = batch_indices(task.size, options.batch_size, options.seed, start=run.first * options.accumulation)
     examples = options.batch_size * options.accumulation
     seconds, started = 0.0, time.perf_counter()
+    if _any(accelerator, bool(task.ended)):
+        return False
     for step in tqdm(range(run.first, options.steps), initial=run.first, total=options.steps, disable=not (progress and is_main)):
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(options, step)
@@ -298,12 +332,15 @@ def _take_steps(run: Training, progress: bool) -> Generator[StepLog, None, bool]
             extra={name: float(accelerator.gather(value.detach().reshape(1)).mean()) for name, value in losses.extra.items()},
         )
         _require_numbers(run, log)
-        stopping = _all_stop(accelerator, run.folder)
+        stopping = _any(accelerator, run.folder.stop_requested())
+        sheet_due = _sheet_is_due(run, step + 1)
         if is_main:
             _keep(run, log, stopping)
         yield log
         if stopping:
             return True
+        if sheet_due and _any(accelerator, bool(task.ended)):
+            return False
         # The clock runs for the steps alone: what the caller does between them is not the training's time.
         started = time.perf_counter()
     return False
@@ -364,9 +401,9 @@ def memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _all_stop(accelerator: Any, folder: RunFolder) -> bool:
-    """Whether any process has seen the wish to stop: all of them end after the same step, or none."""
-    return bool(accelerator.gather(torch.tensor([folder.stop_requested()], device=accelerator.device)).any())
+def _any(accelerator: Any, here: bool) -> bool:
+    """Whether it is so in any process: all of them end after the same step, or none."""
+    return bool(accelerator.gather(torch.tensor([here], device=accelerator.device)).any())
 
 
 def _by_quartile(accelerator: Any, losses: Losses) -> tuple[float | None, ...]:
@@ -409,7 +446,9 @@ def _keep(run: Training, log: StepLog, stopping: bool) -> None:
     run.smooth.add(log.loss)
     if run.writer is not None:
         write_scalars(run.writer, values)
-    if last or stopping or done % options.checkpoint_every == 0:
+    # What is judged at a sheet must be there to be kept.
+    judged = run.task.keeps_best and _sheet_is_due(run, done)
+    if last or stopping or judged or done % options.checkpoint_every == 0:
         optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
         parts = {"network": trained_state(run.task.network), "ema": run.averaged.tensors, "optimizer": pack_optimizer(optimizer)}
         facts = {"samples": log.samples, "loss": run.smooth.value}
@@ -440,6 +479,8 @@ def _draw_sheet(run: Training, done: int) -> None:
         save_whole(sheet, _sheet_path(run, done))
     if measured := run.task.measured():
         run.folder.event(step=done - 1, measured=measured)
+    if run.task.liked is not None:
+        run.folder.note_best(done - 1, run.task.liked)
 
 
 def write_scalars(writer: Any, values: dict[str, Any]) -> None:

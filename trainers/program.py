@@ -77,9 +77,17 @@ def _ending(folder: RunFolder, options: Any, last: StepLog | None) -> dict[str, 
         # What was said on the way, of checkpoints that were damaged, stays.
         said = read_state(folder.path).message
         return {"state": "finished", "message": f"All {options.steps} steps are done; the result is in {folder.path / 'model'}. {said}".strip()}
+    if _written_since(folder.path / "model", read_state(folder.path).started):
+        why = read_state(folder.path).message
+        return {"state": "finished", "message": f"Ended after step {done} of {options.steps}; the result is in {folder.path / 'model'}. {why}".strip()}
     if not done:
         return {"state": "stopped", "message": "Stopped before the first step; what was made ready so far is kept, and resume goes on."}
     return {"state": "stopped", "message": f"Stopped after step {done} of {options.steps}; everything up to there is saved, and resume goes on."}
+
+
+def _written_since(path: Path, started: float) -> bool:
+    """Whether this process wrote the folder: its run ended before its last step, and has a result."""
+    return path.is_dir() and path.stat().st_mtime >= started
 
 
 def _sentence(error: Exception, folder: RunFolder) -> str:

@@ -43,7 +43,7 @@ class ReFLTask(Task):
 
     def __init__(self, options: ReFLOptions):
         check(options)
-        self.options = options
+        self.options, self.keeps_best = options, options.result == "best"
         torch.manual_seed(options.seed)
         self.model = load_model(options.base, own_device(), dtype=torch.float32)
         self.pairs: Pairs | None = ranked_pairs(options) if options.algorithm == "dpo" else None
@@ -167,6 +167,17 @@ class ReFLTask(Task):
 
     def measured(self) -> dict[str, float]:
         return self.looking.measured
+
+    def recall(self, measured: dict[str, float]) -> None:
+        self.looking.measured = measured
+
+    @property
+    def liked(self) -> float | None:
+        return self.looking.measured.get("judge")
+
+    @property
+    def ended(self) -> str:
+        return self.looking.alarm if self.options.stop_on_alarm else ""
 
     def save(self, network: Any, path: Path) -> None:
         options = self.options

@@ -15,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.errors import DamagedFile, RunFailed
-from studio.files import ASIDE, remove, write_text, written_aside
+from studio.files import ASIDE, read_object, remove, write_text, written_aside
 from studio.manifest import write_manifest
 from studio.runs.checkpoints import FACTS, Choice, list_checkpoints, newest_good, read_facts
 
 __all__ = ["RunFolder", "pack_optimizer", "read_parts", "save_whole", "unpack_optimizer"]
+
+# The look that a task liked best: {"step", "score"}.
+BEST = "best.json"
 
 
 class RunFolder:
@@ -69,8 +72,30 @@ class RunFolder:
                 shutil.rmtree(old)
         return final
 
+    def note_best(self, step: int, score: float) -> None:
+        """Remember the checkpoint of this step as the best one, unless one of a higher score is there."""
+        best = self._best()
+        if best is None or score > best[1] or best[0] > step:
+            write_text(self.path / BEST, json.dumps({"step": step, "score": score}) + "\n")
+
+    def _best(self) -> tuple[int, float] | None:
+        """(step, score) of the best look whose checkpoint is there."""
+        with suppress(DamagedFile, KeyError, TypeError, ValueError):
+            said = read_object(self.path / BEST) or {}
+            if (self.checkpoints / f"step-{int(said['step']):06d}").is_dir():
+                return int(said["step"]), float(said["score"])
+        return None
+
+    def measured_at(self, step: int) -> dict[str, float] | None:
+        """What was measured after a step; None where nothing was."""
+        path = self.path / "events.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines() if '"measured"' in line] if path.exists() else []
+        return next((event["measured"] for event in events if event.get("step") == step), None)
+
     def best_checkpoint(self) -> Path | None:
-        """The checkpoint with the lowest smoothed loss, or None where none has a loss."""
+        """The checkpoint of the best look; where none was judged, that with the lowest smoothed loss, or None where none has a loss."""
+        if best := self._best():
+            return self.checkpoints / f"step-{best[0]:06d}"
         known: dict[Path, float] = {}
         for path in self.list_checkpoints():
             # One whose facts cannot be read is not the best.

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from studio.errors import InvalidOption
+from studio.errors import InvalidOption, RunFailed
+from studio.runs.folder import read_state
 from studio.runs.trainers.refl import ReFLOptions, check
 from tests.tiny_sd import save_tiny_sd
+from trainers.followed import Followed
+from trainers.looking import Looking
 from trainers.refl import ReFLTask, train
 
 
@@ -41,6 +45,51 @@ def test_a_run_says_what_it_follows_and_its_result_is_a_model(base, tmp_path, ch
     assert len(list((Path(asked.output) / "samples").iterdir())) == 2
     assert json.loads((Path(asked.output) / "model" / "studio.json").read_text())["base"] == str(base)
     assert ("kl" in logs[-1].extra) == ("kl_weight" in changes)
+
+
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.9}, {"method": "lora", "algorithm": "draft_lv", "kl_weight": 0.1, "result": "best"}])
+def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, tmp_path, changes):
+    whole, cut = (options(base, tmp_path, output=str(tmp_path / name), steps=5, **changes) for name in ("whole", "cut"))
+    list(train(whole, progress=False))
+    stopped = train(cut, progress=False)
+    for _ in range(3):
+        next(stopped)
+    stopped.close()
+    assert [log.step for log in train(cut, progress=False)] == [2, 3, 4]
+    files = [path.relative_to(whole.output) for path in (Path(whole.output) / "model").rglob("*.safetensors")]
+    assert files
+    for name in files:
+        a, b = load_file(Path(whole.output) / name), load_file(Path(cut.output) / name)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (Path(whole.output) / "base.json").read_text() == (Path(cut.output) / "base.json").read_text()
+    events = [[json.loads(line).get("measured") for line in (Path(one.output) / "events.jsonl").read_text().splitlines()] for one in (whole, cut)]
+    assert [one for one in events[0] if one] == [one for one in events[1] if one]
+
+
+def test_a_run_ends_at_the_alarm_with_its_best_checkpoint(base, tmp_path, monkeypatch):
+    """The held-out scorer likes the first look best; at the second one the alarm rings."""
+    seen = iter([{"judge": 2.0}, {"judge": 1.0, "reward_t": 9.0, "judge_t": -9.0}])
+    monkeypatch.setattr(Looking, "_measure", lambda self, held_out, trained, growth: {} if growth == 1.0 else next(seen))
+    asked = options(base, tmp_path, steps=9, stop_on_alarm=True, result="best", lr=1e-2, ema_decay=0.0)
+    assert [log.step for log in train(asked, progress=False)] == [0, 1, 2, 3]
+    run = Path(asked.output)
+    assert json.loads((run / "best.json").read_text()) == {"step": 1, "score": 2.0}
+    kept = load_file(run / "checkpoints" / "step-000001" / "network.safetensors")
+    result = load_file(run / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor.half(), result[name.removeprefix("unet.")]) for name, tensor in kept.items())
+    assert "9.0 standard errors" in read_state(run).message
+    assert list(train(asked, progress=False)) == [], "it has ended, however often it is started"
+
+
+def test_a_reward_that_is_no_number_ends_the_run_as_failed(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.refl.capped", lambda cap: lambda rewards: rewards)
+    asked = options(base, tmp_path, sample_every=0, checkpoint_every=1)
+    running = train(asked, progress=False)
+    next(running)
+    monkeypatch.setattr(Followed, "__call__", lambda self, pictures, prompts: pictures.mean(dim=(1, 2, 3)) * float("nan"))
+    with pytest.raises(RunFailed, match="no longer a number"):
+        next(running)
+    assert [path.name for path in (Path(asked.output) / "checkpoints").iterdir()] == ["step-000000"]
 
 
 def test_prompts_that_are_held_out_are_never_trained_on(base, tmp_path):
