@@ -14,9 +14,8 @@ import gradio as gr
 from PIL import Image
 
 from studio.errors import BadImage, InvalidOption, StudioError, UnknownName
-from studio.media.data_uris import data_uri
 from studio.media.uploads import open_picture
-from studio.models.device import Waiting, Work
+from studio.models.device import Work
 from studio.models.taught import base_of
 from studio.runs import RunView
 from studio.runs.dreambooth import EXAMPLE, MOST_PICTURES, fields, presets, seen
@@ -40,8 +39,9 @@ from tabs.parts.following import (
 )
 from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import DEVICE, FILES, Change, Changes, RunPanel, Values
-from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
-from tabs.parts.turns import alone, shared, waiting_line
+from tabs.parts.sheets import create_sheet, sheet_value, sheets_shown
+from tabs.parts.stage import CHEAP, PRIVATE, full, said_in_a_sentence, unchecked
+from tabs.parts.turns import alone, shared
 from tabs.parts.visitors import asker_of
 
 __all__ = ["create_tab", "record"]
@@ -180,15 +180,6 @@ def estimate_line(estimate: Any, options: dict[str, Any]) -> str:
 
 # --- what was learned ----------------------------------------------------------------------------------------
 
-def sheet_value(sheet: Sheet) -> str:
-    """JSON text for Studio.sheet."""
-    over = sheet.done == sheet.total or sheet.note
-    return to_stage({
-        "title": sheet.title, "share": None if over else sheet.done / sheet.total, "columns": sheet.columns, "note": sheet.note,
-        "rows": [{"name": name, "cells": [cell and data_uri(cell) for cell in cells]} for name, cells in sheet.rows],
-    })
-
-
 def record(studio: TrainingApi, view: RunView) -> Opening:
     """What the tab opens with beside the recorded run: the same seeds before it and after."""
     said = view.options
@@ -234,7 +225,7 @@ def create_tab(studio: TrainingApi) -> None:
     if studio.public:
         gr.Markdown(PUBLIC, elem_classes="ds-about")
         create_example(studio, "dreambooth-stage")
-        create_sheet()
+        create_sheet("dreambooth-sheet", recorded("domino", "sheet"))
         return
     gr.Markdown(INTRO, elem_id="dreambooth-intro", elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
@@ -292,7 +283,7 @@ def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
                 elem_id="dreambooth-others", scale=1,
             ))
         starts = panel.create_presses(PROBES)
-        panel.places["sheet"] = create_sheet()
+        panel.places["sheet"] = create_sheet("dreambooth-sheet", recorded("domino", "sheet"))
 
     def changes_of(kind: str) -> Changes:
         def changes(values: Values, switch: Event) -> Iterator[Change]:
@@ -303,11 +294,6 @@ def create_results(studio: TrainingApi, run: gr.Dropdown) -> gr.Dropdown:
     for kind, start in starts.items():
         panel.wire_run(changes_of(kind), [run, prompt, others], [start.click])
     return others
-
-
-def create_sheet() -> gr.HTML:
-    """Pictures beside each other; those of the recorded example first."""
-    return drawn_by("sheet", '<div class="ds-stage ds-sheet"></div>', elem_id="dreambooth-sheet", value=recorded("domino", "sheet"))
 
 
 def wire_form(studio: TrainingApi, form: Form, gallery: gr.Gallery) -> None:
@@ -407,15 +393,3 @@ def sheets(studio: TrainingApi, kind: str, name: str, prompt: str, beside: list[
     if kind == "matrix":
         return checkpoint_matrix(studio, view, text, stop=stop)
     return before_and_after(studio, view, text, others=others, stop=stop)
-
-
-def sheets_shown(drawing: Iterator[Sheet | Waiting]) -> Iterator[Change]:
-    """The sheets as the page shows them, each once."""
-    shown: tuple[int, str] | None = None
-    for sheet in drawing:
-        if isinstance(sheet, Waiting):
-            yield {"status": waiting_line(sheet)}
-            continue
-        if shown == (shown := (sheet.done, sheet.note)):
-            continue
-        yield {"sheet": sheet_value(sheet), "status": "" if sheet.done == sheet.total or sheet.note else f"Drawing: {sheet.done} of {sheet.total}."}

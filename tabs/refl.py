@@ -17,6 +17,7 @@ from tabs.parts.controls import Controls
 from tabs.parts.following import POLL_S, Followed, buttons_shown, create_buttons, create_follow, follow_value, found, newest, wire_buttons, with_curves
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.refl_compare import create_compare
 
 __all__ = ["create_tab", "tuning_options", "watched_value"]
 
@@ -142,6 +143,7 @@ def create_tab(studio: TuningApi) -> None:
                     buttons = create_buttons("refl")
             watched = drawn_by("tuning", '<div class="ds-stage ds-tuning"></div>', elem_id="refl-watched")
             stage, address = create_follow("refl-stage")
+            create_compare(studio, run)
     followed = Watched(run=run, buttons=buttons, stage=stage, address=address, watched=watched)
     wire_form(form)
     wire_training(studio, form, followed)

@@ -23,7 +23,7 @@ from studio.files import write_text, written_aside
 from studio.media.images import to_image
 from studio.rewards import Reward, load_reward
 from studio.rewards.signs import diversity, signs_of
-from studio.runs.refl import BASE_FILE, BaseFacts, alarm_of
+from studio.runs.refl import BASE_FILE, MOST_HELD_OUT, BaseFacts, alarm_of
 from studio.runs.trainers.refl import ReFLOptions
 from trainers.dreambooth import at_once, own_device
 from trainers.followed import Followed
@@ -61,6 +61,7 @@ class Looking:
         self.options, self.model, self.follow = options, model, follow
         self.rollout = validation_rollout(options, model)
         self.judge: Reward | None = load_reward(options.judge, own_device()) if options.judge else None
+        self.all_held_out = list(held_out)[:MOST_HELD_OUT]
         count, samples = options.validation_prompts, options.validation_samples
         self.held_out, self.trained = ([prompt for prompt in prompts[:count] for _ in range(samples)] for prompts in (held_out, trained))
         self.seeds = [FIRST_SEED + i % samples for i in range(len(self.held_out) + len(self.trained))]
@@ -78,8 +79,9 @@ class Looking:
         self.base = self._measure(self.before["held_out"], self.before["trained"], 1.0)
         options = self.options
         facts = BaseFacts(
-            measured=self.base, prompts=list(dict.fromkeys(self.held_out))[:ROWS], samples=options.validation_samples, judge=options.judge,
-            follow=options.rewards if self.follow.rewards else "", units={name: list(unit) for name, unit in self.follow.units.items()},
+            measured=self.base, prompts=list(dict.fromkeys(self.held_out))[:ROWS], held_out=self.all_held_out,
+            samples=options.validation_samples, judge=options.judge, follow=options.rewards if self.follow.rewards else "",
+            units={name: list(unit) for name, unit in self.follow.units.items()},
         )
         write_text(Path(options.output) / BASE_FILE, json.dumps(dataclasses.asdict(facts), indent=2) + "\n")
         return self.follow

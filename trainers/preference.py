@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from studio.rankings.duel import wilson
+
 __all__ = ["accuracy_of", "calibration", "interval", "verdict"]
 
 RESAMPLED = 1000
-Z = 1.959964  # of 95 %
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Below so many held-out pairs, or prompts, an accuracy is not to be trusted.
 PAIRS_TO_TRUST, PROMPTS_TO_TRUST = 100, 20
@@ -26,8 +27,7 @@ def accuracy_of(better: np.ndarray, worse: np.ndarray) -> float | None:
 def interval(right: np.ndarray, group: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """(low, high) of the share of right pairs. right: (N,) bool; group: (N,) the prompt of each."""
     count, share = len(right), float(right.mean())
-    middle, spread = (share + Z**2 / (2 * count)) / (1 + Z**2 / count), Z / (1 + Z**2 / count) * np.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
-    low, high = middle - spread, middle + spread
+    low, high = wilson(share, count)
     places = np.unique(group, return_inverse=True)[1]
     sums, sizes = np.bincount(places, right), np.bincount(places)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLED, len(sums)))

@@ -18,6 +18,7 @@ from studio.errors import DamagedFile, RunFailed
 from studio.files import ASIDE, read_object, remove, write_text, written_aside
 from studio.manifest import write_manifest
 from studio.runs.checkpoints import FACTS, Choice, list_checkpoints, newest_good, read_facts
+from studio.runs.tuned import promoted_in
 
 __all__ = ["RunFolder", "pack_optimizer", "read_parts", "save_whole", "unpack_optimizer"]
 
@@ -54,7 +55,7 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, parts: dict[str, dict[str, Tensor]], facts: dict[str, Any], keep: int) -> Path:
         """Write checkpoints/step-NNNNNN: a safetensors file a part, facts.json, and the manifest that tells later whether they
-        are still what was written; then remove all but the newest `keep` and the best.
+        are still what was written; then remove all but the newest `keep`, the best, and the one in the menus.
 
         What could not be written whole is removed, so that a full disk has room again for the word that it was full.
         """
@@ -66,9 +67,11 @@ class RunFolder:
                 save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / f"{name}.safetensors")
             (aside / FACTS).write_text(json.dumps(facts | {"step": step}))
             write_manifest(aside)
-        best = self.best_checkpoint()
+        kept = [self.best_checkpoint()]
+        with suppress(DamagedFile):
+            kept.append(promoted_in(self.path))
         for old in self.list_checkpoints()[:-keep]:
-            if old != best:
+            if old not in kept:
                 shutil.rmtree(old)
         return final
 

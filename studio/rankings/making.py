@@ -39,6 +39,7 @@ class TaskOptions:
         pictures: of a task, 2 to 9.
         sampling: what else the pictures are drawn with; its model, prompt, seed and number of pictures are not used.
         seed: of the first picture; the next have the next ones, and each prompt the seeds after those of the one before.
+        same_seeds: every model of a task begins with the same seeds, so that pictures differ by the models alone.
         overlap: how many annotators rank each task.
     Raises InvalidOption.
     """
@@ -50,6 +51,7 @@ class TaskOptions:
     seed: int = 0
     overlap: int = 1
     collection: str = "mine"
+    same_seeds: bool = False
 
     def __post_init__(self) -> None:
         require_texts("prompts", self.prompts, MAX_TASKS)
@@ -69,7 +71,7 @@ class TaskOptions:
         for place, model in enumerate(self.models):
             share = len(range(place, self.pictures, len(self.models)))
             yield dataclasses.replace(self.sampling, model=model, prompt=self.prompts[index], seed=seed, num_images=share)
-            seed += share
+            seed += 0 if self.same_seeds else share
 
 
 @dataclass(frozen=True)

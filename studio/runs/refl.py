@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from studio.runs.queue import Runs
     from studio.runs.trainers.presets import Preset
 
-__all__ = ["BASE_FILE", "MEASURED", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "fields", "presets", "start"]
+__all__ = ["BASE_FILE", "MEASURED", "MOST_HELD_OUT", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "fields", "presets", "start"]
 
 # Where prompts, or rankings, come from.
 SOURCES = {**{name: "Made up of the toy world" if name == "toybox" else f"Made up: {name}" for name in WORLDS}, "ranked": "Those that were ranked",
@@ -32,6 +32,8 @@ MEASURED = (
     "reward_trained", "reward_held_out", "reward_spread", "reward_capped", "reward_t", "judge", "judge_t", "diversity", "distance", "edges", "colours",
     "dark", "output_norm",
 )
+# So many held-out prompts are written down.
+MOST_HELD_OUT = 400
 # A change counts when it is larger than chance by so many standard errors of the paired differences.
 SURE = 2.0
 # Diversity may fall by this share of the base's.
@@ -40,18 +42,21 @@ DIVERSITY_FALL = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class BaseFacts:
-    """base.json of a run: what was measured of the base, by the names of MEASURED; prompts: the rows of the run's sheets; judge, follow: which
+    """base.json of a run: what was measured of the base, by the names of MEASURED; prompts: the rows of the run's sheets; held_out: prompts that are never
+    trained on; judge, follow: which
     scorers judged and were followed; units: (mean, deviation) of each that is followed."""
 
     measured: Mapping[str, float | None] = field(default_factory=dict)
     prompts: Sequence[str] = ()
+    held_out: Sequence[str] = ()
     samples: int = 1
     judge: str = ""
     follow: str = ""
     units: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_texts("prompts", self.prompts, 400)
+        require_texts("prompts", self.prompts, MOST_HELD_OUT)
+        require_texts("held_out", self.held_out, MOST_HELD_OUT)
         if not isinstance(self.measured, dict) or not all(value is None or is_number(value) for value in self.measured.values()):
             raise InvalidOption(f"measured must be an object of numbers, but it is {quoted(self.measured)}.")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,18 +12,37 @@ from studio.models.catalogue import MODELS, ModelInfo
 from studio.models.controlnet_menu import ControlNetInfo, control_info, is_controlnet
 from studio.models.facts import model_facts, network_shape
 from studio.models.taught import base_of
+from studio.runs.checkpoints import steps_of
 from studio.runs.folder import read_state, run_folders
 from studio.runs.trainers import TRAINERS
+from studio.runs.tuned import promoted_in
 
 __all__ = ["results", "controlnet_results"]
 
 
 def results(root: Path) -> dict[str, ModelInfo]:
-    """Menu entries of the runs under `root` that have finished, the newest first, under the paths of their models.
+    """Menu entries of checkpoints that were put into the menus, then of the runs under `root` that have finished, the newest first, by their paths.
 
     A run or a result that cannot be read is in no menu; the list of runs says what is wrong with it.
     """
-    return _finished(root, _entry)
+    return {**_promoted(root), **_finished(root, _entry)}
+
+
+def _promoted(root: Path) -> dict[str, ModelInfo]:
+    """Checkpoints that were put into the menus, whether their runs have finished or not."""
+    found = {}
+    for path in run_folders(root):
+        with suppress(StudioError, OSError):
+            checkpoint = promoted_in(path)
+            base = base_of(str(checkpoint)) if checkpoint else None
+            info = _base_entry(base) if base else None
+            if checkpoint is not None and info is not None:
+                step = steps_of(checkpoint)
+                found[str(checkpoint)] = dataclasses.replace(
+                    info, label=f"{path.name}, step {step} (promoted)", about=f"The checkpoint of step {step} of the run {path.name}.", source=str(checkpoint),
+                    size_mib=0,
+                )
+    return found
 
 
 def controlnet_results(root: Path) -> dict[str, ControlNetInfo]:

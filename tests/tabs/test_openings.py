@@ -20,8 +20,8 @@ from studio.runs.examples import DOMINO, example_named
 from studio.runs.probes import Sheet
 from studio.runs.trainers.contrast import ContrastOptions
 from tabs import contrast
-from tabs.dreambooth import sheet_value
 from tabs.parts.openings import ADDRESS, OPENINGS, VERSION, Opening, asked_with, read_opening, recorded, write_opening
+from tabs.parts.sheets import sheet_value
 from tests.tabs.test_page import bare_page, client  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
