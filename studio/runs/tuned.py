@@ -15,6 +15,7 @@ from studio.errors import InvalidOption, UnknownName
 from studio.files import write_text
 from studio.options import SampleOptions
 from studio.records import read_record
+from studio.rewards import reward_info
 from studio.runs.checkpoints import steps_of
 from studio.runs.folder import RunView
 from studio.runs.probes import Sheet, drawn
@@ -83,11 +84,15 @@ def sampling(view: RunView) -> SampleOptions:
 def compared(
     studio: Any, view: RunView, first: str, second: str, scorers: Sequence[str], *, prompts: Sequence[str] = (), seeds: int = 4, stop: "Event | None" = None,
 ) -> Iterator[Sheet]:
-    """Two models of the run, keys of models_of, from the same seeds; the last sheet's note has their scores. Raises InvalidOption at once.
+    """Two models of the run, keys of models_of, from the same seeds; the last sheet's note has their scores.
+
+    Raises InvalidOption, UnknownName before anything is drawn.
 
     prompts: those that are drawn; empty = the first of those that were held out. studio: samples and scores.
     """
     require_int("Seeds", seeds, 1, MOST_SEEDS)
+    for name in scorers:
+        reward_info(name)
     chosen = list(prompts) or list(facts_of(view).held_out[:MOST_PROMPTS])
     if not 1 <= len(chosen) <= MOST_PROMPTS:
         raise InvalidOption(f"Write 1 to {MOST_PROMPTS} prompts, one a line; there are {len(chosen)}.")

@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from studio.errors import InvalidOption, RunFailed
+from studio.rankings import NewGeneration, NewTask, Ranking, add_tasks, open_rankings, open_tasks, submit
+from studio.rankings.pictures import keep_drawn, picture_path
 from studio.runs.folder import read_state
+from studio.runs.refl import base_facts
 from studio.runs.trainers.refl import ReFLOptions, check
 from tests.tiny_sd import save_tiny_sd
 from trainers.followed import Followed
@@ -79,6 +84,83 @@ def test_a_run_ends_at_the_alarm_with_its_best_checkpoint(base, tmp_path, monkey
     assert all(torch.equal(tensor.half(), result[name.removeprefix("unet.")]) for name, tensor in kept.items())
     assert "9.0 standard errors" in read_state(run).message
     assert list(train(asked, progress=False)) == [], "it has ended, however often it is started"
+
+
+# --- from rankings -------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def rankings(tmp_path):
+    """Twelve prompts, of whose three pictures the reddest is best."""
+    opened = open_rankings(tmp_path / "rankings", "")
+    for number in range(12):
+        pictures = [keep_drawn(opened.folder, Image.new("RGB", (32, 32), (level, 20 * number, 40))) for level in (250, 130, 10)]
+        add_tasks(opened, [NewTask(prompt=f"a star {number}", generations=[NewGeneration(picture=one) for one in pictures])])
+    while tasks := open_tasks(opened, "Ada", 1):
+        reds = {one.position: int(np.asarray(Image.open(picture_path(opened.folder, one.sha256, one.suffix)))[0, 0, 0]) for one in tasks[0].pictures}
+        submit(opened, "Ada", tasks[0].assignment, Ranking(ranks=[1 + sorted(reds.values(), reverse=True).index(reds[place]) for place in sorted(reds)]))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_loss_and_gradient_of_diffusion_dpo_are_the_published_ones(base, tmp_path, rankings, method):
+    asked = options(base, tmp_path, algorithm="dpo", data=str(rankings.folder), format="database", pretrain_weight=0.0, method=method, beta=50.0)
+    task = ReFLTask(asked)
+    task.network.eval()
+    with torch.no_grad():
+        for parameter in task.network.parameters():  # no longer the base
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    losses = task.losses(task.network, torch.arange(3), torch.Generator().manual_seed(3), torch.device("cpu"))
+    losses.descend.backward()
+    learned = [parameter for parameter in task.network.parameters() if parameter.requires_grad]
+    ours = [parameter.grad.clone() for parameter in learned]
+    task.network.zero_grad()
+    loss = plain_dpo(task, base, torch.Generator().manual_seed(3))
+    loss.backward()
+    assert losses.descend.item() == pytest.approx(loss.item(), rel=1e-4) and losses.descend.item() != pytest.approx(np.log(2), rel=1e-3)
+    theirs = [parameter.grad for parameter in learned]
+    difference = sum((a - b).square().sum() for a, b in zip(ours, theirs)).sqrt() / sum(b.square().sum() for b in theirs).sqrt()
+    assert difference < 1e-4
+
+
+def plain_dpo(task: ReFLTask, base, generator: torch.Generator) -> torch.Tensor:
+    """As the released trainer computes it, with a second model for the reference."""
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+    from trainers.captions import token_ids
+
+    pipeline, pairs, beta = task.model.pipeline, task.pairs.trained[:3], task.options.beta
+    reference = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, safety_checker=None).unet.eval()
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    t = torch.randint(1000, (3,), generator=generator)
+    noise = torch.randn((3, 4, 8, 8), generator=generator)
+    text = pipeline.text_encoder(token_ids(pipeline.tokenizer, [task.pairs.data.prompts[pair.better] for pair in pairs]))[0]
+
+    def errors(unet, item):
+        pixels = task.pairs.data.pixels[[getattr(pair, item) for pair in pairs]].float() / 127.5 - 1
+        z = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
+        return (unet(scheduler.add_noise(z, noise, t), t, text).sample - noise).square().mean(dim=(1, 2, 3))
+
+    model = errors(pipeline.unet, "better") - errors(pipeline.unet, "worse")
+    with torch.no_grad():
+        fixed = errors(reference, "better") - errors(reference, "worse")
+    return -torch.nn.functional.logsigmoid(-0.5 * beta * (model - fixed)).mean()
+
+
+def test_a_run_of_diffusion_dpo_holds_prompts_out(base, tmp_path, rankings):
+    asked = options(base, tmp_path, algorithm="dpo", data=str(rankings.folder), format="database", held_out=0.4, method="lora")
+    logs = list(train(asked, progress=False))
+    assert {"preferred", "error", "pretrain"} == set(logs[0].extra)
+    facts = base_facts(Path(asked.output))
+    assert facts.held_out and all(prompt.startswith("a star") for prompt in facts.held_out) and "reward_held_out" not in facts.measured
+
+
+def test_too_few_rankings_are_refused(base, tmp_path):
+    opened = open_rankings(tmp_path / "few", "")
+    opened.close()
+    with pytest.raises(InvalidOption, match="0 rankings"):
+        ReFLTask(options(base, tmp_path, algorithm="dpo", data=str(tmp_path / "few"), format="database"))
 
 
 def test_a_reward_that_is_no_number_ends_the_run_as_failed(base, tmp_path, monkeypatch):
