@@ -2,6 +2,9 @@
 
     <output>/base.json             what was measured before anything was learned, and which prompts the rows of the sheets are
     <output>/cache/before-*        the pictures of that moment
+
+The lens, at the right of each row: x0_hat of a step that the reward is asked at, of the base and now; where the reward pulls at it,
+|d loss / d x0_hat| over the channels; and what training has changed of it. Each map is shown by its own largest value.
 """
 
 import dataclasses
@@ -20,22 +23,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.files import write_text, written_aside
-from studio.media.images import to_image
+from studio.media.images import grid, to_image, to_pixels
 from studio.rewards import Reward, load_reward
 from studio.rewards.signs import diversity, signs_of
-from studio.runs.refl import BASE_FILE, MOST_HELD_OUT, BaseFacts, alarm_of
+from studio.runs.refl import BASE_FILE, GAP, MOST_HELD_OUT, BaseFacts, alarm_of
 from studio.runs.trainers.refl import ReFLOptions
 from trainers.dreambooth import at_once, own_device
-from trainers.followed import Followed
+from trainers.followed import Followed, capped, pulled
 from trainers.preference import spread
 from trainers.rollout import Rollout
 from trainers.run_folder import RunFolder
 
-__all__ = ["Look", "Looking", "validation_rollout"]
+__all__ = ["Look", "Looking", "training_rollout", "validation_rollout"]
 
 FIRST_SEED = 1000
-# Rows of a sheet, and of those that the lens looks at.
+# Rows of a sheet.
 ROWS = 8
+LENS = ("x0_hat before", "x0_hat now", "pull of the reward", "what changed")
+# What a map is painted with where it is largest.
+WARM = np.array([176, 62, 20], np.float32)
 CHUNK = 16
 
 
@@ -54,6 +60,14 @@ def validation_rollout(options: ReFLOptions, model: Any) -> Rollout:
     )
 
 
+def training_rollout(options: ReFLOptions, model: Any) -> Rollout:
+    """As pictures are drawn in training."""
+    return Rollout(
+        model, num_steps=options.num_steps, eta=options.eta, guidance_scale=options.guidance_scale, late_guidance=options.late_guidance,
+        resolution=options.resolution,
+    )
+
+
 class Looking:
     """What is looked at, and what was seen before anything was learned."""
 
@@ -66,6 +80,8 @@ class Looking:
         self.held_out, self.trained = ([prompt for prompt in prompts[:count] for _ in range(samples)] for prompts in (held_out, trained))
         self.seeds = [FIRST_SEED + i % samples for i in range(len(self.held_out) + len(self.trained))]
         self.chunk = min(CHUNK, at_once(options.resolution))
+        self.rows = min(ROWS, len(self.held_out) // samples)
+        self.lens: Rollout | None = training_rollout(options, model) if follow.rewards else None
         self.before: dict[str, Tensor] = {}
         self.base: dict[str, float] = {}
         self.measured: dict[str, float] = {}
@@ -79,7 +95,7 @@ class Looking:
         self.base = self._measure(self.before["held_out"], self.before["trained"], 1.0)
         options = self.options
         facts = BaseFacts(
-            measured=self.base, prompts=list(dict.fromkeys(self.held_out))[:ROWS], held_out=self.all_held_out,
+            measured=self.base, prompts=list(dict.fromkeys(self.held_out))[: self.rows], lens=list(LENS) if self.lens else [], held_out=self.all_held_out,
             samples=options.validation_samples, judge=options.judge, follow=options.rewards if self.follow.rewards else "",
             units={name: list(unit) for name, unit in self.follow.units.items()},
         )
@@ -87,14 +103,19 @@ class Looking:
         return self.follow
 
     def _drawn_before(self, network: Any) -> dict[str, Tensor]:
-        said = [self.options.base, self.held_out, self.trained, self.options.resolution, self.options.validation_steps, self.options.validation_guidance]
+        options = self.options
+        said = [
+            options.base, self.held_out, self.trained, options.resolution, options.validation_steps, options.validation_guidance, options.algorithm,
+            options.num_steps, options.stop_low, options.stop_high, options.eta, options.guidance_scale, options.late_guidance,
+        ]
         path = Path(self.options.output) / "cache" / f"before-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.safetensors"
         if not path.is_file():
             RunFolder(self.options.output).event(phase="pictures before", done=0, total=len(self.seeds))
             held_out, trained, norm = self._draw(network)
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_aside(path) as aside:
-                save_file({"held_out": held_out, "trained": trained, "norm": torch.tensor(norm)}, aside)
+                seen = {"lens": self._decoded(self._at_the_stop(network)[0])} if self.lens else {}
+                save_file({"held_out": held_out, "trained": trained, "norm": torch.tensor(norm), **seen}, aside)
         return load_file(path)
 
     def _draw(self, network: Any) -> tuple[Tensor, Tensor, float]:
@@ -148,12 +169,46 @@ class Looking:
     # --- the sheet
 
     def _sheet(self, held_out: Tensor, network: Any) -> Image.Image:
-        """A row a prompt: its seeds before, a gap, the same ones now."""
-        samples, rows = self.options.validation_samples, min(ROWS, len(self.held_out) // self.options.validation_samples)
-        gap = max(4, self.options.resolution // 12)
-        blocks = [in_rows(self.before["held_out"], rows, samples), in_rows(held_out, rows, samples)]
-        white = np.full((blocks[0].shape[0], gap, 3), 255, np.uint8)
+        """A row a prompt: its seeds before, the same ones now, and what the lens sees."""
+        samples, rows, side = self.options.validation_samples, self.rows, self.options.resolution
+        blocks = [in_rows(self.before["held_out"], rows * samples, samples), in_rows(held_out, rows * samples, samples)]
+        if self.lens is not None:
+            blocks.append(self._lens_block(network))
+        white = np.full((rows * side, max(4, side // GAP), 3), 255, np.uint8)
         return to_image(np.concatenate([part for block in blocks for part in (block, white)][:-1], axis=1))
+
+    # --- the lens
+
+    def _at_the_stop(self, network: Any) -> tuple[Tensor, list[str]]:
+        """(x0_hat (rows, C, h, w) of a step that the reward is asked at, the prompts), from fixed seeds."""
+        assert self.lens is not None
+        prompts = list(dict.fromkeys(self.held_out))[: self.rows]
+        drawn, x_t = self.lens.begin(network, prompts, [torch.Generator().manual_seed(FIRST_SEED) for _ in prompts])
+        stop = (self.options.stop_low + self.options.stop_high) // 2 if self.options.algorithm == "refl" else len(self.lens.levels) - 1
+        x_t = self.lens.advance(drawn, x_t, 0, stop)
+        with torch.no_grad():
+            return drawn.late(x_t, self.lens.levels[stop]).x0_hat, prompts
+
+    @torch.no_grad()
+    def _decoded(self, x0: Tensor) -> Tensor:
+        return self.model.decode(x0).clamp(-1, 1).cpu().contiguous()
+
+    def _lens_block(self, network: Any) -> np.ndarray:
+        """(rows H, 4 W, 3) uint8, the columns of LENS."""
+        x0_hat, prompts = self._at_the_stop(network)
+        now, before = self._decoded(x0_hat), self.before["lens"]
+        loss_of = capped(self.options.cap) if self.options.algorithm == "refl" else torch.neg
+        pull = pulled(self.model, self.follow, loss_of, 1.0, x0_hat, prompts, self.chunk).gradient.norm(dim=1).cpu()
+        changed = (now - before).norm(dim=1)
+        columns = [in_rows(before, len(prompts), 1), in_rows(now, len(prompts), 1), heat(pull, now.shape[-1]), heat(changed, now.shape[-1])]
+        return np.concatenate(columns, axis=1)
+
+
+def heat(maps: Tensor, side: int) -> np.ndarray:
+    """(N side, side, 3) uint8 of maps (N, h, w), 0 or more: white where nothing is, each by its own largest value."""
+    scaled = maps / maps.flatten(1).amax(1).clamp(min=1e-12)[:, None, None]
+    large = torch.nn.functional.interpolate(scaled[:, None].float(), (side, side), mode="nearest")[:, 0, ..., None].numpy()
+    return (255 - large * (255 - WARM)).round().astype(np.uint8).reshape(-1, side, 3)
 
 
 def sureness(now: Tensor, then: Tensor) -> float:
@@ -163,11 +218,9 @@ def sureness(now: Tensor, then: Tensor) -> float:
     return 0.0 if error == 0 else float(change.mean()) / error
 
 
-def in_rows(pictures: Tensor, rows: int, columns: int) -> np.ndarray:
-    """(rows H, columns W, 3) uint8 of the first pictures (N, 3, H, W)."""
-    from studio.media.images import grid, to_pixels
-
-    return grid(to_pixels(pictures[: rows * columns]), columns)
+def in_rows(pictures: Tensor, count: int, columns: int) -> np.ndarray:
+    """(rows H, columns W, 3) uint8 of the first `count` pictures (N, 3, H, W)."""
+    return grid(to_pixels(pictures[:count]), columns)
 
 
 class _Sized:

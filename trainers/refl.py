@@ -28,11 +28,11 @@ from studio.rewards import load_reward
 from studio.runs.trainers.refl import ReFLOptions, check
 from trainers.dreambooth import add_lora, at_once, own_device, save_lora
 from trainers.followed import Followed, Pulled, capped, pulled
-from trainers.looking import Look, Looking
+from trainers.looking import Look, Looking, training_rollout
 from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.pipelines import save_pipeline
 from trainers.program import run_program
-from trainers.rollout import Drawn, Rollout, Tuned, seeded
+from trainers.rollout import Drawn, Tuned, seeded
 from trainers.tuning_data import Kept, Pairs, kept_pictures, ranked_pairs, split_prompts
 
 __all__ = ["ReFLOptions", "train"]
@@ -49,10 +49,7 @@ class ReFLTask(Task):
         self.pairs: Pairs | None = ranked_pairs(options) if options.algorithm == "dpo" else None
         self.trained, self.held_out = split_prompts(options, self.pairs)
         self.size = len(self.pairs.trained) if self.pairs else len(self.trained)
-        self.rollout = Rollout(
-            self.model, num_steps=options.num_steps, eta=options.eta, guidance_scale=options.guidance_scale, late_guidance=options.late_guidance,
-            resolution=options.resolution,
-        )
+        self.rollout = training_rollout(options, self.model)
         self.at_once = at_once(options.resolution)
         self.follow = followed(options)
         base = Tuned(self.model)

@@ -1,7 +1,7 @@
 // Training runs: one that is followed, the list of all, and sheets of pictures that compare models.
 //
 //   Studio.follow(element, props, watch)            in <div class="ds-stage ds-follow"></div>
-//     props.value  JSON text of {name, state, title, message, share: 0..1 or null, figures: [[name, value]], prompts: [],
+//     props.value  JSON text of {name, state, title, message, share: 0..1 or null, figures: [[name, value]], prompts: [], heads: [{label, share}],
 //                  curves: {step: [], values: {loss, smooth, q1..q4, grad_norm, lr, obedience, obedience_empty}}, jump: [step, step] or null, samples: [{step, src}],
 //                  compared: [{name, step: [], smooth: []}], command, log, options: [[name, value]]}, or {invitation}
 //   Studio.runlist(element, props, watch, trigger)  in <div class="ds-stage ds-runlist"></div>
@@ -59,7 +59,7 @@
       <p class="ds-follow-message"></p>
       <div class="ds-follow-body">
         <section class="ds-follow-look" hidden>
-          <div class="ds-follow-heads"><span>before</span><span>now</span></div>
+          <div class="ds-follow-heads"></div>
           <div class="ds-follow-picture"><div class="ds-follow-prompts"></div><img alt=""></div>
           <div class="ds-bar"></div>
           <p class="ds-follow-jump" hidden>It begins to obey between two sample points: <button type="button" class="ds-button" data-jump="0"></button> <button type="button" class="ds-button" data-jump="1"></button></p>
@@ -118,7 +118,11 @@
     const describe = () => {
       part(".ds-follow-prompts").replaceChildren();
       for (const prompt of value.prompts) make("span", part(".ds-follow-prompts"), "", prompt);
-      part(".ds-follow-heads").hidden = !value.prompts.length;
+      const heads = part(".ds-follow-heads");
+      heads.hidden = !value.prompts.length;
+      heads.style.gridTemplateColumns = value.heads.map(({ share }) => `minmax(0, ${share}fr)`).join(" ");
+      heads.replaceChildren();
+      for (const { label } of value.heads) make("span", heads, "", label);
       const log = part(".ds-follow-log pre"), atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
       log.textContent = value.log || "Nothing was said yet.";
       if (atEnd) log.scrollTop = log.scrollHeight;

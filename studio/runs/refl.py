@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import is_number, quoted, require_choice, require_texts
+from studio.checks import is_number, quoted, require_choice, require_int, require_texts
 from studio.errors import InvalidOption
 from studio.records import read_record
 from studio.runs.trainers.refl import REFL_PRESETS, TYPED, ReFLOptions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from studio.runs.queue import Runs
     from studio.runs.trainers.presets import Preset
 
-__all__ = ["BASE_FILE", "MEASURED", "MOST_HELD_OUT", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "fields", "presets", "start"]
+__all__ = ["BASE_FILE", "GAP", "MEASURED", "MOST_HELD_OUT", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "fields", "presets", "start"]
 
 # Where prompts, or rankings, come from.
 SOURCES = {**{name: "Made up of the toy world" if name == "toybox" else f"Made up: {name}" for name in WORLDS}, "ranked": "Those that were ranked",
@@ -32,6 +32,8 @@ MEASURED = (
     "reward_trained", "reward_held_out", "reward_spread", "reward_capped", "reward_t", "judge", "judge_t", "diversity", "distance", "edges", "colours",
     "dark", "output_norm",
 )
+# Between two parts of a sheet lies this part of a picture's side.
+GAP = 12
 # So many held-out prompts are written down.
 MOST_HELD_OUT = 400
 # A change counts when it is larger than chance by so many standard errors of the paired differences.
@@ -43,13 +45,14 @@ DIVERSITY_FALL = 0.15
 @dataclass(frozen=True, kw_only=True)
 class BaseFacts:
     """base.json of a run: what was measured of the base, by the names of MEASURED; prompts: the rows of the run's sheets; held_out: prompts that are never
-    trained on; judge, follow: which
+    trained on; samples: pictures a prompt; lens: the columns beside them; judge, follow: which
     scorers judged and were followed; units: (mean, deviation) of each that is followed."""
 
     measured: Mapping[str, float | None] = field(default_factory=dict)
     prompts: Sequence[str] = ()
     held_out: Sequence[str] = ()
     samples: int = 1
+    lens: Sequence[str] = ()
     judge: str = ""
     follow: str = ""
     units: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -57,6 +60,8 @@ class BaseFacts:
     def __post_init__(self) -> None:
         require_texts("prompts", self.prompts, MOST_HELD_OUT)
         require_texts("held_out", self.held_out, MOST_HELD_OUT)
+        require_texts("lens", self.lens, 20)
+        require_int("samples", self.samples, 1, 1000)
         if not isinstance(self.measured, dict) or not all(value is None or is_number(value) for value in self.measured.values()):
             raise InvalidOption(f"measured must be an object of numbers, but it is {quoted(self.measured)}.")
 

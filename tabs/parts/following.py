@@ -12,7 +12,7 @@ from studio.errors import DamagedFile, InvalidOption, UnknownName
 from studio.runs import RunView
 from studio.runs.examples import DOMINO, example_named
 from studio.runs.following import Curves
-from studio.runs.refl import base_facts
+from studio.runs.refl import GAP, BaseFacts, base_facts
 from tabs.parts.api import TrainingApi
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
@@ -84,18 +84,26 @@ def figures_of(latest: dict[str, Any]) -> list[tuple[str, str]]:
 def prompts_of(view: RunView) -> list[str]:
     """What the rows of its sheets are, where they are prompts."""
     if view.trainer == "refl":
-        return prompts_before(view)
+        return list(facts.prompts) if (facts := facts_before(view)) else []
     said = view.options.get("validation_prompts", "") if view.trainer == "dreambooth" else ""
     return [prompt.strip() for prompt in said.split("|") if prompt.strip()]
 
 
-def prompts_before(view: RunView) -> list[str]:
-    """The rows of a tuning's sheets, as the run wrote them down before its first step."""
-    try:
-        facts = base_facts(view.path)
-    except DamagedFile:
-        return []
-    return list(facts.prompts) if facts else []
+def facts_before(view: RunView) -> BaseFacts | None:
+    """What a tuning wrote down of its sheets before its first step; None where nothing can be read."""
+    with suppress(DamagedFile):
+        return base_facts(view.path)
+    return None
+
+
+def heads_of(view: RunView) -> list[dict[str, Any]]:
+    """What stands over the columns of its sheets, and how wide each is, in pictures and gaps."""
+    facts = facts_before(view) if view.trainer == "refl" else None
+    if facts is None:
+        return [{"label": label, "share": share} for label, share in (("before", 12), ("", 1), ("now", 12))]
+    gap = {"label": "", "share": 1 / GAP}
+    heads = [{"label": "before", "share": facts.samples}, gap, {"label": "now", "share": facts.samples}]
+    return [*heads, gap, *({"label": name, "share": 1} for name in facts.lens)] if facts.lens else heads
 
 
 def follow_value(studio: TrainingApi, name: str, address: Callable[[Path], str], compare: Iterable[str] = (), invitation: str = INVITATION) -> str:
@@ -112,8 +120,8 @@ def followed(studio: TrainingApi, view: RunView, address: Callable[[Path], str],
     view, curves = with_curves(studio, view)
     return {
         "name": view.name, "state": state_of(view), "title": state_line(view, place), "message": view.message, "share": share_of(view),
-        "figures": figures_of(curves.latest), "prompts": prompts_of(view), "curves": {"step": curves.step, "values": rounded(curves.values)},
-        "jump": curves.jump,
+        "figures": figures_of(curves.latest), "prompts": prompts_of(view), "heads": heads_of(view),
+        "curves": {"step": curves.step, "values": rounded(curves.values)}, "jump": curves.jump,
         "samples": addressed(view, address), "compared": [],
         "command": view.command, "log": view.log_tail, "options": [[key, str(value)] for key, value in sorted(view.options.items())],
     }

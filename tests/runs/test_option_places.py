@@ -44,7 +44,7 @@ def everything(folder: Path) -> list[str]:
 
 def test_every_option_that_names_a_folder_is_known_as_one():
     named = {name for _, name, _ in PATHS}
-    assert {"output", "data", "base", "instances", "class_images", "start", "vae", "clip", "decoder", "perceptual_model"} == named
+    assert {"output", "data", "base", "instances", "class_images", "start", "vae", "clip", "decoder", "perceptual_model", "pretrain_data"} == named
     said = {field.name for info in TRAINERS.values() for field in dataclasses.fields(info.options) if "folder" in field.metadata["help"]}
     assert said <= named | {"channels"}
 
