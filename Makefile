@@ -41,7 +41,8 @@ openings: $(READY)       ## record again what the tabs open with, from the embed
 # The environment follows the requirement files: it is filled once and again only when they change. Packages are compiled
 # by all cores at once: an interpreter that may not write what it compiles would otherwise take ten seconds more at every start.
 # Some packages hold templates that are no Python, so what cannot be compiled is no failure. image-reward, an oracle of the
-# tests, pins packages that are long gone and comes without them.
+# tests, pins packages that are long gone and comes without them. bitsandbytes, which one test needs, lies apart: diffusers imports
+# it wherever it finds it, a second of every start. It has no wheel for every system.
 $(READY): requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Diffusion Studio needs Python 3.11 or newer; set PYTHON=python3.x.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,8 +50,9 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt
 	@if command -v uv >/dev/null 2>&1; \
 	then install="uv pip install --quiet --python $(BIN)/python"; \
 	else install="$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile"; fi; \
-	$$install -r requirements-dev.txt -c constraints.txt && $$install --no-deps image-reward==1.5
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	$$install -r requirements-dev.txt -c constraints.txt && $$install --no-deps image-reward==1.5 \
+	&& { test "$$(uname)" != Linux || $$install --no-deps --target $(VENV)/apart bitsandbytes -c constraints.txt; }
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib $(VENV)/apart >/dev/null 2>&1 || true
 	@touch $@
 
 # The browser tests drive a Chromium; one that the system has is used, else Playwright fetches its own.
