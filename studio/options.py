@@ -188,10 +188,20 @@ class Start(_Group):
         init_image: start from this picture, noised, in place of pure noise.
         strength: how far up the noise the start lies, 0 (the picture itself) to 1 (pure noise): the share of the
             steps that is run.
+        init_mask: inpainting: what is white in it is drawn anew, what is black stays that picture's.
     """
 
     init_image: "Image.Image | None" = _option(None, "Start from a picture")
     strength: float = _option(1.0, "Strength", "Higher: less of that picture is left to start from. 1 is pure noise.", 0.0, 1.0, 0.05)
+    init_mask: "Image.Image | None" = _option(None, "Draw anew")
+
+    def _check(self) -> None:
+        if self.init_mask is None:
+            return
+        if self.init_image is None:
+            raise InvalidOption("A mask says which part of a picture is drawn anew: give the picture to start from, or clear the mask.")
+        if not hasattr(self.init_mask, "convert") or not self.init_mask.convert("L").getbbox():
+            raise InvalidOption("init_mask must be a picture with something white, which is drawn anew; paint there, or clear the mask.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,12 +263,12 @@ class SampleOptions(Recording, Following, Start, Guidance, Sampling, Drawing):
             group._check(self)
 
     def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
-        """The options as JSON-ready values; the picture to start from is left out (a run file keeps it beside them).
+        """The options as JSON-ready values; the picture to start from and its mask are left out (a run file keeps them beside them).
 
         maps: with the maps and masks of ControlNets.
         """
-        values = dataclasses.asdict(dataclasses.replace(self, init_image=None, control=()))
-        del values["init_image"], values["control"]
+        values = dataclasses.asdict(dataclasses.replace(self, init_image=None, init_mask=None, control=()))
+        del values["init_image"], values["init_mask"], values["control"]
         return values | ({"control": [unit.to_dict(pictures=maps) for unit in self.control]} if self.control else {})
 
     @classmethod
@@ -266,7 +276,7 @@ class SampleOptions(Recording, Following, Start, Guidance, Sampling, Drawing):
         """The inverse of `to_dict`; names that this version does not know are an InvalidOption."""
         if not isinstance(values, dict):
             raise InvalidOption(f"Options must be an object, but they are {quoted(values)}.")
-        known = {field.name for field in dataclasses.fields(cls)} - {"init_image"}
+        known = {field.name for field in dataclasses.fields(cls)} - {"init_image", "init_mask"}
         if unknown := sorted(set(values) - known):
             raise InvalidOption(f"These options are not known to this version of the studio: {', '.join(unknown)}.")
         units = values.get("control", [])

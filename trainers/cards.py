@@ -434,8 +434,7 @@ Each of 200 fresh pictures of unseen combinations looks for its caption among al
 
 def controlnet_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
     """The card of a ControlNet."""
-    options, prompts = stages[-1], quality["prompts"]
-    rows = "\n".join(f"| {kind} | {prompts['with_control'][kind]:.1%} | {prompts['without'][kind]:.1%} |" for kind in prompts["without"])
+    options = stages[-1]
     return f"""# {name}
 
 A ControlNet for toybox-sd that follows {quality["kind"].removeprefix("toybox-")} of drawn scenes, {_millions(folder):.2f} million parameters in fp16.
@@ -454,22 +453,60 @@ Held-out maps, then what is drawn with their prompts, then with an empty one.
 | training | {_training(name, stages)} |
 | licence | MIT |
 
-{MEASURED}
+{_steering_measured(name, quality)}"""
 
-200 maps of scenes whose combination of object, colour and background was never trained on, a fresh seed each (25 steps); 1 is obeyed
-to the pixel.
 
-| obedience | |
-|---|---|
-| with an empty prompt | **{quality["obedience_empty"]:.3f}** |
-| with the full prompt | **{quality["obedience"]:.3f}** |
-| ceiling: the scenes' own renders | {quality["ceiling_render"]:.3f} |
-| ceiling: renders after the autoencoder | {quality["ceiling_autoencoder"]:.3f} |
-| chance: the map of another scene | {quality["chance"]:.3f} |
+def _steering_measured(name: str, quality: dict[str, Any]) -> str:
+    """What was measured of a ControlNet."""
+    from trainers.steering import CONTRADICTED, PAIRS
 
-| prompt is right in | with control | toybox-sd without |
-|---|---|---|
+    prompts, against, whose = quality["prompts"], quality["contradicted"], ("empty_prompt", "full_prompt", "ceiling_autoencoder", "ceiling_render", "chance")
+    obeyed = "\n".join(f"| {measure} | " + " | ".join(f"{values[who]:.1%}" for who in whose) + " |" for measure, values in quality["measured"].items())
+    rows = "\n".join(f"| {kind} | {_share(prompts['with_control'], kind)} | {share:.1%} | {_share(prompts['empty_prompt'], kind)} |"
+                     for kind, share in prompts["without"].items())
+    return f"""{MEASURED}
+
+{quality["maps"]} maps of scenes whose combination of object, colour and background was never trained on, a fresh seed each ({STEERED}). The ceiling is
+what the scenes' own renders reach when they are measured in the same way, before and after the autoencoder; chance is the map of another scene.
+
+| obeyed | empty prompt | full prompt | ceiling, after the autoencoder | ceiling, renders | chance |
+|---|---|---|---|---|---|
+{obeyed}
+
+What a network that was trained on renders alone reads off the pictures:
+
+| right in | full prompt, with control | toybox-sd without | empty prompt, with control |
+|---|---|---|---|
 {rows}
+
+## When map and prompt contradict each other
+
+![contradicted]({CONTRADICTED})
+
+Top to bottom: the maps; what is drawn with their own prompts; with prompts that name another object in another size and place; what these
+prompts give without control. On {against["maps"]} such maps the map is obeyed to {against["obedience"]:.1%}; the colour is the prompt's in {against["colour"]:.1%}, the
+background in {against["background"]:.1%}; the object that is read off is that of the map in {against["object_of_map"]:.1%}, that of the prompt in
+{against["object_of_prompt"]:.1%}.
+{_two_units_measured(quality["two_units"], PAIRS) if "two_units" in quality else ""}
+Measured by `python -m trainers.rebuild {name} --judge-only`.
+"""
+
+
+STEERED = "DDIM, 25 steps, guidance 4 with a prompt, none without"
+
+
+def _two_units_measured(figures: dict[str, float], pairs: int) -> str:
+    """What was measured of two ControlNets at once."""
+    from trainers.steering import TWO_UNITS
+
+    return f"""
+## Two at once
+
+![two units]({TWO_UNITS})
+
+Top to bottom: edges of one scene, which toybox-controlnet-canny follows in the left half alone; segmentation of another, which
+toybox-controlnet-segmentation follows in the right half; the picture under both, with an empty prompt. In {pairs} such pictures the outline in the left
+half has an F1 of {figures["edges_left"]:.1%}, the right half agrees with its map to {figures["segmentation_right"]:.1%} (IoU).
 """
 
 

@@ -3,6 +3,7 @@
     edges           F1 of outlines, a pixel's shift forgiven        2 P R / (P + R)
     segmentation    |A and B| / |A or B| of what stands before the background
     depth           the same of what is near
+    depth order     the share of pairs of a near and a far pixel in which the picture has the near one in front
 
 A picture's own outline is that of its silhouette: what differs from the colour of its border. Details inside an object would
 cost a comparison of all edges its precision.
@@ -13,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-__all__ = ["OBEDIENCE", "edge_f1", "iou", "obedience", "outline", "silhouette"]
+__all__ = ["OBEDIENCE", "depth_order", "edge_f1", "iou", "obedience", "outline", "silhouette"]
 
 # Of 255: less is shading, or what an autoencoder leaves of a plain background.
 APART = 40
@@ -51,6 +52,16 @@ def iou(found: np.ndarray, wanted: np.ndarray) -> float:
     """Intersection over union of two masks (H, W) bool; 1 where both are empty."""
     union = (found | wanted).sum()
     return float((found & wanted).sum() / union) if union else 1.0
+
+
+def depth_order(picture: np.ndarray, wanted: np.ndarray) -> float:
+    """Of all pairs of a near and a far pixel of a depth map (H, W, 3), the share that a picture (H, W, 3) shows in that order; both uint8.
+
+    Drawn pictures have no depth of their own to compare: what differs from the background stands in front of it. A pair that is not told
+    apart counts as wrong, so an empty picture has 0.
+    """
+    near, front = wanted.max(axis=2) > NEAR, silhouette(picture)
+    return float(front[near].mean() * (1 - front[~near].mean())) if near.any() and not near.all() else float("nan")
 
 
 OBEDIENCE: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyType({

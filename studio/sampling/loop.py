@@ -31,6 +31,20 @@ from studio.sampling.trajectory import Lineage, Recorder, Trajectory
 __all__ = ["sample", "resume"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Inpainting: what stays of the picture to start from. x0, noise: (B, C, h, w); mask: (1, 1, h, w), 1 where it is drawn anew."""
+
+    x0: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def put_back(self, sampler: Sampler, state: Tensor, index: int) -> Tensor:
+        """The state at step `index`, with what stays as noisy as the step wants it."""
+        there = sampler.start(self.noise, self.x0, index) if index < len(sampler.levels) else self.x0
+        return (1 - self.mask) * there + self.mask * state
+
+
 @dataclasses.dataclass(kw_only=True)
 class _Run:
     """What a run works with. first: the step of the whole schedule at which it begins."""
@@ -42,6 +56,7 @@ class _Run:
     generators: list[torch.Generator]
     first: int
     recorder: Recorder
+    kept: "_Kept | None" = None
 
 
 def sample(model: DiffusionModel, options: SampleOptions, stop: Stop | None = None, get_net: GetNet | None = None) -> Iterator[StepDone | Finished]:
@@ -53,9 +68,26 @@ def sample(model: DiffusionModel, options: SampleOptions, stop: Stop | None = No
     """
     shape = model.state_shape(options)
     run = _prepared(model, options, Recorder(options, model.facts()), get_net)
-    x0 = None if options.init_image is None else model.encode(_start_pictures(model, options, shape), run.generators)
-    state = run.sampler.start(draw_noise(run.generators, shape, model.device), x0, run.first)
+    x0, noise = _start(run, shape)
+    run.kept = _kept(run, x0, noise)
+    # Of what is drawn anew nothing is left at full strength.
+    state = run.sampler.start(noise, None if run.kept is not None and options.strength == 1 else x0, run.first)
     yield from _loop(run, state, stop)
+
+
+def _start(run: _Run, shape: tuple[int, int, int]) -> tuple[Tensor | None, Tensor]:
+    """What the picture to start from is encoded to, where there is one, and the noise, both drawn from the run's generators."""
+    model, options = run.model, run.options
+    x0 = None if options.init_image is None else model.encode(_start_pictures(model, options, shape), run.generators)
+    return x0, draw_noise(run.generators, shape, model.device)
+
+
+def _kept(run: _Run, x0: Tensor | None, noise: Tensor) -> _Kept | None:
+    if run.options.init_mask is None or x0 is None:
+        return None
+    height, width = (side * run.model.factor for side in x0.shape[-2:])
+    anew = from_images([fit(run.options.init_mask.convert("L"), width, height)], 1)[..., :: run.model.factor, :: run.model.factor] >= 0
+    return _Kept(x0=x0, noise=noise, mask=anew.to(x0))
 
 
 def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder, get_net: GetNet | None) -> _Run:
@@ -94,6 +126,8 @@ def _loop(run: _Run, state: Tensor, stop: Stop | None) -> Iterator[StepDone | Fi
             x_t = run.sampler.to_model_scale(state, index)
             prediction = run.denoiser(x_t, levels[index])
             state = run.sampler.step(run.denoiser, prediction, state, index, run.generators)
+            if run.kept is not None:
+                state = run.kept.put_back(run.sampler, state, index + 1)
         event = _event(run, index, x_t, prediction)
         run.recorder.add(event)
         yield event
@@ -139,7 +173,7 @@ def resume(
     history = trajectory.before(index)
     run = _prepared(model, options, Recorder(options, model.facts(), history, Lineage.of(trajectory, index, changes)), get_net)
     _check_levels(run, model, trajectory)
-    _replay(run, history, model.encode_draws if options.init_image is not None else 0, shape)
+    _replay(run, history, shape)
     run.first = len(run.sampler.levels) - trajectory.steps[0].num_steps + index
     x_t = trajectory.exact("x_t", index).to(model.device)
     yield from _loop(run, run.sampler.from_model_scale(x_t, run.first), stop)
@@ -151,10 +185,13 @@ def _check_levels(run: _Run, model: DiffusionModel, trajectory: Trajectory) -> N
         raise InvalidOption("A fork keeps the scheduler's timesteps; change the number of steps in a new run.")
 
 
-def _replay(run: _Run, history: Any, encode_draws: int, shape: tuple[int, int, int]) -> None:
+def _replay(run: _Run, history: Any, shape: tuple[int, int, int]) -> None:
     """Let the sampler remember the steps before the fork, and every generator draw what it drew by then."""
-    for _ in range(encode_draws + 1):
-        draw_noise(run.generators, shape, run.model.device)
+    if run.options.init_mask is not None:
+        run.kept = _kept(run, *_start(run, shape))
+    else:
+        for _ in range(1 + (run.model.encode_draws if run.options.init_image is not None else 0)):
+            draw_noise(run.generators, shape, run.model.device)
     kind = run.model.path.prediction_type
     # The steps that the first run of the line skipped (img2img) were never taken.
     for index, (x0_hat, eps_hat) in enumerate(zip(history["x0_hat"], history["eps_hat"]), start=run.first):

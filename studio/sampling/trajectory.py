@@ -114,11 +114,11 @@ class Trajectory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is kept, the picture that the run started from among it."""
+        """Bytes of all that is kept, the picture that the run started from and its mask among it."""
         tensors = [self.x_final, *(self.stream(name) for name in self.streams), *self.rests.values(), *self.history.values()]
         tensors += [] if self.final_pixels is None else [self.final_pixels]
-        start = self.options.init_image
-        return sum(tensor.nbytes for tensor in tensors) + (3 * start.width * start.height if start else 0)
+        starts = [picture for picture in (self.options.init_image, self.options.init_mask) if picture is not None]
+        return sum(tensor.nbytes for tensor in tensors) + sum(3 * picture.width * picture.height for picture in starts)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -176,6 +176,8 @@ class Trajectory:
             tensors["final_pixels"] = self.final_pixels.contiguous()
         if self.options.init_image is not None:
             tensors["init_image"] = torch.from_numpy(np.array(self.options.init_image.convert("RGB")))
+        if self.options.init_mask is not None:
+            tensors["init_mask"] = torch.from_numpy(np.array(self.options.init_mask.convert("RGB")))
         save_file(tensors, path, metadata=metadata)
         return Path(path)
 
@@ -191,6 +193,7 @@ class Trajectory:
             options, model = SampleOptions.from_dict(json.loads(metadata["options"])), _object("model", json.loads(metadata["model"]))
             lineage = Lineage(**json.loads(metadata["lineage"])) if "lineage" in metadata else None
             _check_tensors(tensors, len(steps), model)
+            options = dataclasses.replace(options, **{name: _image(tensors[name]) for name in ("init_image", "init_mask") if name in tensors})
         except BadRunFile:
             raise
         except (OSError, SafetensorError) as error:
@@ -198,8 +201,6 @@ class Trajectory:
         # Of JSON that is nested without end, its reader says so in this way.
         except (KeyError, TypeError, ValueError, StudioError, RecursionError) as error:
             raise BadRunFile(f"This run file is damaged ({error}). Save it again from the studio.") from error
-        if "init_image" in tensors:
-            options = dataclasses.replace(options, init_image=_image(tensors["init_image"]))
         return cls(
             options=options, steps=steps, model=model, x_final=tensors["x_final"], final_pixels=tensors.get("final_pixels"),
             extras={name: tensors[name] for name in EXTRAS if name in tensors}, **{name: tensors[name] for name in ALWAYS}, lineage=lineage,
@@ -260,7 +261,7 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     for name, ndim in (("attention", 5), ("residual_sizes", 4)):
         if fits and name in tensors:
             fits = tensors[name].ndim == ndim and tensors[name].shape[:2] == (num_steps, len(x_final)) and tensors[name].is_floating_point()
-    for name, ndim in (("final_pixels", 4), ("init_image", 3)):
+    for name, ndim in (("final_pixels", 4), ("init_image", 3), ("init_mask", 3)):
         if name in tensors:
             fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3 and tensors[name].numel() > 0
     if fits and "final_pixels" in tensors:

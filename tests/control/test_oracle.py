@@ -7,9 +7,11 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
 )
+from PIL import Image
 
 from studio.models import load_model
 from studio.options import SampleOptions
@@ -29,9 +31,10 @@ def theirs(pipeline_class, model: str, nets: list[str], maps: list, **options) -
     loaded = [ControlNetModel.from_pretrained(net) for net in nets]
     pipeline = pipeline_class.from_pretrained(model, controlnet=loaded if len(loaded) > 1 else loaded[0])
     pipeline.set_progress_bar_config(disable=True)
-    if options.pop("ddim", False):
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    where = "control_image" if "Img2Img" in pipeline_class.__name__ else "image"
+    if options.get("ddim") or "kind" in options:
+        pipeline.scheduler = options.pop("kind", DDIMScheduler).from_config(pipeline.scheduler.config)
+        options.pop("ddim", None)
+    where = "control_image" if any(kind in pipeline_class.__name__ for kind in ("Img2Img", "Inpaint")) else "image"
     told = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "np", "generator": torch.Generator().manual_seed(0)}
     result = pipeline(PROMPT, **{where: maps if len(maps) > 1 else maps[0]}, **{**told, **options})
     return np.asarray(result.images[0] * 255, np.float32)
@@ -70,6 +73,21 @@ def test_image_to_image_gives_the_picture_of_diffusers(tiny_sd, tiny_net, maps):
     # The scale of this pipeline is 0.8 where none is said.
     told = {"image": maps[1], "strength": 0.8, "control_guidance_start": 0.25, "controlnet_conditioning_scale": 1.0}
     assert_same(picture, theirs(StableDiffusionControlNetImg2ImgPipeline, tiny_sd, [tiny_net], maps[:1], **told))
+
+
+@pytest.mark.parametrize(("strength", "scheduler"), [(1.0, "unipc"), (0.6, "ddim"), (0.8, "euler")])
+def test_inpainting_gives_the_picture_of_diffusers(tiny_sd, tiny_net, maps, strength, scheduler):
+    from diffusers import EulerDiscreteScheduler, UniPCMultistepScheduler
+
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[6:27, 10:30] = 255
+    mask, told = Image.fromarray(pixels), {"controlnet_conditioning_scale": 1.0, "strength": strength}
+    picture = ours(tiny_sd, [ControlUnit(net=tiny_net, map=maps[0])], init_image=maps[1], init_mask=mask, strength=strength, scheduler=scheduler)
+    kind = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[scheduler]
+    other = theirs(StableDiffusionControlNetInpaintPipeline, tiny_sd, [tiny_net], maps[:1], image=maps[1], mask_image=mask, kind=kind, **told)
+    assert_same(picture, other)
+    free = ours(tiny_sd, [ControlUnit(net=tiny_net, map=maps[0])], init_image=maps[1], strength=strength, scheduler=scheduler)
+    assert float(np.abs(picture - free).max()) > 2
 
 
 def test_sdxl_gives_the_picture_of_diffusers(tiny_sdxl, xl_net, maps):

@@ -210,6 +210,20 @@ def test_a_fork_goes_on_with_its_units_and_may_change_them(model, tiny_net, maps
     assert not torch.allclose(other.x_final, kept.x_final, atol=2e-2)
 
 
+def test_what_is_not_in_the_mask_stays_and_a_fork_and_a_file_know_it(model, tiny_net, maps, tmp_path):
+    pixels_of_mask = np.zeros((32, 32), np.uint8)
+    pixels_of_mask[:, 16:] = 255
+    start = {"init_image": maps[1], "init_mask": Image.fromarray(pixels_of_mask)}
+    kept = run(model, ControlUnit(net=tiny_net, map=maps[0]), num_images=2, **start)[-1].trajectory
+    whole = model.encode(torch.from_numpy(np.asarray(maps[1])).movedim(-1, 0)[None] / 127.5 - 1, [torch.Generator().manual_seed(0)])
+    assert torch.equal(kept.x_final[:1, ..., :4], whole[..., :4]) and not torch.allclose(kept.x_final[:1, ..., 4:], whole[..., 4:], atol=0.1)
+    again = list(resume(model, Trajectory.load(kept.save(tmp_path / "run.safetensors")), 2))[-1].trajectory
+    assert torch.allclose(again.x_final, kept.x_final, atol=2e-3)
+    for wrong, words in (({"init_image": None}, "give the picture"), ({"init_mask": Image.new("L", (32, 32))}, "something white"), ({"init_mask": 3}, "must be")):
+        with pytest.raises(InvalidOption, match=words):
+            SampleOptions(**{"model": model.name, **start, **wrong})
+
+
 # --- what a run refuses --------------------------------------------------------------------------------------
 
 def test_what_does_not_fit_is_refused_before_the_first_step(model, tiny_net, xl_net, tiny_sdxl, tiny_model, maps, tmp_path):

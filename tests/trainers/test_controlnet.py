@@ -188,8 +188,13 @@ def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_
     save_network(make_controlnet(load_parts("toybox-sd")["unet"], 4), tmp_path)
     (tmp_path / "studio.json").write_text(json.dumps({"kind": "controlnet", "base": "toybox-sd", "annotators": ["toybox-edges", "canny"]}))
     quality = judge_controlnet(tmp_path, count=6)
-    assert quality["obedience_empty"] < 0.5 < 0.8 < quality["ceiling_render"] and quality["ceiling_autoencoder"] > 0.7
-    # Nothing is added, so words say what they say without it.
+    outline = quality["measured"]["F1 of the outline"]
+    assert outline["empty_prompt"] < 0.5 < 0.8 < outline["ceiling_render"] and outline["ceiling_autoencoder"] > 0.7
+    # Nothing is added, so words say what they say without it, and nothing is read off the map.
     assert quality["prompts"]["with_control"] == quality["prompts"]["without"]
+    assert quality["contradicted"]["object_of_map"] < 0.5 < quality["contradicted"]["object_of_prompt"]
+    assert Image.open(tmp_path / "contradicted.png").size == (6 * 66 - 2, 4 * 66 - 2)
     card = controlnet_card(tmp_path, name, [ControlNetOptions(data="toybox-world")], quality)
     assert f"# {name}" in card and "python -m trainers.controlnet --data toybox-world" in card and "## Measured" in card
+    both = {**quality, "two_units": {"edges_left": 0.9, "segmentation_right": 0.85}}
+    assert "F1 of 90.0%" in controlnet_card(tmp_path, name, [ControlNetOptions()], both)
