@@ -460,7 +460,8 @@ def _steering_measured(name: str, quality: dict[str, Any]) -> str:
     """What was measured of a ControlNet."""
     from trainers.steering import CONTRADICTED, PAIRS
 
-    prompts, against, whose = quality["prompts"], quality["contradicted"], ("empty_prompt", "full_prompt", "ceiling_autoencoder", "ceiling_render", "chance")
+    prompts, against = quality["prompts"], quality["contradicted"]
+    whose = ("empty_prompt", "full_prompt", "ceiling_autoencoder", "ceiling_render", "chance")
     obeyed = "\n".join(f"| {measure} | " + " | ".join(f"{values[who]:.1%}" for who in whose) + " |" for measure, values in quality["measured"].items())
     rows = "\n".join(f"| {kind} | {_share(prompts['with_control'], kind)} | {share:.1%} | {_share(prompts['empty_prompt'], kind)} |"
                      for kind, share in prompts["without"].items())
@@ -484,9 +485,9 @@ What a network that was trained on renders alone reads off the pictures:
 ![contradicted]({CONTRADICTED})
 
 Top to bottom: the maps; what is drawn with their own prompts; with prompts that name another object in another size and place; what these
-prompts give without control. On {against["maps"]} such maps the map is obeyed to {against["obedience"]:.1%}; the colour is the prompt's in {against["colour"]:.1%}, the
-background in {against["background"]:.1%}; the object that is read off is that of the map in {against["object_of_map"]:.1%}, that of the prompt in
-{against["object_of_prompt"]:.1%}.
+prompts give without control. On {against["maps"]} such maps the map is obeyed to {against["obedience"]:.1%}; the colour is the prompt's in
+{against["colour"]:.1%}, the background in {against["background"]:.1%}; the object that is read off is that of the map in
+{against["object_of_map"]:.1%}, that of the prompt in {against["object_of_prompt"]:.1%}.
 {_two_units_measured(quality["two_units"], PAIRS) if "two_units" in quality else ""}
 Measured by `python -m trainers.rebuild {name} --judge-only`.
 """

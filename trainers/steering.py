@@ -119,8 +119,9 @@ def _contradict(parts: dict[str, Any], net: Any, kind: str, scenes: list[Scene],
     rows = np.concatenate([maps[few], along, against[few], alone])
     to_image(grid(rows, few.stop, gap=2)).save(sheet)
     right, of_map = _right(against, others), _right(against, scenes)
+    obeys = _mean(lambda picture, wanted: obedience(kind, picture, wanted), against, maps)
     return {
-        "maps": len(scenes), "obedience": _mean(lambda picture, wanted: obedience(kind, picture, wanted), against, maps), "colour": right["colour"], "background": right["background"],
+        "maps": len(scenes), "obedience": obeys, "colour": right["colour"], "background": right["background"],
         "object_of_prompt": right["object"], "object_of_map": of_map["object"],
     }
 

@@ -193,7 +193,8 @@ class Trajectory:
             options, model = SampleOptions.from_dict(json.loads(metadata["options"])), _object("model", json.loads(metadata["model"]))
             lineage = Lineage(**json.loads(metadata["lineage"])) if "lineage" in metadata else None
             _check_tensors(tensors, len(steps), model)
-            options = dataclasses.replace(options, **{name: _image(tensors[name]) for name in ("init_image", "init_mask") if name in tensors})
+            pictures: dict[str, Any] = {name: _image(tensors[name]) for name in ("init_image", "init_mask") if name in tensors}
+            options = dataclasses.replace(options, **pictures)
         except BadRunFile:
             raise
         except (OSError, SafetensorError) as error:

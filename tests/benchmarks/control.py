@@ -1,10 +1,14 @@
 """ControlNets: our loop against StableDiffusionControlNetPipeline, a training step against a plain one, and Canny's answer in the page's handler.
 
     python -m tests.benchmarks control          toybox-sd, with ControlNets of its size and random outputs: speed does not hang on the weights
+
+One thread, unless OMP_NUM_THREADS says otherwise.
 """
 
+import os
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -17,6 +21,7 @@ from PIL import Image
 
 from studio import Finished, SampleOptions
 from studio.models import load_model
+from studio.models.activations import kept_for_backward
 from studio.models.controlnets import load_controlnet, make_controlnet
 from studio.sampling.controlled import make_ready
 from studio.sampling.loop import sample
@@ -28,6 +33,8 @@ ROUNDS, STEPS, PROMPT, GUIDANCE = 7, 20, "a red heart on a white background", 4.
 
 
 def main() -> None:
+    # On cores that others use as well, two threads wait for each other: a call then takes minutes, of which the ratio says nothing.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with TemporaryDirectory() as folder:
         model = load_model("toybox-sd")
         nets = [_net(model, Path(folder) / str(seed), seed) for seed in (1, 2)]
@@ -94,20 +101,14 @@ def _pipeline_call(model: Any, nets: list[str], maps: list[Any], num_images: int
 
 
 def _compare_training(folder: Path) -> None:
-    """A step of ours against the plain one: pictures and captions encoded in every step. The same copy, batch and precision."""
+    """A step of ours against that of diffusers' train_controlnet written out plainly, and against fine-tuning of the base. Same copy, batch, precision."""
     task = ControlNetTask(replace(ControlNetOptions(), output=str(folder / "run"), data_limit=64, sample_every=0))
-    network, parts = task.network.train(), task.parts
-    optimizer = torch.optim.AdamW([weight for weight in network.parameters() if weight.requires_grad], lr=1e-4, fused=True)
-    batch, pixels = torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1
-    generator = torch.Generator().manual_seed(0)
-
-    def descend(loss: torch.Tensor) -> None:
-        loss.backward()
-        torch.nn.utils.clip_grads_with_norm_(network.parameters(), 1.0, torch.nn.utils.get_total_norm(
-            [weight.grad for weight in network.parameters() if weight.grad is not None],
-        ))
-        optimizer.step()
-        optimizer.zero_grad()
+    plain_network = deepcopy(task.network).train()
+    network, process, parts = task.network.train().to(memory_format=torch.channels_last), task.process, task.parts
+    unet = deepcopy(parts["unet"]).requires_grad_(True).train()
+    batch, pixels, generator = torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1, torch.Generator().manual_seed(0)
+    descend, descend_plain = _descent(network, fused=True), _descent(plain_network)
+    descend_unet = _descent(unet, fused=True)
 
     def ours() -> None:
         descend(task.losses(network, batch, generator, torch.device("cpu")).descend)
@@ -115,16 +116,59 @@ def _compare_training(folder: Path) -> None:
     def plain() -> None:
         from trainers.dreambooth import token_features
 
-        with torch.no_grad():
-            z = parts["vae"].encode(pixels).latent_dist.sample() * parts["vae"].config.scaling_factor
-            text = token_features(parts, [PROMPT] * 16)
+        z = parts["vae"].encode(pixels).latent_dist.sample() * parts["vae"].config.scaling_factor
         t, noise = torch.randint(1000, (16,)), torch.randn(z.shape)
-        output = network(task.process.add_noise(z, noise, t), t, text, torch.rand(16, 3, 64, 64))
-        descend((output - task.process.get_velocity(z, noise, t)).square().mean())
+        text = token_features(parts, [PROMPT] * 16)
+        output = plain_network(process.add_noise(z, noise, t), t, text, torch.rand(16, 3, 64, 64))
+        descend_plain((output - process.get_velocity(z, noise, t)).square().mean())
 
-    ours(), plain()
+    def fine_tuning() -> None:
+        alone = _Unsteered(unet)
+        descend_unet(task.losses(alone, batch, generator, torch.device("cpu")).descend)
+
+    ours(), plain(), fine_tuning()
     timing = time_paired(ours, plain, ROUNDS)
     print(f"\nTraining: ours {timing.ours_s:.3f} s a step, plain {timing.theirs_s:.3f} s: {1 / timing.ratio:.2f} times the steps a second.", flush=True)
+    beside = time_paired(ours, fine_tuning, ROUNDS)
+    # Weights, gradients and both moments are four bytes each.
+    held = [_held_gib(task, one) for one in (network, _Unsteered(unet))]
+    print(
+        f"Beside plain fine-tuning of the base's UNet: {beside.ratio - 1:+.0%} time, {held[0] / held[1] - 1:+.0%} memory "
+        f"({1024 * held[0]:.0f} and {1024 * held[1]:.0f} MiB of weights, gradients, moments and activations); the paper has +34 % and +23 %.", flush=True,
+    )
+
+
+class _Unsteered(torch.nn.Module):
+    """A UNet that learns itself, asked as the steered one is."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
+        return self.unet(z_t, t, text, return_dict=False)[0]
+
+
+def _descent(network: torch.nn.Module, fused: bool = False) -> Callable[[torch.Tensor], None]:
+    """What a step does with its loss."""
+    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-4, **({"fused": True} if fused else {}))
+
+    def descend(loss: torch.Tensor) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return descend
+
+
+def _held_gib(task: ControlNetTask, network: torch.nn.Module) -> float:
+    """GiB of the weights, of what descent keeps for those that learn, and of what backward needs."""
+    weights = [(weight.numel(), weight.requires_grad) for weight in network.parameters()]
+    z, text, hint = torch.zeros(16, *task.latents.shape[1:]), task.features[:1].float().expand(16, -1, -1), torch.zeros(16, 3, 64, 64)
+    kept = kept_for_backward(network, lambda: network(z, torch.ones(16, dtype=torch.long), text, hint), checkpointing=False)
+    return (4 * sum(count for count, _ in weights) + 12 * sum(count for count, learns in weights if learns) + kept) / 2**30
 
 
 def _time_canny(folder: Path) -> None:
