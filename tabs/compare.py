@@ -329,16 +329,29 @@ def grid_shown(kind: str, cells: list[Cell], pictures: Mapping[int, "Image.Image
     return {
         "rows": list(rows.values()), "columns": list(columns.values()), "row_name": titled(info.rows), "column_name": titled(info.columns),
         "cells": [small_uri(pictures[i], THUMBNAIL) if i in pictures else None for i in range(len(cells))],
+        **(curve_of(cells, pictures) if kind in STRIPS else {}),
     }
 
 
 def obeyed(cell: Cell, picture: "Image.Image | None") -> str:
-    """How well the picture of a cell obeys the map of its first unit, where it has one and that can be told."""
+    """How well the picture of a cell obeys its map, in words, where that can be told."""
+    score = score_of(cell, picture)
+    return "" if score is None else f" (obeys {score:.2f})"
+
+
+def score_of(cell: Cell, picture: "Image.Image | None") -> float | None:
+    """How well the picture of a cell obeys the map of its first unit, 0 to 1; None where it has none or that cannot be told."""
     if picture is None or not cell.options.units or (unit := cell.options.units[0]).map is None:
-        return ""
+        return None
     wanted = np.asarray(aligned(unit.map, *picture.size, unit.resize))
     score = obedience(unit.annotator, np.asarray(picture.convert("RGB")), wanted)
-    return f" (obeys {score:.2f})" if np.isfinite(score) else ""
+    return score if np.isfinite(score) else None
+
+
+def curve_of(cells: list[Cell], pictures: Mapping[int, "Image.Image"]) -> dict[str, Any]:
+    """{"curve": obedience against the scale of the first unit}, in the order of the scales, as far as it is known; {} where nothing can be told."""
+    points = sorted((cell.options.units[0].scale, score) for i, cell in enumerate(cells) if (score := score_of(cell, pictures.get(i))) is not None)
+    return {"curve": {"x": [x for x, _ in points], "y": [y for _, y in points]}} if points else {}
 
 
 def titled(option: str) -> str:

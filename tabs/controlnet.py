@@ -49,6 +49,7 @@ __all__ = ["create_tab", "opens_with", "record"]
 
 PROMPT = "a red heart on a white background"
 INVITATION = "Give the unit a map and a ControlNet, and press Generate."
+STRIP_INVITATION = "Press Draw the strip: one seed at every scale, and how well each picture obeys the map."
 MAIN = ("negative_prompt", "guidance_scale", "num_steps", "scheduler", "seed", "num_images")
 FIRST_SCALES = "0, 0.25, 0.5, 0.75, 1, 1.5, 2"
 # What a change of makes the map anew, and what only its line.
@@ -392,7 +393,9 @@ def create_strip(studio: ControlApi, asked: Asked) -> None:
             panel.create_press()
             scales = gr.Textbox(FIRST_SCALES, label="Scales of unit 1", info="From 0, which is no control, to 2.", max_lines=1, elem_id="ctl-scales")
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.places["stage"] = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="ctl-strip-stage")
+            panel.places["stage"] = drawn_by(
+                "pictureGrid", f'<div class="ds-stage ds-grid-stage" data-invitation="{STRIP_INVITATION}"></div>', elem_id="ctl-strip-stage",
+            )
             panel.places["sheet"] = gr.File(label="The strip as one picture", visible=False, interactive=False, height=60, elem_id="ctl-strip-sheet")
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:

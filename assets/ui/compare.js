@@ -155,11 +155,20 @@
     const root = element.querySelector(".ds-grid-stage");
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "true";
-    root.innerHTML = '<div class="ds-empty">Choose what changes along rows and columns, and press Draw the grid.</div>';
+    root.innerHTML = `<div class="ds-empty">${root.dataset.invitation ?? "Choose what changes along rows and columns, and press Draw the grid."}</div>`;
 
+    const drawCurve = ({ x, y }, xName) => {
+      const box = make("div", "ds-compare-chart ds-grid-curve");
+      root.append(box);
+      Studio.chart(box, {
+        height: 190, xLabel: xName, yLabel: "obedience", yDomain: [0, 1.05], xDomain: [0, Math.max(1, ...x)],
+        series: [{ name: "obedience", label: "obeys the map", color: "var(--ds-accent)", x, y, marks: x.map((at, i) => ({ x: at, y: y[i] })) }],
+        label: "How well the picture obeys the map, 0 to 1, against the scale of the unit",
+      });
+    };
     const receive = () => {
       if (!props.value) return;
-      const { rows, columns, cells, row_name, column_name, title } = JSON.parse(props.value);
+      const { rows, columns, cells, row_name, column_name, title, curve } = JSON.parse(props.value);
       const table = make("table", "ds-grid-table"), head = make("tr");
       head.append(make("th", "ds-muted", `${row_name} ↓   ${column_name} →`), ...columns.map((text) => make("th", "ds-num", text)));
       const header = make("thead"), body = make("tbody");
@@ -183,6 +192,7 @@
       const box = make("div", "ds-grid-box");
       box.append(table);
       root.replaceChildren(...Studio.heading(title), box);
+      if (curve) drawCurve(curve, column_name);
       root.dataset.cells = cells.length;
       root.dataset.done = cells.filter(Boolean).length;
     };

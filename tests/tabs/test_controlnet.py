@@ -134,6 +134,8 @@ def test_a_strip_says_how_well_each_scale_obeys():
     assert grid_shown("control_scale", cells, {1: heart})["columns"][0] == "0"
     shown = grid_shown("control_scale", cells, {0: Image.new("RGB", (64, 64)), 1: heart})["columns"]
     assert shown == ["0 (obeys 0.00)", "1.5 (obeys 1.00)"]
+    assert "curve" not in grid_shown("control_scale", cells, {})
+    assert grid_shown("control_scale", cells, {1: heart, 0: Image.new("RGB", (64, 64))})["curve"] == {"x": [0.0, 1.5], "y": [0.0, pytest.approx(1, abs=0.05)]}
     plain = [dataclasses.replace(cells[0], options=SampleOptions(model="words"))]
     assert grid_shown("seed_scale", plain, {0: heart})["columns"] == ["1"]
 
