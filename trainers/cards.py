@@ -447,7 +447,7 @@ Held-out maps, then what is drawn with their prompts, then with an empty one.
 {_usage(CONTROLNET_USAGE, name)}
 | | |
 |---|---|
-| data | {DATA.get(options.data, options.data)}; maps are exact |
+| data | {DATA.get(options.data, options.data).replace("40,000", f"{options.data_limit:,}")}; maps are exact |
 | recipe | {_recipe(stages)} |
 | loss | half of the captions empty; Min-SNR, gamma {options.min_snr_gamma:g}, offset {options.min_snr_offset:g} |
 | training | {_training(name, stages)} |
