@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from studio.control.obedience import obedience
+from studio.models.controlnet_menu import CONTROLNETS
 from studio.models.examiner import load_examiner, read_attributes
 from studio.models.scene_reader import examine_scenes, load_reader
 from studio.toybox import WORLDS, caption, render_batch, scene_stream
@@ -43,9 +45,17 @@ def precisions(network: torch.nn.Module) -> set[torch.dtype]:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir() if (path / "config.json").exists() or (path / "model_index.json").exists()))
 def test_a_card_loads_its_folder_with_no_further_argument(name):
-    calls = loads(card_code(name))
-    assert calls
-    assert all([ast.literal_eval(argument) for argument in call.args] == [f"assets/models/{name}"] and not call.keywords for call in calls)
+    own = [call for call in loads(card_code(name)) if [ast.literal_eval(argument) for argument in call.args] == [f"assets/models/{name}"]]
+    assert own and not any(call.keywords for call in own)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, info in CONTROLNETS.items() if info.embedded))
+def test_a_controlnet_folder_steers_the_text_to_image_folder_in_plain_diffusers(name, monkeypatch):
+    left = run_card(name, monkeypatch)
+    assert precisions(left["net"]) == {torch.float32} and (MODELS / name / "diffusion_pytorch_model.safetensors").stat().st_size < 5 * 2**20
+    assert obedience(CONTROLNETS[name].annotators[0], np.asarray(left["picture"]), np.asarray(left["hint"])) > 0.75
+    measured = json.loads((MODELS / name / "quality.json").read_text())["measured"]
+    assert all(figures["empty_prompt"] > 0.88 > 0.6 > figures["chance"] for figures in measured.values())
 
 
 def test_the_text_to_image_folder_draws_what_it_is_asked_for(monkeypatch):

@@ -84,7 +84,8 @@ from PIL import Image
 
 net = ControlNetModel.from_pretrained("FOLDER")
 pipeline = StableDiffusionControlNetPipeline.from_pretrained("assets/models/toybox-sd", controlnet=net)
-picture = pipeline("a red heart on a white background", image=Image.new("RGB", (64, 64)), num_inference_steps=20, guidance_scale=4).images[0]"""
+hint = Image.open("FOLDER/map.png").convert("RGB")
+picture = pipeline("", image=hint, num_inference_steps=20, guidance_scale=1).images[0]"""
 LATENT_USAGE = """from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("FOLDER")

@@ -35,6 +35,8 @@ SEED, RESOLUTION, STEPS, GUIDANCE = 800_000, 64, 25, 4.0
 # Pictures for what is shown beside the figures, and how many of them a sheet holds.
 BESIDE, SHOWN, PAIRS = 48, 8, 16
 CONTRADICTED, TWO_UNITS = "contradicted.png", "two-units.png"
+# A map for the code of the card.
+MAP = "map.png"
 # What the nets of two units at once are, and which maps they follow.
 LEFT, RIGHT = ("toybox-controlnet-canny", "toybox-edges"), ("toybox-controlnet-segmentation", "toybox-segmentation")
 
@@ -49,7 +51,7 @@ MEASURES: Mapping[str, Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] 
 def judge_controlnet(folder: Path, count: int = 200) -> dict[str, Any]:
     """Figures of the ControlNet in `folder` on `count` maps of scenes whose combination was never trained on, a fresh seed each.
 
-    The sheets that its card shows are written into the folder; that of two units only where the nets of both are there.
+    The sheets that its card shows, and a map for its code, are written into the folder; that of two units only where the nets of both are there.
     """
     kind, parts, net = _loaded(folder)
     scenes = toybox_scenes(SEED, count, "held_out")
@@ -58,6 +60,7 @@ def judge_controlnet(folder: Path, count: int = 200) -> dict[str, Any]:
     steered = draw_steered(parts, net, prompts, maps, guidance_scale=GUIDANCE, seed=SEED, **told)
     empty = draw_steered(parts, net, [""] * count, maps, guidance_scale=1.0, seed=SEED, **told)
     plain = np.stack([np.asarray(one) for one in draw(parts, prompts, [SEED + i for i in range(count)], guidance_scale=GUIDANCE, **told)])
+    Image.fromarray(maps[0]).save(folder / MAP)
     shown = {
         "empty_prompt": empty, "full_prompt": steered, "ceiling_autoencoder": _through(parts["vae"], renders),
         "ceiling_render": renders.movedim(1, -1).numpy(),
