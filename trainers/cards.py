@@ -489,12 +489,27 @@ Top to bottom: the maps; what is drawn with their own prompts; with prompts that
 prompts give without control. On {against["maps"]} such maps the map is obeyed to {against["obedience"]:.1%}; the colour is the prompt's in
 {against["colour"]:.1%}, the background in {against["background"]:.1%}; the object that is read off is that of the map in
 {against["object_of_map"]:.1%}, that of the prompt in {against["object_of_prompt"]:.1%}.
-{_two_units_measured(quality["two_units"], PAIRS) if "two_units" in quality else ""}
+{_second_stage_measured(quality) if "before" in quality else ""}{_two_units_measured(quality["two_units"], PAIRS) if "two_units" in quality else ""}
 Measured by `python -m trainers.rebuild {name} --judge-only`.
 """
 
 
-STEERED = "DDIM, 25 steps, guidance 4 with a prompt, none without"
+STEERED = "DDIM, 20 steps, guidance 4 with a prompt, none without"
+
+
+def _second_stage_measured(quality: dict[str, Any]) -> str:
+    """What a second stage gained."""
+    pairs = {name: [(before[who], quality["measured"][name][who]) for who in ("empty_prompt", "full_prompt")] for name, before in quality["before"].items()}
+    rows = "\n".join(f"| {name} | " + " | ".join(f"{before:.1%} | {after:.1%}" for before, after in values) + " |" for name, values in pairs.items())
+    return f"""
+## What the second stage gains
+
+The stage in which the map is read off the picture again (arXiv:2404.07987), on the same maps and seeds.
+
+| obeyed | empty prompt, before | after | full prompt, before | after |
+|---|---|---|---|---|
+{rows}
+"""
 
 
 def _two_units_measured(figures: dict[str, float], pairs: int) -> str:

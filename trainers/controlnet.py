@@ -11,9 +11,12 @@ Sudden convergence: pictures are good throughout, and obedience to the map appea
 moves. So at every sample point held-out maps are drawn, with their prompt and with an empty one, and measured
 (studio.control.obedience).
 
+With cycle_weight the map is also read off the picture again (trainers.cycle), a second stage for a net that steers already.
+
 The result, <output>/model, is a ControlNetModel folder that plain diffusers loads.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -30,15 +33,17 @@ from studio.control.drawn import map_of_scene
 from studio.control.obedience import obedience
 from studio.errors import InvalidOption
 from studio.files import written_aside
-from studio.media.folders import read_picture
 from studio.media.images import grid, to_image
 from studio.media.maps import aligned
 from studio.models.controlnets import make_controlnet
 from studio.models.facts import STUDIO_FACTS
-from studio.models.latents import factor_of
+from studio.models.latents import factor_of, told_residuals, unscaled
+from studio.models.prompts import penultimate
+from studio.process.conversions import NoiseLevel, x0_from
 from studio.runs.trainers.controlnet import SCENE_MAPS, ControlNetOptions, check
 from studio.toybox import WORLDS, caption
-from trainers.captions import Captioned, draw_scenes, load_captioned, toybox_scenes
+from trainers.captions import Captioned, Columns, draw_scenes, load_captioned, load_conditioning, token_ids, toybox_scenes
+from trainers.cycle import DISAGREEMENTS
 from trainers.dreambooth import at_once, load_parts
 from trainers.latent import encode_pictures, encode_texts
 from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
@@ -47,7 +52,7 @@ from trainers.program import run_program
 
 __all__ = ["ControlNetOptions", "draw_steered", "train"]
 
-WORDINGS = 2
+WORDINGS, TEXTS_AT_ONCE = 2, 64
 # Annotators whose maps a net of a kind reads as well.
 ALSO = {"toybox-edges": ("canny", "scribble"), "canny": ("toybox-edges",), "scribble": ("canny",)}
 
@@ -56,8 +61,10 @@ ALSO = {"toybox-edges": ("canny", "scribble"), "canny": ("toybox-edges",), "scri
 
 def maps_of(options: ControlNetOptions, data: Captioned) -> np.ndarray:
     """(N, H, W, 3 or 1) uint8: the map of every picture; grey ones have one channel."""
+    side = options.resolution
     if options.map == "given":
-        maps = given_maps(Path(options.data), options.resolution, len(data))
+        pictures = load_conditioning(options.data, limit=len(data), columns=columns_of(options))
+        maps = np.stack([np.asarray(aligned(picture, side, side, "crop")) for picture in pictures])
     elif options.map in SCENE_MAPS:
         maps = np.stack([map_of_scene(options.map, scene, options.resolution) for scene in data.texts])
     else:
@@ -68,14 +75,9 @@ def maps_of(options: ControlNetOptions, data: Captioned) -> np.ndarray:
     return maps[..., :1] if grey else maps
 
 
-def given_maps(folder: Path, resolution: int, count: int) -> np.ndarray:
-    """(N, H, W, 3) uint8: the conditioning pictures that metadata.jsonl names. Raises InvalidOption."""
-    table = folder / "metadata.jsonl"
-    rows = [json.loads(line) for line in table.read_text().splitlines()][:count] if table.is_file() else []
-    names = [row.get("conditioning_file_name", row.get("conditioning_image")) for row in rows]
-    if not names or None in names:
-        raise InvalidOption(f"Each line of {str(table)!r} must name its conditioning picture as conditioning_file_name; or set map to an annotator.")
-    return np.stack([np.asarray(aligned(read_picture(folder / str(name)), resolution, resolution, "crop")) for name in names])
+def columns_of(options: ControlNetOptions) -> Columns:
+    """What the columns of the data are called."""
+    return Columns(image=options.image_column, caption=options.caption_column, conditioning=options.conditioning_column)
 
 
 def hints(maps: Tensor) -> Tensor:
@@ -86,20 +88,21 @@ def hints(maps: Tensor) -> Tensor:
 # --- what is computed once -----------------------------------------------------------------------------------
 
 def prepare(options: ControlNetOptions, parts: dict[str, Any]) -> dict[str, Tensor]:
-    """latents (N, C, h, w), maps (N, H, W, 3 or 1) uint8, features (U, L, D) of the U different captions, the empty one first, which (N, WORDINGS).
+    """latents (N, C, h, w), maps (N, H, W, 3 or 1) uint8, features (U, L, D) of the U different captions, the empty one first, which (N, WORDINGS);
+    of XL pooled (U, P) besides.
 
     Read from <output>/cache where an earlier start of the run has left it.
     """
     path = Path(options.output) / "cache" / f"{_fingerprint(options, parts)}.safetensors"
     if path.is_file():
         return load_file(path)
-    data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed)
+    data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed, columns=columns_of(options))
     rng = np.random.default_rng(options.seed)
     place: dict[str, int] = {"": 0}
     which = torch.tensor([[place.setdefault(data.caption(i, rng if k else None), len(place)) for k in range(WORDINGS)] for i in range(len(data))])
     prepared = {
         "latents": encode_pictures(parts["vae"], data, at_once(options.resolution)), "maps": torch.from_numpy(np.ascontiguousarray(maps_of(options, data))),
-        "features": encode_texts(parts["text_encoder"], parts["tokenizer"], list(place)), "which": which,
+        "which": which, **read_captions(parts, list(place)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
@@ -107,10 +110,24 @@ def prepare(options: ControlNetOptions, parts: dict[str, Any]) -> dict[str, Tens
     return prepared
 
 
+def read_captions(parts: dict[str, Any], texts: list[str]) -> dict[str, Tensor]:
+    """features (N, L, D) float16 of captions, and of XL pooled (N, P), as the pipelines feed them."""
+    if "text_encoder_2" not in parts:
+        return {"features": encode_texts(parts["text_encoder"], parts["tokenizer"], texts)}
+    states, pooled = [], []
+    for i in range(0, len(texts), TEXTS_AT_ONCE):
+        ids = [token_ids(parts[name], texts[i : i + TEXTS_AT_ONCE]) for name in ("tokenizer", "tokenizer_2")]
+        first, second = (penultimate(parts[name], told, parts[name].device) for name, told in zip(("text_encoder", "text_encoder_2"), ids))
+        states.append(torch.cat([first[0], second[0]], dim=-1).to("cpu", torch.float16))
+        pooled.append(second[1].to("cpu", torch.float16))
+    return {"features": torch.cat(states), "pooled": torch.cat(pooled)}
+
+
 def _fingerprint(options: ControlNetOptions, parts: dict[str, Any]) -> str:
     """Of all that the cache depends on: the data options and the frozen weights."""
-    digest = hashlib.sha256(json.dumps([options.data, options.map, options.resolution, options.data_limit, options.seed]).encode())
-    for name in ("vae", "text_encoder"):
+    columns = dataclasses.astuple(columns_of(options))
+    digest = hashlib.sha256(json.dumps([options.data, options.map, options.resolution, options.data_limit, options.seed, columns]).encode())
+    for name in (name for name in ("vae", "text_encoder", "text_encoder_2") if name in parts):
         for tensor in parts[name].state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -122,7 +139,7 @@ def held_out(options: ControlNetOptions) -> tuple[list[str], np.ndarray]:
         scenes = toybox_scenes(options.seed + 1, options.validation_samples, "held_out", options.data)
         data = Captioned(pixels=draw_scenes(scenes, options.resolution), texts=scenes)
     else:
-        data = load_captioned(options.data, options.resolution, limit=options.validation_samples, seed=options.seed)
+        data = load_captioned(options.data, options.resolution, limit=options.validation_samples, seed=options.seed, columns=columns_of(options))
     maps = maps_of(options, data)
     return [text if isinstance(text, str) else caption(text) for text in data.texts], np.broadcast_to(maps, (*maps.shape[:3], 3))
 
@@ -134,13 +151,7 @@ def draw_steered(
     parts: dict[str, Any], net: Any, prompts: list[str], maps: np.ndarray, *, resolution: int, num_steps: int, guidance_scale: float, seed: int,
 ) -> np.ndarray:
     """(N, H, W, 3) uint8 by plain diffusers: a picture for each prompt and map (N, H, W, 3) uint8, picture i from seed + i."""
-    from diffusers import StableDiffusionControlNetPipeline
-
-    names, drawn = ("unet", "vae", "text_encoder", "tokenizer", "scheduler"), []
-    pipeline = StableDiffusionControlNetPipeline(
-        **{name: parts[name] for name in names}, controlnet=net, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline, drawn = _steered_pipeline(parts, net), []
     for group in torch.arange(len(prompts)).split(at_once(resolution)):
         chosen = group.tolist()
         drawn.append(pipeline(
@@ -149,6 +160,19 @@ def draw_steered(
             output_type="np",
         ).images)
     return (np.concatenate(drawn) * 255).round().astype(np.uint8)
+
+
+def _steered_pipeline(parts: dict[str, Any], net: Any) -> Any:
+    """A quiet pipeline of diffusers of the base's parts and a net; nothing is copied."""
+    from diffusers import StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
+
+    its = {name: part for name, part in parts.items() if name != "process"}
+    if "text_encoder_2" in parts:
+        pipeline = StableDiffusionXLControlNetPipeline(**its, controlnet=net, add_watermarker=False)
+    else:
+        pipeline = StableDiffusionControlNetPipeline(**its, controlnet=net, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 # --- the task ------------------------------------------------------------------------------------------------
@@ -160,11 +184,15 @@ class _Steered(torch.nn.Module):
         super().__init__()
         self.unet, self.net = unet, net
 
-    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, hint: Tensor) -> Tensor:
-        down, middle = self.net(z_t, t, encoder_hidden_states=text, controlnet_cond=hint, return_dict=False)
+    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, hint: Tensor, pooled: Tensor | None = None) -> Tensor:
+        told: dict[str, Any] = {"encoder_hidden_states": text, "return_dict": False}
+        if pooled is not None:
+            height, width = hint.shape[-2:]
+            ids = torch.tensor([[height, width, 0, 0, height, width]], device=z_t.device, dtype=pooled.dtype)
+            told["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids.expand(len(z_t), -1)}
+        residuals = self.net(z_t, t, controlnet_cond=hint, **told)
         # What the base's encoder makes needs no gradient, so torch builds its graph from the first residual on.
-        told = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return self.unet(z_t, t, encoder_hidden_states=text, return_dict=False, **told)[0]
+        return self.unet(z_t, t, **told, **told_residuals((*residuals[0], residuals[1])))[0]
 
 
 def make_network(options: ControlNetOptions, parts: dict[str, Any]) -> _Steered:
@@ -195,6 +223,7 @@ class ControlNetTask(Task):
         self.parts = load_parts(options.base)
         prepared = prepare(options, self.parts)
         self.latents, self.maps, self.features, self.which = (prepared[name] for name in ("latents", "maps", "features", "which"))
+        self.pooled = prepared.get("pooled")
         self.size = len(self.latents)
         self.process = self.parts["process"]
         self.network = make_network(options, self.parts)
@@ -208,16 +237,34 @@ class ControlNetTask(Task):
         noise = torch.randn(z.shape, generator=generator)
         wording = torch.randint(WORDINGS, (len(z),), generator=generator)
         dropped = torch.rand(len(z), generator=generator) < options.caption_drop
-        text = self.features[self.which[indices, wording].masked_fill(dropped, 0)].float()
-        z, t, noise, text, hint = (tensor.to(device) for tensor in (z, t, noise, text, hints(self.maps[indices])))
+        said = self.which[indices, wording].masked_fill(dropped, 0)
+        told = [kept[said].float().to(device) for kept in (self.features, self.pooled) if kept is not None]
+        z, t, noise, hint = (tensor.to(device) for tensor in (z, t, noise, hints(self.maps[indices]).contiguous(memory_format=torch.channels_last)))
 
         kind = process.config.prediction_type
         target = noise if kind == "epsilon" else process.get_velocity(z, noise, t)
         z_t = process.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
-        losses = (network(z_t, t, text, hint.contiguous(memory_format=torch.channels_last)).float() - target).square().mean(dim=(1, 2, 3))
+        output = network(z_t, t, told[0], hint, *told[1:]).float()
+        losses = (output - target).square().mean(dim=(1, 2, 3))
         snr = snr_of(process.alphas_cumprod, t)
         weights = min_snr_weights(kind, snr, options.min_snr_gamma, options.min_snr_offset) if options.min_snr_gamma else 1.0
-        return Losses(descend=(losses * weights).mean(), each=losses, t_share=t / num_timesteps)
+        descend = (losses * weights).mean()
+        if not options.cycle_weight:
+            return Losses(descend=descend, each=losses, t_share=t / num_timesteps)
+        cycle = self._cycle(output, z_t, t, hint)
+        return Losses(descend=descend + options.cycle_weight * cycle, each=losses, t_share=t / num_timesteps, extra={"cycle": cycle})
+
+    def _cycle(self, output: Tensor, z_t: Tensor, t: Tensor, hint: Tensor) -> Tensor:
+        """How much the maps differ from what is read off the pictures that the answers imply, where t lies in the window; 0 where none does."""
+        process, vae = self.process, self.parts["vae"]
+        inside = t < self.options.cycle_end * process.config.num_train_timesteps
+        if not inside.any():
+            return output.new_zeros(())
+        alpha_bar = process.alphas_cumprod.to(t.device)[t[inside]].view(-1, 1, 1, 1)
+        level = NoiseLevel(timestep=0.0, alpha=alpha_bar.sqrt(), sigma=(1 - alpha_bar).sqrt())
+        x0 = x0_from(process.config.prediction_type, output[inside], z_t[inside], level)
+        pictures = vae.decode(unscaled(x0, vae), return_dict=False)[0].float()
+        return DISAGREEMENTS[self.options.map](((pictures + 1) / 2).clamp(0, 1), hint[inside])
 
     # --- looking on, and the result
 
@@ -244,7 +291,10 @@ class ControlNetTask(Task):
     def save(self, network: Any, path: Path) -> None:
         save_network(network.net, path)
         kind = self.options.map
-        facts = {"kind": "controlnet", "base": self.options.base, "annotators": [] if kind == "given" else [kind, *ALSO.get(kind, ())]}
+        facts: dict[str, Any] = {"kind": "controlnet", "base": self.options.base, "annotators": [] if kind == "given" else [kind, *ALSO.get(kind, ())]}
+        if self.options.cycle_weight:
+            # What it was before, so that the judge can say what the second stage gains.
+            facts["before"] = self.options.start
         (path / STUDIO_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from studio.control.drawn import map_of_scene
 from studio.control.obedience import OBEDIENCE, depth_order, edge_f1, iou, obedience, outline, silhouette
+from studio.files import read_object
 from studio.media.images import grid, to_image
 from studio.models.catalogue import ASSETS
 from studio.models.examiner import examine, load_examiner
@@ -31,7 +32,7 @@ from trainers.dreambooth import draw, load_parts
 
 __all__ = ["CONTRADICTED", "MEASURES", "TWO_UNITS", "judge_controlnet"]
 
-SEED, RESOLUTION, STEPS, GUIDANCE = 800_000, 64, 25, 4.0
+SEED, RESOLUTION, STEPS, GUIDANCE = 800_000, 64, 20, 4.0
 # Pictures for what is shown beside the figures, and how many of them a sheet holds.
 BESIDE, SHOWN, PAIRS = 48, 8, 16
 CONTRADICTED, TWO_UNITS = "contradicted.png", "two-units.png"
@@ -72,7 +73,27 @@ def judge_controlnet(folder: Path, count: int = 200) -> dict[str, Any]:
         "kind": kind, "maps": count, "measured": measured,
         "prompts": {name: _right(pictures, scenes) for name, pictures in (("with_control", steered), ("without", plain), ("empty_prompt", empty))},
         "contradicted": _contradict(parts, net, kind, scenes[:BESIDE], folder / CONTRADICTED), **_two_units(folder / TWO_UNITS),
+        **_before(folder, kind, parts, prompts, maps),
     }
+
+
+def _before(folder: Path, kind: str, parts: dict[str, Any], prompts: list[str], maps: np.ndarray) -> dict[str, Any]:
+    """{"before": figures} of the net that a second stage went on from; as they were kept where that is no longer there, {} where there was none."""
+    from diffusers import ControlNetModel
+
+    facts = model_facts(folder)
+    if "before" not in facts:
+        return {}
+    if not Path(facts["before"]).is_dir():
+        kept = read_object(folder / "quality.json") or {}
+        return {"before": kept["before"]} if "before" in kept else {}
+    net = ControlNetModel.from_pretrained(facts["before"], torch_dtype=torch.float32).eval().to(parts["unet"].device, memory_format=torch.channels_last)
+    told = {"num_steps": STEPS, "resolution": RESOLUTION, "seed": SEED}
+    pictures = {
+        "empty_prompt": draw_steered(parts, net, [""] * len(maps), maps, guidance_scale=1.0, **told),
+        "full_prompt": draw_steered(parts, net, prompts, maps, guidance_scale=GUIDANCE, **told),
+    }
+    return {"before": {name: {who: _mean(measure, drawn, maps) for who, drawn in pictures.items()} for name, measure in MEASURES[kind].items()}}
 
 
 def _loaded(folder: Path) -> tuple[str, dict[str, Any], Any]:
@@ -82,7 +103,9 @@ def _loaded(folder: Path) -> tuple[str, dict[str, Any], Any]:
     facts = model_facts(folder)
     parts = load_parts(facts["base"])
     net = ControlNetModel.from_pretrained(folder, torch_dtype=torch.float32).eval().to(parts["unet"].device)
-    return facts["annotators"][0], parts, net.to(memory_format=torch.channels_last)
+    for network in (net, parts["unet"]):
+        network.to(memory_format=torch.channels_last)
+    return facts["annotators"][0], parts, net
 
 
 def _maps(kind: str, scenes: list[Any]) -> np.ndarray:

@@ -26,7 +26,7 @@ from studio.options import SampleOptions
 from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath
 
-__all__ = ["Latent", "factor_of", "scaled", "open_pipeline", "latent_info", "discrete_path", "told_residuals"]
+__all__ = ["Latent", "factor_of", "scaled", "unscaled", "open_pipeline", "latent_info", "discrete_path", "told_residuals"]
 
 # Above so many pixels the VAE works in tiles: its activations at full size are what runs out of memory first.
 TILING_PIXELS = 1024 * 1024
@@ -109,8 +109,7 @@ class Latent:
     def decode(self, x0: Tensor) -> Tensor:
         """(B, C, h, w) latents -> (B, 3, H, W) pictures float32, about [-1, 1]. Gradients flow where they are wanted."""
         self._tile(x0.shape[-1] * x0.shape[-2] * self.factor**2)
-        shift, scale = _shift_and_scale(self.vae, x0)
-        z = (x0 / scale + shift).to(self.vae.dtype)
+        z = unscaled(x0, self.vae).to(self.vae.dtype)
         return (_decoded(self.vae, z) if self.vae.use_tiling else self.decoder(z)).float()
 
     @cached_property
@@ -165,6 +164,12 @@ def scaled(latents: Tensor, vae: Any) -> Tensor:
     """A VAE's own latents (B, C, h, w) as its diffusion model wants them, of deviation about 1. Inference and training alike."""
     shift, scale = _shift_and_scale(vae, latents)
     return (latents - shift) * scale
+
+
+def unscaled(x0: Tensor, vae: Any) -> Tensor:
+    """The inverse of `scaled`."""
+    shift, scale = _shift_and_scale(vae, x0)
+    return x0 / scale + shift
 
 
 def _shift_and_scale(vae: Any, like: Tensor) -> tuple[Any, Any]:

@@ -3,22 +3,26 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from studio.control.drawn import map_of_scene
 from studio.errors import InvalidOption, StudioError
 from studio.models import load_model
 from studio.models.controlnets import make_controlnet
 from studio.options import SampleOptions
 from studio.runs.following import Follower
-from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, ControlNetOptions, check
+from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, CYCLE_MAPS, ControlNetOptions, check
 from studio.sampling.loop import sample
 from studio.units import ControlUnit
 from tests.tiny_families import save_tiny_sdxl
 from tests.tiny_sd import save_tiny_sd
+from trainers.captions import draw_scenes, toybox_scenes
 from trainers.controlnet import ControlNetTask, train
+from trainers.cycle import DISAGREEMENTS
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +80,71 @@ def test_diffusers_own_copy_reads_a_pooled_prompt_otherwise(tmp_path):
 
 # --- what learns, and what comes of it -----------------------------------------------------------------------
 
-def test_only_the_copy_learns_and_its_loss_at_first_is_the_bases_own(base, tmp_path):
-    task = ControlNetTask(options(base, tmp_path, sample_every=0))
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory) -> str:
+    return save_tiny_sdxl(tmp_path_factory.mktemp("tiny-xl"))
+
+
+@pytest.mark.parametrize("family", ["base", "xl"])
+def test_only_the_copy_learns_and_its_loss_at_first_is_the_bases_own(family, tmp_path, request):
+    task = ControlNetTask(options(request.getfixturevalue(family), tmp_path, sample_every=0))
     assert not any(weight.requires_grad for weight in task.network.unet.parameters())
     losses = task.losses(task.network, torch.arange(4), torch.Generator().manual_seed(0), torch.device("cpu"))
     losses.descend.backward()
     learned = {name for name, weight in task.network.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
     assert learned and all(name.startswith("net.controlnet_") for name in learned)  # beyond the zeros nothing is reached yet
-    alone = torch.nn.Module()
-    alone.forward = lambda z_t, t, text, hint: task.network.unet(z_t, t, text, return_dict=False)[0]
+    alone = _Unsteered(task.network.unet)
     again = task.losses(alone, torch.arange(4), torch.Generator().manual_seed(0), torch.device("cpu"))
     assert torch.equal(losses.each, again.each)
+
+
+class _Unsteered(torch.nn.Module):
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z_t, t, text, hint, pooled=None):
+        ids = torch.tensor([[32, 32, 0, 0, 32, 32]]).expand(len(z_t), -1)
+        added = {} if pooled is None else {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
+        return self.unet(z_t, t, text, return_dict=False, **added)[0]
+
+
+def test_a_controlnet_of_xl_is_trained_and_steers_in_the_studio(xl, tmp_path):
+    asked = options(xl, tmp_path, steps=2)
+    assert len(list(train(asked, progress=False))) == 2 and len(list((Path(asked.output) / "samples").glob("*.png"))) == 1
+    unit = ControlUnit(net=str(Path(asked.output) / "model"), map=Image.fromarray(np.eye(32, dtype=np.uint8) * 255))
+    model = load_model(xl)
+    with_it, without = (list(sample(model, SampleOptions(model=xl, num_steps=2, control=units)))[-1] for units in ((unit,), ()))
+    assert not torch.equal(with_it.trajectory.x_final, without.trajectory.x_final)
+
+
+@pytest.mark.parametrize("map", CYCLE_MAPS)
+def test_a_picture_that_obeys_its_map_disagrees_with_it_little_and_gradients_lead_there(map):
+    scenes = toybox_scenes(3, 6)
+    renders = draw_scenes(scenes, 64).float() / 255
+    if map == "canny":
+        made = [cv2.Canny(np.ascontiguousarray(one), 100, 200) for one in (renders * 255).byte().movedim(1, -1).numpy()]
+        maps = torch.from_numpy(np.stack(made))[:, None].expand(-1, 3, -1, -1).float() / 255
+    else:
+        maps = torch.from_numpy(np.stack([map_of_scene(map, scene, 64) for scene in scenes])).movedim(-1, 1).float() / 255
+    own, others = (float(DISAGREEMENTS[map](renders, wanted)) for wanted in (maps, maps.roll(1, 0)))
+    assert own < 0.35 and own + 0.25 < others <= 1
+    pictures = (0.5 * renders + 0.5 * renders.roll(1, 0)).requires_grad_()
+    before = DISAGREEMENTS[map](pictures, maps)
+    before.backward()
+    with torch.no_grad():
+        assert DISAGREEMENTS[map](pictures - 0.02 * pictures.grad.sign(), maps) < before
+
+
+def test_the_second_stage_asks_for_the_map_again_within_its_window_alone(base, tmp_path):
+    task = ControlNetTask(options(base, tmp_path, sample_every=0, cycle_weight=0.5, cycle_end=0.5))
+    z_t, hint = torch.randn(4, 4, 8, 8), torch.rand(4, 3, 32, 32)
+    output = torch.randn(4, 4, 8, 8, requires_grad=True)
+    task._cycle(output, z_t, torch.tensor([10, 499, 500, 900]), hint).backward()
+    assert (output.grad.abs().amax(dim=(1, 2, 3)) > 0).tolist() == [True, True, False, False]
+    assert task._cycle(output, z_t, torch.tensor([500] * 4), hint) == 0
+    losses = task.losses(task.network, torch.arange(4), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert 0 < losses.extra["cycle"] <= 1 and not any(weight.requires_grad for weight in task.parts["vae"].parameters())
 
 
 @pytest.mark.parametrize("map", ["toybox-edges", "toybox-segmentation", "toybox-depth"])
@@ -145,6 +203,22 @@ def test_pictures_with_conditioning_pictures_or_an_annotator_are_learned_from(ba
         ControlNetTask(options(base, tmp_path, data=str(captioned_folder(tmp_path / "bare", conditioning=False)), map="given"))
 
 
+def test_a_dataset_is_learned_from_by_the_names_of_its_columns(base, tmp_path, monkeypatch):
+    import datasets
+
+    pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 32, 3), dtype=np.uint8)) for i in range(3)]
+    rows = {"photo": pictures, "sketch": [picture.convert("L") for picture in pictures], "words": [["a star"], ["a heart"], ["a cat"]]}
+    kinds = {"photo": datasets.Image(), "sketch": datasets.Image(), "words": datasets.Sequence(datasets.Value("string"))}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or table)
+    named = {"image_column": "photo", "conditioning_column": "sketch", "caption_column": "words"}
+    task = ControlNetTask(options(base, tmp_path, data="someone/sketches", map="given", **named))
+    assert asked[0] == ("someone/sketches", "train[:12]") and task.maps.shape == (3, 32, 32, 1) and task.prompts == ["a star", "a heart", "a cat"]
+    with pytest.raises(InvalidOption, match="no column 'image'; its columns are photo"):
+        ControlNetTask(options(base, tmp_path / "other", data="someone/sketches", map="canny"))
+
+
 def test_a_run_may_go_on_from_another_controlnet(base, tmp_path):
     first = options(base, tmp_path / "first", sample_every=0, steps=2)
     list(train(first, progress=False))
@@ -159,15 +233,16 @@ def test_a_run_may_go_on_from_another_controlnet(base, tmp_path):
 # --- refusals ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"map": "canny", "data": "nowhere"}, "data must be one of"), ({"base": ""}, "Choose the model"), ({"start": "nowhere"}, "folder of a ControlNetModel"),
-    ({"base": "digits-ddpm"}, "no text-to-image model"),
+    ({"map": "canny", "data": "nowhere"}, "data must be one of"), ({"base": ""}, "Choose the model to steer"),
+    ({"start": "nowhere"}, "folder of a ControlNetModel"), ({"base": "digits-ddpm"}, "takes a ControlNet"),
 ])
 def test_what_cannot_work_is_refused_before_a_run_begins(base, tmp_path, changes, words):
     with pytest.raises(StudioError, match=words):
         check(options(**{"base": base, "folder": tmp_path, **changes}))
 
 
-@pytest.mark.parametrize("changes", [{"resolution": 33}, {"data": "pictures"}, {"map": "given"}, {"caption_drop": 1.5}])
+@pytest.mark.parametrize("changes", [{"resolution": 33}, {"data": "pictures"}, {"map": "given"}, {"caption_drop": 1.5},
+                                     {"cycle_weight": 1.0, "map": "scribble", "data": "pictures"}])
 def test_options_that_contradict_each_other_are_refused(changes):
     with pytest.raises(InvalidOption):
         ControlNetOptions(**changes)
@@ -196,5 +271,6 @@ def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_
     assert Image.open(tmp_path / "contradicted.png").size == (6 * 66 - 2, 4 * 66 - 2)
     card = controlnet_card(tmp_path, name, [ControlNetOptions(data="toybox-world")], quality)
     assert f"# {name}" in card and "python -m trainers.controlnet --data toybox-world" in card and "## Measured" in card
-    both = {**quality, "two_units": {"edges_left": 0.9, "segmentation_right": 0.85}}
-    assert "F1 of 90.0%" in controlnet_card(tmp_path, name, [ControlNetOptions()], both)
+    both = {**quality, "two_units": {"edges_left": 0.9, "segmentation_right": 0.85}, "before": quality["measured"]}
+    card = controlnet_card(tmp_path, name, [ControlNetOptions()], both)
+    assert "F1 of 90.0%" in card and "What the second stage gains" in card

@@ -1,20 +1,28 @@
 """The knobs of the ControlNet trainer, its presets, and what can be known to go wrong with them."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import InvalidOption
+from studio.files import read_object
 from studio.models.controlnet_menu import is_controlnet
+from studio.models.families import FAMILIES
 from studio.models.loading import resolve
+from studio.models.sources import is_single_file
 from studio.models.taught import base_of
-from studio.runs.trainers.dreambooth import check_base
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option, require_room_for_data
 from studio.runs.trainers.presets import Preset
 from studio.toybox import WORLDS
 
-__all__ = ["CONTROLNET_PRESETS", "SCENE_MAPS", "ControlNetOptions", "check"]
+__all__ = ["CONTROLNET_PRESETS", "CYCLE_MAPS", "PICTURE_MAPS", "SCENE_MAPS", "ControlNetOptions", "check"]
 
+# Maps that can be read off a picture again by something that has gradients.
+CYCLE_MAPS = ("toybox-edges", "toybox-segmentation", "toybox-depth", "canny")
 SCENE_MAPS = ("toybox-edges", "toybox-segmentation", "toybox-depth")
+# Families whose UNets are copied.
+STEERABLE = ("stable-diffusion", "sdxl")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PICTURE_MAPS = ("canny", "scribble", "lineart-standard", "given")
 
 
@@ -26,9 +34,12 @@ class ControlNetOptions(LoopOptions):
     output: str = option("runs/controlnet", "the run folder; an unfinished run in it is resumed", path="write")
     start: str = option("", "a ControlNetModel folder to go on from; empty = a copy of the base's own encoder", path="read")
     data: str = option(
-        "toybox", "toybox, toybox-pairs, toybox-world, or a folder of captioned pictures, whose metadata.jsonl may name a conditioning picture besides",
-        path="name",
+        "toybox", "toybox, toybox-pairs, toybox-world, a folder of captioned pictures, whose metadata.jsonl may name a conditioning picture besides, or an "
+        "id of the datasets library, owner/name", path="name",
     )
+    image_column: str = option("image", "the column of pictures, of an id; in a metadata.jsonl file_name stands for it")
+    conditioning_column: str = option("conditioning_image", "the column of conditioning pictures, where map is given")
+    caption_column: str = option("text", "the column of captions")
     map: str = option(
         "toybox-edges", "what the maps show: exact maps of drawn scenes, or an annotator of pictures; given = conditioning pictures that lie beside them",
         (*SCENE_MAPS, *PICTURE_MAPS),
@@ -38,6 +49,11 @@ class ControlNetOptions(LoopOptions):
     caption_drop: float = option(0.5, "share of captions replaced by the empty one: what is not said has to be read off the map", low=0, high=1)
     min_snr_gamma: float = option(5.0, "weigh the error of x0 by min(SNR, gamma) + the offset, 0 = off (arXiv:2303.09556)", low=0, high=1000)
     min_snr_offset: float = option(1.0, "1 keeps the noisiest steps, which decide what stands where, at their full weight", low=0, high=1000)
+    cycle_weight: float = option(
+        0.0, "second stage after ControlNet++ (arXiv:2404.07987): weight of the disagreement between the map and what is read off the picture again; 0 = off",
+        low=0, high=100,
+    )
+    cycle_end: float = option(0.2, "share of the timesteps, from the least noise on, in which that is asked", low=0.001, high=1)
     gradient_checkpointing: bool = option(False, "compute activations twice instead of keeping them: less memory, a third more time")
     # the optimiser
     steps: int = option(1600, "optimiser steps in all", low=1, high=MOST_STEPS)
@@ -62,17 +78,31 @@ class ControlNetOptions(LoopOptions):
             raise InvalidOption(f"{self.map} is drawn from scenes, so data must be one of {', '.join(WORLDS)}; for pictures take {', '.join(PICTURE_MAPS)}.")
         if self.map == "given" and self.data in WORLDS:
             raise InvalidOption(f"Drawn scenes have exact maps of their own: set map to one of {', '.join(SCENE_MAPS)}.")
+        if self.cycle_weight and self.map not in CYCLE_MAPS:
+            raise InvalidOption(f"The second stage reads maps off pictures again, which works for {', '.join(CYCLE_MAPS)}; set cycle_weight to 0.")
 
 
 def check(options: ControlNetOptions) -> None:
     """Everything that can be known to go wrong before a run begins. Raises InvalidOption or UnknownName with what to do."""
-    check_base(options.base)
-    if base_of(resolve(options.base)):
-        raise InvalidOption("A ControlNet is trained for a whole model; choose the base that the LoRA was taught to.")
+    check_steerable(options.base)
     if options.start and not (Path(options.start).is_dir() and is_controlnet(Path(options.start))):
         raise InvalidOption(f"start must name the folder of a ControlNetModel, but {options.start!r} is none.")
-    if options.data not in WORLDS and not Path(options.data).is_dir():
-        raise InvalidOption(f"data must be one of {', '.join(WORLDS)} or a folder, but {options.data!r} is neither.")
+    if options.data not in WORLDS and not Path(options.data).is_dir() and not HUB_ID.fullmatch(options.data):
+        raise InvalidOption(f"data must be one of {', '.join(WORLDS)}, a folder, or an id of the datasets library (owner/name), but {options.data!r} is none.")
+
+
+def check_steerable(name: str) -> None:
+    """Whether a ControlNet can be trained for the model of this name. Raises UnknownName, or InvalidOption with what to do."""
+    if not name:
+        raise InvalidOption("Choose the model to steer: a name of the menu, a folder or a Hub id.")
+    source = resolve(name)
+    if base_of(source):
+        raise InvalidOption("A ControlNet is trained for a whole model; choose the base that the LoRA was taught to.")
+    if is_single_file(source):
+        raise InvalidOption("For a single .safetensors file none can be trained; give a folder or a Hub id in diffusers' format.")
+    pipelines = [pipeline for family in STEERABLE for pipeline in FAMILIES[family].pipelines]
+    if Path(source).is_dir() and (read_object(Path(source) / "model_index.json") or {}).get("_class_name") not in pipelines:
+        raise InvalidOption(f"{name!r} is no text-to-image model that takes a ControlNet; choose a Stable Diffusion 1, 2 or XL model, such as toybox-sd.")
 
 
 CONTROLNET_PRESETS: dict[str, Preset] = {
