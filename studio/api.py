@@ -215,6 +215,12 @@ class Studio:
 
         return estimate(self.runs, options)
 
+    def estimate_run(self, trainer: str, options: "Mapping[str, Any]") -> Any:
+        """Time and memory of a run of one of studio.runs.costs.ESTIMATED: see there."""
+        from studio.runs.costs import cost_of
+
+        return cost_of(self.runs, trainer, options)
+
     def delete_run(self, name: str) -> None:
         """Remove a run and all that it made; a model of it that is loaded is let go."""
         path = self.runs.read(name).path

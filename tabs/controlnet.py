@@ -23,6 +23,7 @@ from tabs.parts.controls import Controls, control, create_controls, options_from
 from tabs.parts.openings import Opening, asked_with, has_opening, recorded
 from tabs.parts.panel import DEVICE, FILES, Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
+from tabs.parts.repainting import Start, create_start, restored_start, wire_start
 from tabs.parts.running import recorded_film
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, keep_fresh, menu_of, models_of, said_in_a_sentence, unchecked
@@ -59,11 +60,12 @@ OF_WINDOW = ("start", "end", "scale", "muted")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a run is asked with: the controls of the run, by the names of their options, the cards, and how many of these are shown."""
+    """What a run is asked with: the controls by the names of their options, the cards, how many of these are shown, and what it starts from."""
 
     controls: Controls
     cards: tuple[Card, ...]
     count: gr.State
+    start: Start
 
     @property
     def inputs(self) -> list[Any]:
@@ -89,12 +91,13 @@ def create_tab(studio: ControlTrainingApi) -> FirstPress | None:
                 controls["prompt"] = control("ctl", "prompt", PROMPT)
                 panel.create_press()
                 cards, count, add = create_units(studio)
-                controls |= create_run_controls(studio, model)
+                run_controls, start = create_run_controls(studio, model)
+                controls |= run_controls
                 panel.create_files()
             with gr.Column(elem_classes="ds-stage-column"):
                 panel.create_stage(opening(), INVITATION)
         panel.places["resident"] = resident
-        asked = Asked(controls=controls, cards=cards, count=count)
+        asked = Asked(controls=controls, cards=cards, count=count, start=start)
         with gr.Tab("With and without"):
             create_pair(studio, asked)
         with gr.Tab("Strip over scales"):
@@ -138,7 +141,7 @@ def first_unit(studio: ControlApi) -> dict[str, Any]:
     return {**FIRST, "net": reads, "annotator": "toybox-edges"}
 
 
-def create_run_controls(studio: ControlApi, model: gr.Dropdown) -> Controls:
+def create_run_controls(studio: ControlApi, model: gr.Dropdown) -> tuple[Controls, Start]:
     """How the run goes; what matters less often is folded."""
     entry = models_of(studio, text=True).get(model.value)
     with gr.Accordion("How to sample", open=False, elem_id="ctl-sampling"):
@@ -146,9 +149,11 @@ def create_run_controls(studio: ControlApi, model: gr.Dropdown) -> Controls:
         controls |= create_controls("ctl", ("sigmas", "eta"))
         with gr.Row():
             controls |= {name: control("ctl", name, 0, min_width=100) for name in ("width", "height")}
-        controls |= create_controls("ctl", ("init_image", "strength"), strength=0.6)
+        start = create_start("ctl")
+    controls |= start.controls
     wire_scheduler(controls)
-    return controls
+    wire_start(start, [model, controls["width"], controls["height"]], partial(size_of_run, studio))
+    return controls, start
 
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------
@@ -330,6 +335,8 @@ def wire_run(studio: ControlApi, panel: RunPanel, asked: Asked) -> None:
         for index, card in enumerate(asked.cards):
             cards[card.frame] = gr.update(visible=index < len(units))
             cards |= restored_card(card, units[index]) if index < len(units) else held(card, FIRST)
+        size = size_of_run(studio, options.model, options.width, options.height)
+        cards |= restored_start(asked.start, options, size)
         foreign = options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models)
         return cards if foreign else {**cards, model: options.model}
 
@@ -341,7 +348,8 @@ def wire_run(studio: ControlApi, panel: RunPanel, asked: Asked) -> None:
         changes, asked.inputs, [panel.run.click, controls["prompt"].submit], failed=lambda values: {"resident": model_line(studio, values[model])},
     )
     opened = panel.wire_files(
-        {name: part for name, part in controls.items() if name != "init_image"}, of_kept, beside=list(placed(asked, [FIRST])),
+        {name: part for name, part in controls.items() if name not in ("init_image", "init_mask")}, of_kept,
+        beside=[*placed(asked, [FIRST]), *asked.start.restorable],
     )
     shown = [part for card in asked.cards for part in (card.paint, card.line, card.window)]
     opened.then(lambda values: looks(studio, asked, values), set(asked.inputs), shown, **CHEAP)

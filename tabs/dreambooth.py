@@ -30,7 +30,7 @@ from tabs.parts.following import (
     create_buttons,
     create_example,
     create_follow,
-    duration,
+    estimate_line,
     follow_value,
     found,
     newest,
@@ -170,12 +170,6 @@ def crops(paths: Sequence[str] | None, resolution: int, crop: str) -> tuple[list
     if shown and not said:
         said.append(f"{len(shown)} picture{'s' * (len(shown) > 1)}, shown as training will see {'them' if len(shown) > 1 else 'it'}.")
     return shown, " ".join(said)
-
-
-def estimate_line(estimate: Any, options: dict[str, Any]) -> str:
-    """Time, memory and what is trained, in a sentence."""
-    time = f"About {duration(estimate.seconds)} on this machine for {options['steps']} steps and all the pictures that are drawn before and on the way"
-    return f"{time}; about {estimate.memory_gib:.1f} GiB of memory; {estimate.trained_parameters:,} weights learn."
 
 
 # --- what was learned ----------------------------------------------------------------------------------------
@@ -361,7 +355,7 @@ def wire_training(studio: TrainingApi, form: Form, followed: Compared) -> None:
         try:
             options = trainer_options({name: values[control] for name, control in controls.items()})
             found = yield from alone(studio.device, asker_of(request), "estimate", lambda: studio.estimate_subject(options), form.status)
-            yield {form.status: estimate_line(found, options)}
+            yield {form.status: estimate_line(found, options['steps'])}
         except StudioError as error:
             yield {form.status: escape(str(error))}
 

@@ -1,14 +1,16 @@
-"""What a DreamBooth run will take, from a timed look at its base model on this machine.
+"""What a run of DreamBooth or of a ControlNet will take, from a timed look at its base model on this machine.
 
-    python -m trainers.estimate --base toybox-sd --method lora
+    python -m trainers.estimate dreambooth --base toybox-sd --method lora
+    python -m trainers.estimate controlnet --base toybox-sd
 
-Takes the options of trainers.dreambooth and prints one line of JSON: {"seconds", "memory_gib", "trained_parameters"}, or
+Takes the options of the trainer and prints one line of JSON: {"seconds", "memory_gib", "trained_parameters"}, or
 {"error": a sentence}. The studio asks it as a process of its own, so that what it loads is gone when it ends.
 """
 
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,11 +23,14 @@ from torch import Tensor
 from studio.errors import StudioError
 from studio.models.activations import kept_for_backward
 from studio.models.latents import factor_of
+from studio.runs.trainers.controlnet import ControlNetOptions
 from studio.runs.trainers.dreambooth import DreamBoothOptions, RunCost
 from trainers.command_line import parse_options
-from trainers.dreambooth import PARTS, class_pictures, load_parts, make_network, prompt_inputs
+from trainers.controlnet import make_network as control_network
+from trainers.controlnet import read_captions
+from trainers.dreambooth import PARTS, at_once, class_pictures, load_parts, make_network, prompt_inputs
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "estimate_control"]
 
 # A fresh process: python, torch and diffusers from a disk that has them cached.
 START_S = 8.0
@@ -34,6 +39,8 @@ PROCESS_GIB = 0.9
 # And what comes and goes: gradients of activations, what the allocator cannot hand out. At the size of SD 1.5 and of the
 # toy model this comes within 5 % of the most that a process held.
 PASSING = 1.15
+# Maps that are kept with one channel.
+GREY_MAPS = ("toybox-edges", "toybox-depth", "canny", "scribble", "lineart-standard")
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -61,6 +68,41 @@ def estimate(options: DreamBoothOptions) -> RunCost:
     return RunCost(
         seconds=START_S + steps_s + drawing_calls(options) * forward_s / shape[0], trained_parameters=trained,
         memory_gib=PASSING * (state + activations) / 2**30 + PROCESS_GIB,
+    )
+
+
+def estimate_control(options: ControlNetOptions) -> RunCost:
+    """Time and memory of the training of a ControlNet, from a timed forward pass and a timed chunk of pictures on this machine. Loads the base model.
+
+    The time is that of the start, of encoding the pictures once, of the steps, and of the pictures drawn during training. Raises InvalidOption.
+    """
+    parts = load_parts(options.base)
+    network = control_network(replace(options, gradient_checkpointing=False), parts)
+    unet, side = parts["unet"], options.resolution
+    shape, device = (options.batch_size, unet.config.in_channels, *[side // factor_of(parts["vae"])] * 2), unet.device
+    told = [kept.float().to(device).expand(options.batch_size, *kept.shape[1:]) for kept in read_captions(parts, [""]).values()]
+    hint = torch.zeros(options.batch_size, 3, side, side, device=device)
+
+    def forward() -> Tensor:
+        precision = options.mixed_precision
+        with torch.autocast(device.type, PRECISIONS[precision]) if precision in PRECISIONS else nullcontext():
+            return network(torch.zeros(shape, device=device), torch.ones(len(hint), dtype=torch.long, device=device), told[0], hint, *told[1:])
+
+    forward_s, passes = _timed(forward), 2 + options.gradient_checkpointing
+    together = min(options.data_limit, at_once(side))
+    encoding_s = _timed(lambda: parts["vae"].encode(torch.zeros(together, 3, side, side, device=device)).latent_dist.mean) * options.data_limit / together
+    # Both the net and the other half of the base go back; the base's encoder does not.
+    steps_s = forward_s * passes * options.steps * options.accumulation
+    drawn = (options.steps // options.sample_every if options.sample_every else 0) * options.validation_samples * options.validation_steps
+    weights = sum(weight.numel() for part in parts.values() if isinstance(part, torch.nn.Module) for weight in part.parameters())
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    state = 4 * (weights + trained) + trained * (4 + 8 + (4 if options.ema_decay else 0))
+    # Latents in half precision and maps, kept beside.
+    data = options.data_limit * (2 * math.prod(shape[1:]) + side**2 * (1 if options.map in GREY_MAPS else 3))
+    activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
+    return RunCost(
+        seconds=START_S + encoding_s + steps_s + drawn * (_passes(options.validation_guidance) + 1) * forward_s / options.batch_size,
+        memory_gib=PASSING * (state + activations) / 2**30 + data / 2**30 + PROCESS_GIB, trained_parameters=trained,
     )
 
 
@@ -94,11 +136,16 @@ def _passes(guidance_scale: float) -> int:
     return 2 if guidance_scale > 1 else 1
 
 
+ESTIMATES: dict[str, tuple[type, Callable[..., RunCost]]] = {"dreambooth": (DreamBoothOptions, estimate), "controlnet": (ControlNetOptions, estimate_control)}
+
+
 def main(argv: list[str] | None = None) -> None:
-    """The command line. Ends with 1 where the options cannot work."""
+    """The command line: the trainer, then its options. Ends with 1 where the options cannot work."""
+    trainer, *rest = sys.argv[1:] if argv is None else argv
+    kind, foretell = ESTIMATES[trainer]
     try:
-        options = parse_options(DreamBoothOptions, argv, prog="python -m trainers.estimate", description="Say what a DreamBooth run will take.")
-        print(json.dumps(dataclasses.asdict(estimate(options))))
+        options = parse_options(kind, rest, prog=f"python -m trainers.estimate {trainer}", description="Say what a run will take.")
+        print(json.dumps(dataclasses.asdict(foretell(options))))
     except StudioError as error:
         print(json.dumps({"error": str(error)}))
         raise SystemExit(1) from None

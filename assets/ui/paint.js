@@ -2,14 +2,15 @@
 // of one's own, and a mask says where in the picture the unit acts.
 //
 //   props.value  JSON text of {map: PNG as data URI or "", width, height, mask: data URI or "", binary}, see tabs/parts/units.py
+//   The template's data-modes names the tools, of "look draw erase mask"; data-mask is what the last is called.
 //   The event `select` brings {what: "map" or "mask", png: data URI or ""} when a stroke has ended.
 (() => {
   const Studio = (window.Studio = window.Studio || {});
   const MODES = { look: "Look", draw: "Draw", erase: "Erase", mask: "Mask" };
-  const template = `
+  const templateOf = (modes) => `
     <div class="ds-paint-board"><canvas class="ds-paint-map" role="img" aria-label="The map of this unit"></canvas><canvas class="ds-paint-mask" aria-hidden="true"></canvas></div>
     <div class="ds-paint-tools" role="group" aria-label="What the pointer does on the map">
-      ${Object.entries(MODES).map(([mode, label]) => `<button type="button" class="ds-button" data-mode="${mode}" aria-pressed="${mode === "look"}">${label}</button>`).join("")}
+      ${modes.map(([mode, label]) => `<button type="button" class="ds-button" data-mode="${mode}" aria-pressed="${mode === "look"}">${label}</button>`).join("")}
       <label class="ds-paint-size">Brush <input type="range" min="1" max="12" value="2" aria-label="Width of the brush"></label>
       <button type="button" class="ds-button" data-clear>Clear</button>
     </div>`;
@@ -18,7 +19,9 @@
     const root = element.querySelector(".ds-paint");
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "true";
-    root.innerHTML = template;
+    // data-modes: those that there are; data-mask: what the last is called.
+    const given = root.dataset.modes ? root.dataset.modes.split(" ") : Object.keys(MODES);
+    root.innerHTML = templateOf(given.map((name) => [name, (name === "mask" && root.dataset.mask) || MODES[name]]));
     const part = (selector) => root.querySelector(selector);
     const board = part(".ds-paint-board"), canvas = part(".ds-paint-map"), over = part(".ds-paint-mask");
     const context = canvas.getContext("2d", { willReadFrequently: true }), masked = over.getContext("2d", { willReadFrequently: true });
@@ -131,7 +134,7 @@
     }
     part("[data-clear]").onclick = () => {
       asked++;
-      if (mode === "mask") { masked.clearRect(0, 0, over.width, over.height); trigger("select", { what: "mask", png: "" }); return; }
+      if (mode === "mask" || !given.includes("draw")) { masked.clearRect(0, 0, over.width, over.height); trigger("select", { what: "mask", png: "" }); return; }
       fill(context, "#000");
       binary = true;
       trigger("select", { what: "map", png: canvas.toDataURL("image/png") });

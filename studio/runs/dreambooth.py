@@ -1,33 +1,25 @@
 """Teaching a subject, from the person's side: their pictures judged, shown as training sees them, and kept for the run."""
 
 import dataclasses
-import json
-import logging
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from studio.errors import BadImage, InvalidOption, RunFailed
+from studio.errors import BadImage, InvalidOption
 from studio.media.images import to_square
 from studio.media.uploads import open_picture
 from studio.models.catalogue import ASSETS
-from studio.runs.folder import RunView, write_config
-from studio.runs.processes import ROOT, environment
+from studio.runs.costs import cost_of
+from studio.runs.folder import RunView
 from studio.runs.queue import Runs
-from studio.runs.trainers import require_kinds
 from studio.runs.trainers.dreambooth import DreamBoothOptions, RunCost, check_model
 from studio.runs.trainers.options import require_in_range
-from studio.runs.trainers.places import kept_within
 from studio.runs.trainers.presets import PRESETS, Preset
-from studio.scratch import passing_folder
 
 __all__ = ["EXAMPLE", "presets", "fields", "open_pictures", "seen", "options_from", "start", "estimate", "MOST_PICTURES"]
 
-logger = logging.getLogger(__name__)
 EXAMPLE = ASSETS / "examples" / "domino"
 MOST_PICTURES = 20
 VALIDATION = "{instance}|{instance} on a yellow background|{class_}"
@@ -97,31 +89,5 @@ def start(runs: Runs, name: str, pictures: Sequence[str | Path], options: Mappin
 
 
 def estimate(runs: Runs, options: Mapping[str, Any]) -> RunCost:
-    """What such a run among these will take; a process of its own loads the base model and times it.
-
-    Raises InvalidOption or UnknownName where the options cannot work, RunFailed where the process ended without an answer.
-    """
-    asked = kept_within("dreambooth", options_from(options), runs.folders)
-    require_kinds("dreambooth", asked)
-    checked = DreamBoothOptions(**asked)
-    check_model(checked)
-    with passing_folder() as folder:
-        write_config(folder, checked)
-        command = [sys.executable, "-m", "trainers.estimate", "--config", str(folder / "options.toml")]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, env=environment())
-    answer = _last_object(done.stdout)
-    if "error" in answer:
-        raise InvalidOption(answer["error"])
-    if done.returncode or not answer:
-        logger.error("The estimate ended with %d:\n%s", done.returncode, done.stderr[-4000:])
-        raise RunFailed("The estimate was ended, as when the memory is not enough for the base model; the log says more. The run itself may be started.")
-    return RunCost(**answer)
-
-
-def _last_object(text: str) -> dict[str, Any]:
-    """The JSON object in the last line of what a program printed, empty where there is none."""
-    try:
-        answer = json.loads(text.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
+    """What such a run among these will take: see studio.runs.costs.cost_of. Raises StudioError."""
+    return cost_of(runs, "dreambooth", options_from(options), check_model)

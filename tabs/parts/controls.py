@@ -10,6 +10,7 @@ import gradio as gr
 
 from studio.checks import require_choice
 from studio.errors import InvalidOption
+from studio.media.maps import map_from_text
 from studio.media.uploads import open_picture
 from studio.options import SampleOptions, option_info
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
@@ -132,23 +133,24 @@ def wire_scheduler(controls: Controls) -> None:
 
 def restored(controls: Controls, options: SampleOptions) -> dict[Any, Any]:
     """The controls' values for these options; those of the model are the tab's."""
-    values = {control: getattr(options, name) for name, control in controls.items() if name not in ("model", "class_label", "init_image")}
+    values = {control: getattr(options, name) for name, control in controls.items() if name not in ("model", "class_label", "init_image", "init_mask")}
     return {**values, **scheduler_updates(controls, options.scheduler, options)}
 
 
 def options_from(values: Mapping[str, Any]) -> SampleOptions:
     """The one SampleOptions that a tab builds from its controls, by name; what is left empty is the model's own.
 
-    Strength counts only where there is a picture to start from; that is the path of its file.
+    Strength and mask count only where there is a picture to start from; that is the path of its file, the mask a PNG in a data URI.
     """
     given = dict(values)
-    model, picture, strength = given.pop("model"), given.pop("init_image", None), given.pop("strength", 1.0)
+    model, picture, strength, mask = given.pop("model"), given.pop("init_image", None), given.pop("strength", 1.0), given.pop("init_mask", "")
     if not model:
         raise InvalidOption("Choose a model first: type a folder, a .safetensors file or a Hub id.")
     for name in ("class_label", "timesteps", "width", "height"):
         if name in given:
             given[name] = (given[name].strip() if isinstance(given[name], str) else given[name]) or None
     start = {"init_image": open_picture(picture), "strength": strength} if picture else {}
+    start |= {"init_mask": map_from_text(mask)} if picture and mask else {}
     return SampleOptions(model=model.strip(), **start, **given)
 
 

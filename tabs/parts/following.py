@@ -18,7 +18,7 @@ from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
     "Buttons", "Followed", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line",
-    "share_of", "state_of", "duration", "found", "newest", "required", "POLL_S", "INVITATION",
+    "share_of", "state_of", "duration", "estimate_line", "found", "newest", "required", "POLL_S", "INVITATION",
 ]
 
 POLL_S = 2.0
@@ -71,6 +71,12 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate_line(cost: Any, steps: Any) -> str:
+    """Time, memory and what is trained, in a sentence. cost: a RunCost."""
+    time = f"About {duration(cost.seconds)} on this machine for {steps} steps and all the pictures that are drawn before and on the way"
+    return f"{time}; about {cost.memory_gib:.1f} GiB of memory; {cost.trained_parameters:,} weights learn."
 
 
 def figures_of(latest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -180,7 +180,7 @@ def test_an_estimate_that_cannot_be_made_is_refused_in_the_trainer_s_own_words(s
             main(command[3:])
         return subprocess.CompletedProcess(command, end.value.code, *capsys.readouterr())
 
-    monkeypatch.setattr("studio.runs.dreambooth.subprocess.run", here)
+    monkeypatch.setattr("studio.runs.costs.subprocess.run", here)
     with pytest.raises(InvalidOption, match="the usual targets are to_q"):
         studio.estimate_subject(asked(tiny_sd, method="lora", targets="nothing"))
 
@@ -188,7 +188,7 @@ def test_an_estimate_that_cannot_be_made_is_refused_in_the_trainer_s_own_words(s
 @pytest.mark.parametrize("printed", ["", "no json", "[1]"])
 def test_an_estimate_that_ended_without_an_answer_is_told_in_a_sentence(studio, tiny_sd, monkeypatch, printed):
     ended = subprocess.CompletedProcess([], -9, stdout=printed, stderr="Killed")
-    monkeypatch.setattr("studio.runs.dreambooth.subprocess.run", lambda *args, **options: ended)
+    monkeypatch.setattr("studio.runs.costs.subprocess.run", lambda *args, **options: ended)
     with pytest.raises(RunFailed, match="memory is not enough"):
         studio.estimate_subject(asked(tiny_sd))
 
