@@ -9,16 +9,17 @@ Cards are shown and hidden; what a card holds is moved from one to another when 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from studio.checks import require_float, require_int
+from studio.checks import require_choice, require_float, require_int
 from studio.control.annotators import ANNOTATORS, Annotator, MapMade, MapRequest, fits_net, make_map
 from studio.errors import InvalidOption, StudioError
 from studio.media.data_uris import data_uri
-from studio.media.maps import RESIZES, kind_of_map, map_from_text, map_to_text
+from studio.media.maps import RESIZES, aligned, kind_of_map, map_from_text, map_to_text
 from studio.media.uploads import open_picture
 from studio.models.controlnet_menu import control_info
 from studio.options import SampleOptions
@@ -111,7 +112,8 @@ def create_map_controls(studio: ControlApi, prefix: str, first: Mapping[str, Any
     for index, name in enumerate(SETTINGS):
         parts[name] = unchecked(gr.Slider(elem_id=f"{prefix}-{name}", **setting_told(annotator, index, first[name])))
     parts["resize"] = unchecked(gr.Dropdown(
-        [(label, name) for name, label in RESIZES.items()], value=first["resize"], label="Brought to size", elem_id=f"{prefix}-resize",
+        [(label.partition(":")[0], name) for name, label in RESIZES.items()], value=first["resize"], label="Brought to size", elem_id=f"{prefix}-resize",
+        info="Fit leaves black beside it, Stretch bends it.",
     ))
     parts["invert"] = gr.Checkbox(first["invert"], label="Invert: black for white", elem_id=f"{prefix}-invert")
     return parts
@@ -181,17 +183,26 @@ def map_asked(values: Mapping[str, Any], size: tuple[int, int]) -> MapRequest:
     if name not in ANNOTATORS:
         return MapRequest(annotator=name)
     told = {setting.name: values[slot] for setting, slot in zip(ANNOTATORS[name].settings, SETTINGS)}
+    require_choice("resize", values["resize"], RESIZES)
     return MapRequest(
-        annotator=name, picture=_picture(values), scene=values["scene"] or "", settings=told, width=size[0], height=size[1],
+        annotator=name, picture=_picture(values, size), scene=values["scene"] or "", settings=told, width=size[0], height=size[1],
         resize=values["resize"], invert=bool(values["invert"]),
     )
 
 
-def _picture(values: Mapping[str, Any]) -> Any:
+def _picture(values: Mapping[str, Any], size: tuple[int, int]) -> Any:
     """What was drawn stands before what was uploaded, where the map is to be taken as it is."""
     if values["annotator"] == "map" and values["drawing"]:
         return map_from_text(values["drawing"])
-    return open_picture(values["picture"]) if values["picture"] and ANNOTATORS[values["annotator"]].of == "picture" else None
+    path = values["picture"]
+    return opened(path, *size, values["resize"])[0] if path and ANNOTATORS[values["annotator"]].of == "picture" else None
+
+
+@lru_cache(maxsize=8)
+def opened(path: str, width: int, height: int, resize: str) -> tuple[Any, tuple[int, int]]:
+    """An uploaded picture in the size of the run, and its own size; while a threshold moves it is not opened again. Raises BadImage."""
+    picture = open_picture(path)
+    return aligned(picture, width, height, resize), picture.size
 
 
 def unit_of(values: Mapping[str, Any], size: tuple[int, int], number: int) -> ControlUnit:
@@ -257,10 +268,19 @@ def painted(made: MapMade, mask: str) -> str:
 def line_of(studio: ControlApi, values: Mapping[str, Any], made: MapMade, request: MapRequest) -> str:
     """What is to be said of the map, and of the net that is to follow it."""
     said = [*made.notes, net_line(studio, net_named(values), request.annotator, made)]
-    if request.picture is not None and request.picture.size != (request.width, request.height):
+    own = _own_size(values, request)
+    if own != (request.width, request.height):
         how = {"crop": "cropped", "fit": "fitted", "stretch": "stretched"}[request.resize]
-        said.append(f"{request.picture.width} x {request.picture.height}, {how} to {request.width} x {request.height}.")
+        said.append(f"{own[0]} x {own[1]}, {how} to {request.width} x {request.height}.")
     return " ".join(escape(sentence) for sentence in said if sentence)
+
+
+def _own_size(values: Mapping[str, Any], request: MapRequest) -> tuple[int, int]:
+    """Of what the map is made of; that of the map where it is drawn from a scene."""
+    if request.picture is None:
+        return request.width, request.height
+    drawn = request.annotator == "map" and values["drawing"]
+    return request.picture.size if drawn else opened(values["picture"], request.width, request.height, request.resize)[1]
 
 
 def net_named(values: Mapping[str, Any]) -> str:
