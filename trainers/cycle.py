@@ -13,12 +13,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from studio.control.obedience import APART, NEAR
+from studio.control.obedience import NEAR
 
 __all__ = ["DISAGREEMENTS", "outlines", "silhouettes"]
 
 # How steep the soft steps are: a pixel is sure of its side when it is 1 / SURE of the range away from the threshold.
 SURE = 40.0
+# A difference that sets a place apart, as a share of the range: about half of what an outline has.
+APART = 40 / 255
 # An edge: the middle of Canny's usual thresholds, as a share of the range.
 EDGE = 150 / (4 * 255)
 
@@ -27,7 +29,7 @@ def silhouettes(pictures: Tensor) -> Tensor:
     """(B, H, W) in [0, 1]: how surely each place of pictures (B, 3, H, W) in [0, 1] differs from what the border mostly has."""
     border = torch.cat([pictures[:, :, 0], pictures[:, :, -1], pictures[..., 0], pictures[..., -1]], dim=-1)
     ground = border.detach().median(dim=-1).values[..., None, None]
-    return torch.sigmoid(SURE * ((pictures - ground).abs().amax(dim=1) - APART / 255))
+    return torch.sigmoid(SURE * ((pictures - ground).abs().amax(dim=1) - APART))
 
 
 def outlines(masks: Tensor) -> Tensor:

@@ -17,15 +17,26 @@ import numpy as np
 __all__ = ["OBEDIENCE", "depth_order", "edge_f1", "iou", "obedience", "outline", "silhouette"]
 
 # Of 255: less is shading, or what an autoencoder leaves of a plain background.
-APART = 40
+APART = 14
 # A grey of a depth map that belongs to an object, not to the plane behind it.
 NEAR = 140
 
 
 def silhouette(picture: np.ndarray) -> np.ndarray:
-    """(H, W) bool: where a picture (H, W, 3) uint8 differs from the colour that its border mostly has."""
+    """(H, W) bool: where a picture (H, W, 3) uint8 differs from the colour that its border mostly has.
+
+    The edge lies where half of the typical difference is reached, as a pixel that is half covered has it. What such pixels enclose belongs
+    to it as well, where it is not the background itself: some colours differ little from their background, and only the outline does.
+    """
+    from scipy.ndimage import binary_fill_holes
+
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    return np.abs(picture.astype(np.int16) - np.median(border, axis=0).astype(np.int16)).max(axis=2) > APART
+    difference = np.abs(picture.astype(np.int16) - np.median(border, axis=0).astype(np.int16)).max(axis=2)
+    apart = difference > APART
+    if not apart.any():
+        return apart
+    strong: np.ndarray = difference > max(APART, np.median(difference[apart]) / 2)
+    return strong | (binary_fill_holes(strong) & apart)
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
