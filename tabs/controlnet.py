@@ -54,7 +54,7 @@ STRIP_INVITATION = "Press Draw the strip: one seed at every scale, and how well 
 MAIN = ("negative_prompt", "guidance_scale", "num_steps", "scheduler", "seed", "num_images")
 FIRST_SCALES = "0, 0.25, 0.5, 0.75, 1, 1.5, 2"
 # What a change of makes the map anew, and what only its line.
-OF_MAP = ("annotator", "picture", "scene", "first", "second", "invert", "resize", "net")
+OF_MAP = ("picture", "scene", "first", "second", "invert", "resize", "net")
 OF_WINDOW = ("start", "end", "scale", "muted")
 
 
@@ -235,7 +235,8 @@ def wire_map(studio: ControlApi, asked: Asked, card: Card) -> None:
     # Another picture stands before what was drawn.
     card.parts["picture"].upload(lambda: "", None, card.parts["drawing"], **CHEAP)
     told = list(setting_updates(card, "canny"))
-    card.parts["annotator"].input(on_annotator, card.parts["annotator"], told, **CHEAP)
+    # Only then: what the sliders hold has to lie in the ranges of the new annotator.
+    card.parts["annotator"].input(on_annotator, card.parts["annotator"], told, **CHEAP).then(on_change, inputs, [card.paint, card.line], **CHEAP)
     changed = [card.parts[name].change for name in OF_MAP] + [part.change for part in sized]
     gr.on(changed, on_change, inputs, [card.paint, card.line], trigger_mode="always_last", **CHEAP)
     card.make.click(on_make, inputs, [card.paint, card.line], **PRIVATE, **DEVICE)

@@ -65,7 +65,7 @@ def _kind_of(name: str, first: Any, kind: Callable[..., Any] | None) -> tuple[Ca
     # Where None is the default it says nothing of the kind; the first value does.
     like = DEFAULTS[name] if DEFAULTS[name] is not None else first
     if name == "init_image":
-        return _picture, {"sources": ["upload", "webcam", "clipboard"], "height": 190}
+        return _picture, {"sources": ["upload", "webcam", "clipboard"], "height": 190, "format": "png"}
     if name in CHOSEN:
         return _dropdown, CHOSEN[name](first)
     if isinstance(like, bool):

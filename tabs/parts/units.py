@@ -152,9 +152,9 @@ def net_menu(studio: ControlApi) -> list[tuple[str, str]]:
 
 
 def setting_told(annotator: Annotator, index: int, value: Any = None) -> dict[str, Any]:
-    """What the slider of the annotator's setting `index` is told; hidden where there is none."""
+    """What the slider of the annotator's setting `index` is told; hidden where there is none, with a range that takes what it holds."""
     if index >= len(annotator.settings):
-        return {"value": 0.0, "minimum": 0.0, "maximum": 1.0, "label": "Setting", "visible": False}
+        return {"minimum": 0.0, "maximum": 1000.0, "label": "Setting", "visible": False}
     one = annotator.settings[index]
     within = isinstance(value, (int, float)) and one.low <= value <= one.high
     return {

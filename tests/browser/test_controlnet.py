@@ -59,10 +59,10 @@ def white(page, unit: int = 1) -> int:
     return page.evaluate(WHITE, unit)
 
 
-def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A stroke on the board of unit 1, in shares of it."""
-    page.locator(BOARD).scroll_into_view_if_needed()
-    box = page.locator(BOARD).bounding_box()
+def drag(page, start: tuple[float, float], end: tuple[float, float], board: str = BOARD) -> None:
+    """A stroke on a board, that of unit 1 unless told, in shares of it."""
+    page.locator(board).scroll_into_view_if_needed()
+    box = page.locator(board).bounding_box()
     page.mouse.move(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
     page.mouse.down()
     page.mouse.move(box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"], steps=6)
@@ -144,6 +144,37 @@ def _named(download) -> str:
     return str(path)
 
 
+def test_what_is_drawn_anew_is_painted_on_the_picture_to_start_from_and_a_kept_run_brings_it_back(tab, served, photo):
+    studio, _ = served
+    choose(tab, "ctl-1-net", "Edges")
+    tab.click("#ctl-sampling >> text=How to sample")
+    tab.set_input_files("#ctl-init input[type=file]", photo)
+    tab.wait_for_selector("#ctl-anew .ds-paint[data-shown]")
+    assert tab.locator("#ctl-anew [data-mode]").all_inner_texts() == ["Look", "Draw anew"]
+    tab.click("#ctl-anew [data-mode=mask]")
+    drag(tab, (0.5, 0.1), (0.5, 0.9), "#ctl-anew .ds-paint-board")
+    tab.wait_for_selector("#ctl-anew-line >> text=What is not veiled is drawn anew.")
+    run(tab)
+    asked = studio.asked[-1]
+    mask = np.asarray(asked.init_mask.convert("L"))
+    assert asked.init_image.size == (200, 160) and mask[8:56, 32].min() == 255 and mask[:, :20].max() == 0
+    with tab.expect_download() as kept:
+        tab.click("#ctl-keep >> text=Keep it")
+        tab.click("#ctl-keep-run")
+    tab.reload()
+    tab.wait_for_selector("#ctl-1-map .ds-paint[data-shown]")
+    tab.set_input_files("#ctl-open input[type=file]", _named(kept.value))
+    tab.wait_for_selector("#ctl-status >> text=Opened a run")
+    run(tab)
+    again = studio.asked[-1]
+    assert again.init_mask.tobytes() == asked.init_mask.tobytes() and again.init_image.tobytes() == asked.init_image.tobytes()
+    tab.click("#ctl-sampling >> text=How to sample")
+    tab.click("#ctl-anew [data-clear]")
+    tab.wait_for_function("document.querySelector('#ctl-anew-line').innerText.trim() === ''")
+    run(tab)
+    assert studio.asked[-1].init_mask is None and studio.asked[-1].init_image is not None
+
+
 def test_with_and_without_and_a_strip_over_scales(tab):
     choose(tab, "ctl-1-net", "Edges")
     tab.get_by_role("tab", name="With and without").click()
@@ -154,5 +185,6 @@ def test_with_and_without_and_a_strip_over_scales(tab):
     tab.locator("#ctl-scales input, #ctl-scales textarea").first.fill("0, 1, 2")
     tab.click("#ctl-strip-run")
     tab.wait_for_selector("#ctl-strip-status >> text=Done: 3 pictures")
+    assert tab.locator("#ctl-strip-stage .ds-grid-curve svg").count() == 1
 
 

@@ -274,3 +274,15 @@ def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_
     both = {**quality, "two_units": {"edges_left": 0.9, "segmentation_right": 0.85}, "before": quality["measured"]}
     card = controlnet_card(tmp_path, name, [ControlNetOptions()], both)
     assert "F1 of 90.0%" in card and "What the second stage gains" in card
+
+
+def test_an_estimate_counts_what_is_encoded_trained_and_drawn(base, xl, tmp_path):
+    from trainers.estimate import estimate_control
+
+    asked = {
+        "plain": {"sample_every": 0}, "drawn": {"sample_every": 10, "validation_samples": 8}, "small": {"sample_every": 0, "gradient_checkpointing": True},
+    }
+    costs = {name: estimate_control(options(base, tmp_path, steps=1000, resolution=64, **changes)) for name, changes in asked.items()}
+    assert costs["plain"].trained_parameters == sum(weight.numel() for weight in ControlNetTask(options(base, tmp_path)).network.net.parameters())
+    assert costs["drawn"].seconds > costs["plain"].seconds and costs["small"].memory_gib < costs["plain"].memory_gib
+    assert estimate_control(options(xl, tmp_path)).seconds > 0
