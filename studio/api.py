@@ -187,6 +187,12 @@ class Studio:
         runs = self.runs
         return start(runs, self.rankings if source == "ranked" else None, name, options, source=source, collection=collection, file=file)
 
+    def estimate_tuning(self, options: "Mapping[str, Any]") -> Any:
+        """Time and memory of such a run, by a timed look at base and scorers: see studio.runs.refl.estimate."""
+        from studio.runs.refl import estimate
+
+        return estimate(self.runs, options)
+
     def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]":
         """Draw pictures and put them up for ranking: see studio.rankings.making.make_tasks."""
         from studio.rankings.making import make_tasks

@@ -1,5 +1,6 @@
 """The ReFL tab: a model is tuned by a reward or by rankings, and watched for whether its pictures get better or only its number."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -14,9 +15,24 @@ from studio.runs.refl import SOURCES, alarm_of, base_facts, fields, presets
 from studio.runs.trainers.refl import ALGORITHMS
 from tabs.parts.api import TuningApi
 from tabs.parts.controls import Controls
-from tabs.parts.following import POLL_S, Followed, buttons_shown, create_buttons, create_follow, follow_value, found, newest, wire_buttons, with_curves
+from tabs.parts.following import (
+    POLL_S,
+    Followed,
+    buttons_shown,
+    create_buttons,
+    create_follow,
+    estimate_line,
+    follow_value,
+    found,
+    newest,
+    wire_buttons,
+    with_curves,
+)
 from tabs.parts.option_form import option_control, option_values
-from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.panel import DEVICE
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.turns import alone
+from tabs.parts.visitors import asker_of
 from tabs.refl_compare import create_compare
 
 __all__ = ["create_tab", "tuning_options", "watched_value"]
@@ -67,6 +83,7 @@ class Form:
     file: gr.File
     name: gr.Textbox
     train: gr.Button
+    estimate: gr.Button
     status: gr.HTML
     controls: Controls
 
@@ -172,7 +189,9 @@ def create_form(studio: TuningApi) -> Form:
     collection = unchecked(gr.Dropdown([("All", "")], value="", label="Rankings", visible=False, elem_id="refl-collection"))
     file = gr.File(type="filepath", label="Prompts, one a line, or exported rankings", height=110, visible=False, elem_id="refl-file")
     name = gr.Textbox("tuned", label="Name of the run", max_lines=1, info="Letters, digits, - and _.", elem_id="refl-name")
-    train = gr.Button("Tune", variant="primary", elem_id="refl-train")
+    with gr.Row(elem_classes="ds-press"):
+        train = gr.Button("Tune", variant="primary", elem_id="refl-train", min_width=80, scale=2)
+        estimate = gr.Button("Estimate", elem_id="refl-estimate", min_width=70, scale=1)
     status = gr.HTML(elem_id="refl-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
     controls["base"] = unchecked(gr.Dropdown(
         bases(studio), value=first["base"], label="Model to tune", allow_custom_value=True, info="From the menu, or a folder or a Hub id.", elem_id="refl-base",
@@ -180,7 +199,10 @@ def create_form(studio: TuningApi) -> Form:
     controls |= {option: control(option) for option in MAIN}
     with gr.Accordion("More", open=False, elem_id="refl-more"):
         controls |= {option: control(option) for option in MORE}
-    return Form(preset=preset, source=source, typed=typed, collection=collection, file=file, name=name, train=train, status=status, controls=controls)
+    return Form(
+        preset=preset, source=source, typed=typed, collection=collection, file=file, name=name, train=train, estimate=estimate,
+        status=status, controls=controls,
+    )
 
 
 def bases(studio: TuningApi) -> list[tuple[str, str]]:
@@ -240,6 +262,16 @@ def wire_training(studio: TuningApi, form: Form, followed: Watched) -> None:
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
         return {**full(followed.shown, show(view.name)), form.status: said, form.name: free_name(studio, "tuned")}
 
+    def on_estimate(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield {form.status: "The base model and the scorers are loaded and timed."}
+        try:
+            options = tuning_options({name: values[control] for name, control in form.controls.items()})
+            cost = yield from alone(studio.device, asker_of(request), "estimate", lambda: studio.estimate_tuning(options), form.status)
+            yield {form.status: estimate_line(cost, options["steps"])}
+        except StudioError as error:
+            yield {form.status: escape(str(error))}
+
+    form.estimate.click(on_estimate, {*form.controls.values()}, [form.status], **PRIVATE, **DEVICE)
     gr.on(None, on_open_page, None, [*followed.shown, form.name, form.collection, form.controls["base"]], **CHEAP)
     gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
     followed.run.input(show, followed.run, followed.shown, **CHEAP)

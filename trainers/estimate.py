@@ -1,7 +1,8 @@
-"""What a run of DreamBooth or of a ControlNet will take, from a timed look at its base model on this machine.
+"""What a run of DreamBooth, of a ControlNet or of a tuning will take, from a timed look at its base model on this machine.
 
     python -m trainers.estimate dreambooth --base toybox-sd --method lora
     python -m trainers.estimate controlnet --base toybox-sd
+    python -m trainers.estimate refl --base toybox-sd --rewards toybox-clip
 
 Takes the options of the trainer and prints one line of JSON: {"seconds", "memory_gib", "trained_parameters"}, or
 {"error": a sentence}. The studio asks it as a process of its own, so that what it loads is gone when it ends.
@@ -11,7 +12,6 @@ import dataclasses
 import json
 import math
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,20 +25,16 @@ from studio.models.activations import kept_for_backward
 from studio.models.latents import factor_of
 from studio.runs.trainers.controlnet import ControlNetOptions
 from studio.runs.trainers.dreambooth import DreamBoothOptions, RunCost
+from studio.runs.trainers.refl import ReFLOptions
 from trainers.command_line import parse_options
 from trainers.controlnet import make_network as control_network
 from trainers.controlnet import read_captions
+from trainers.costs import PASSING, PROCESS_GIB, START_S, passes_of, timed
 from trainers.dreambooth import PARTS, at_once, class_pictures, load_parts, make_network, prompt_inputs
+from trainers.refl_estimate import estimate as estimate_tuning
 
 __all__ = ["estimate", "estimate_control"]
 
-# A fresh process: python, torch and diffusers from a disk that has them cached.
-START_S = 8.0
-# What it holds of itself.
-PROCESS_GIB = 0.9
-# And what comes and goes: gradients of activations, what the allocator cannot hand out. At the size of SD 1.5 and of the
-# toy model this comes within 5 % of the most that a process held.
-PASSING = 1.15
 # Maps that are kept with one channel.
 GREY_MAPS = ("toybox-edges", "toybox-depth", "canny", "scribble", "lineart-standard")
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -56,7 +52,7 @@ def estimate(options: DreamBoothOptions) -> RunCost:
     network = make_network(parts, replace(options, gradient_checkpointing=False))
     text = prompt_inputs(parts, options, [""] * shape[0]).to(parts["unet"].device)
     forward = partial(_forward, network, torch.zeros(shape, device=text.device), text, options.mixed_precision)
-    forward_s = _timed(forward)
+    forward_s = timed(forward)
     weights = sum(weight.numel() for name in PARTS for weight in parts[name].parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     # Backward costs as much for the activations and, where the weights learn, for them; with checkpointing forward is done twice.
@@ -88,9 +84,9 @@ def estimate_control(options: ControlNetOptions) -> RunCost:
         with torch.autocast(device.type, PRECISIONS[precision]) if precision in PRECISIONS else nullcontext():
             return network(torch.zeros(shape, device=device), torch.ones(len(hint), dtype=torch.long, device=device), told[0], hint, *told[1:])
 
-    forward_s, passes = _timed(forward), 2 + options.gradient_checkpointing
+    forward_s, passes = timed(forward), 2 + options.gradient_checkpointing
     together = min(options.data_limit, at_once(side))
-    encoding_s = _timed(lambda: parts["vae"].encode(torch.zeros(together, 3, side, side, device=device)).latent_dist.mean) * options.data_limit / together
+    encoding_s = timed(lambda: parts["vae"].encode(torch.zeros(together, 3, side, side, device=device)).latent_dist.mean) * options.data_limit / together
     # Both the net and the other half of the base go back; the base's encoder does not.
     steps_s = forward_s * passes * options.steps * options.accumulation
     drawn = (options.steps // options.sample_every if options.sample_every else 0) * options.validation_samples * options.validation_steps
@@ -101,7 +97,7 @@ def estimate_control(options: ControlNetOptions) -> RunCost:
     data = options.data_limit * (2 * math.prod(shape[1:]) + side**2 * (1 if options.map in GREY_MAPS else 3))
     activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
     return RunCost(
-        seconds=START_S + encoding_s + steps_s + drawn * (_passes(options.validation_guidance) + 1) * forward_s / options.batch_size,
+        seconds=START_S + encoding_s + steps_s + drawn * (passes_of(options.validation_guidance) + 1) * forward_s / options.batch_size,
         memory_gib=PASSING * (state + activations) / 2**30 + data / 2**30 + PROCESS_GIB, trained_parameters=trained,
     )
 
@@ -112,31 +108,18 @@ def _forward(network: torch.nn.Module, x_t: Tensor, text: Tensor, precision: str
         return network(x_t, torch.ones(len(x_t), device=x_t.device), text)
 
 
-@torch.inference_mode()
-def _timed(forward: Callable[[], Tensor]) -> float:
-    """Seconds of a forward pass: the faster of two, after one that warms up."""
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        forward().sum().item()  # waits for a GPU to be done
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
-
-
 def drawing_calls(options: DreamBoothOptions) -> float:
     """Forward passes of one picture that drawing takes: missing class pictures, and the sheets before and during training."""
     missing = options.num_class_images - len(class_pictures(options.class_folder)) if options.prior_weight else 0
     sheets = 1 + math.ceil(options.steps / options.sample_every) if options.sample_every else 0
     looked_at = sheets * options.validation_samples * len(options.prompts_to_look_at)
-    of_class = max(missing, 0) * options.class_steps * _passes(options.class_guidance)
-    return of_class + looked_at * options.validation_steps * _passes(options.validation_guidance)
+    of_class = max(missing, 0) * options.class_steps * passes_of(options.class_guidance)
+    return of_class + looked_at * options.validation_steps * passes_of(options.validation_guidance)
 
 
-def _passes(guidance_scale: float) -> int:
-    return 2 if guidance_scale > 1 else 1
-
-
-ESTIMATES: dict[str, tuple[type, Callable[..., RunCost]]] = {"dreambooth": (DreamBoothOptions, estimate), "controlnet": (ControlNetOptions, estimate_control)}
+ESTIMATES: dict[str, tuple[type, Callable[..., RunCost]]] = {
+    "dreambooth": (DreamBoothOptions, estimate), "controlnet": (ControlNetOptions, estimate_control), "refl": (ReFLOptions, estimate_tuning),
+}
 
 
 def main(argv: list[str] | None = None) -> None:

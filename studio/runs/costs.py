@@ -21,7 +21,7 @@ __all__ = ["ESTIMATED", "cost_of"]
 
 logger = logging.getLogger(__name__)
 # Trainers whose runs can be foretold.
-ESTIMATED = ("dreambooth", "controlnet")
+ESTIMATED = ("dreambooth", "controlnet", "refl")
 
 
 def cost_of(runs: Runs, trainer: str, options: Mapping[str, Any], check: Callable[[Any], None] | None = None) -> RunCost:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from studio.checks import is_number, quoted, require_choice, require_int, require_texts
 from studio.errors import InvalidOption
 from studio.records import read_record
+from studio.runs.costs import cost_of
+from studio.runs.trainers.dreambooth import RunCost, check_base
 from studio.runs.trainers.refl import REFL_PRESETS, TYPED, ReFLOptions
 from studio.toybox import WORLDS
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from studio.runs.queue import Runs
     from studio.runs.trainers.presets import Preset
 
-__all__ = ["BASE_FILE", "GAP", "MEASURED", "MOST_HELD_OUT", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "fields", "presets", "start"]
+__all__ = ["BASE_FILE", "GAP", "MEASURED", "MOST_HELD_OUT", "SOURCES", "BaseFacts", "alarm_of", "base_facts", "estimate", "fields", "presets", "start"]
 
 # Where prompts, or rankings, come from.
 SOURCES = {**{name: "Made up of the toy world" if name == "toybox" else f"Made up: {name}" for name in WORLDS}, "ranked": "Those that were ranked",
@@ -134,6 +136,15 @@ def start(
     format = chosen.get("format", STUDIO) if source == "file" else STUDIO
     # The export holds the collection alone.
     return runs.start("refl", {**chosen, "format": format, "collection": ""}, name=name, uploads={"data": save})
+
+
+def estimate(runs: "Runs", options: Mapping[str, Any]) -> RunCost:
+    """What such a run among these will take; a process of its own loads base and scorers and times them.
+
+    Raises InvalidOption or UnknownName where the options cannot work, RunFailed where the process ended without an answer.
+    """
+    # Where the prompts come from takes no time, and may not be here yet.
+    return cost_of(runs, "refl", {**options, "data": "toybox"}, lambda checked: check_base(checked.base))
 
 
 def kept_rankings(rankings: "Rankings", folder: Path, collection: str, ranks: bool) -> int:
