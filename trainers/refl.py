@@ -37,6 +37,9 @@ from trainers.tuning_data import Kept, Pairs, kept_pictures, ranked_pairs, split
 
 __all__ = ["ReFLOptions", "train"]
 
+# More pictures at once are no quicker to decode and score, and take more memory.
+SCORED_AT_ONCE = 8
+
 
 class ReFLTask(Task):
     """Prompts, scorers, and the model that follows them."""
@@ -50,7 +53,7 @@ class ReFLTask(Task):
         self.trained, self.held_out = split_prompts(options, self.pairs)
         self.size = len(self.pairs.trained) if self.pairs else len(self.trained)
         self.rollout = training_rollout(options, self.model)
-        self.at_once = at_once(options.resolution)
+        self.at_once = min(at_once(options.resolution), SCORED_AT_ONCE)
         self.follow = followed(options)
         base = Tuned(self.model)
         self.looking = Looking(options, self.model, self.trained, self.held_out, self.follow)

@@ -8,6 +8,7 @@
     killing     a run killed twenty times against one left alone: identical weights?
     scrubbing   a step change of the stage in Chromium
     ranking     a database of 100,000 rankings, on SQLite and on PostgreSQL: next task, submission, agreement, export
+    refl        an update of ReFL against the released loop: time and memory, gradient checkpointing off and on
     rewards     scoring in a batch against one at a time; a reward's head alone against all of it
     pressing    from a press to the first x0_hat and to Done in Chromium, beside the bare loop
     starting    `import studio`, and the page against a bare Gradio page
@@ -16,7 +17,7 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "rewards", "starting")
+BENCHMARKS = ("sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "refl", "rewards", "starting")
 
 
 def main() -> None:
