@@ -5,6 +5,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,18 +16,28 @@ __all__ = ["config_folder", "parse_options", "read_toml"]
 Options = TypeVar("Options")
 
 
-def parse_options(kind: type[Options], argv: list[str] | None = None, *, prog: str, description: str) -> Options:
-    """The options on the command line, over those of --config, as an instance of the dataclass `kind`."""
+def parse_options(
+    kind: type[Options], argv: list[str] | None = None, *, prog: str, description: str, presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Options:
+    """The options on the command line, over those of --config, over those of --preset, as an instance of the dataclass `kind`.
+
+    presets: options by the name of a preset; without them there is no --preset.
+    """
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", metavar="FILE.toml", help="options from a TOML file; what is given on the command line wins")
+    if presets:
+        parser.add_argument("--preset", choices=list(presets), help="a set of options for a purpose; --config and the command line win")
     types_of = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         _add(parser, field, types_of[field.name])
-    config = parser.parse_known_args(argv)[0].config
-    if config:
-        parser.set_defaults(**read_toml(kind, Path(config)))
+    given = parser.parse_known_args(argv)[0]
+    if presets and given.preset:
+        parser.set_defaults(**presets[given.preset])
+    if given.config:
+        parser.set_defaults(**read_toml(kind, Path(given.config)))
     values = vars(parser.parse_args(argv))
     values.pop("config")
+    values.pop("preset", None)
     return kind(**values)
 
 

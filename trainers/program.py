@@ -9,7 +9,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from studio.errors import DamagedFile, StudioError
 from studio.runs.checkpoints import newest_good, steps_of
 from studio.runs.folder import read_state, write_state
 from studio.runs.processes import process_start
+from studio.runs.trainers.presets import Preset
 from trainers.command_line import config_folder, parse_options
 from trainers.loop import StepLog, StopAsked, require_even_share
 from trainers.run_folder import RunFolder
@@ -25,10 +26,12 @@ from trainers.run_folder import RunFolder
 __all__ = ["run_program"]
 
 
-def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[str] | None = None, *, description: str) -> None:
-    """Run a trainer from the command line. Ctrl-C and SIGTERM save first, as the file `stop` in the run folder does."""
+def run_program(
+    kind: type, train: Callable[..., Iterator[StepLog]], argv: list[str] | None = None, *, description: str, presets: Mapping[str, Preset] | None = None,
+) -> None:
+    """Run a trainer from the command line. Ctrl-C and SIGTERM save first, as the file `stop` in the run folder does. presets: for --preset."""
     name = train.__module__.rsplit(".", 1)[-1] if train.__module__ != "__main__" else _name_of_main()
-    options = _options_or_end(kind, argv, f"python -m trainers.{name}", description)
+    options = _options_or_end(kind, argv, f"python -m trainers.{name}", description, {key: entry.options for key, entry in (presets or {}).items()})
     folder = RunFolder(options.output)
     if not _is_main_process():
         _take_all_steps(train, options)
@@ -53,10 +56,10 @@ def run_program(kind: type, train: Callable[..., Iterator[StepLog]], argv: list[
     (folder.path / "stop").unlink(missing_ok=True)
 
 
-def _options_or_end(kind: type, argv: list[str] | None, prog: str, description: str) -> Any:
+def _options_or_end(kind: type, argv: list[str] | None, prog: str, description: str, presets: Mapping[str, Mapping[str, Any]]) -> Any:
     """The options, or the end with a sentence; a run that the studio is starting has then failed."""
     try:
-        return parse_options(kind, argv, prog=prog, description=description)
+        return parse_options(kind, argv, prog=prog, description=description, presets=presets)
     except StudioError as error:
         folder = config_folder(argv)
         if folder is not None and _state_before(folder) == "starting":

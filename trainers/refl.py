@@ -25,7 +25,7 @@ from studio.models import load_model
 from studio.models.facts import STUDIO_FACTS
 from studio.process.conversions import NoiseLevel, output_from
 from studio.rewards import load_reward
-from studio.runs.trainers.refl import ReFLOptions, check
+from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
 from trainers.dreambooth import add_lora, at_once, own_device, save_lora
 from trainers.followed import Followed, Pulled, capped, pulled
 from trainers.looking import Look, Looking, training_rollout
@@ -282,7 +282,7 @@ def train(options: ReFLOptions, *, progress: bool = True) -> Iterator[StepLog]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    run_program(ReFLOptions, train, argv, description="Tune a text-to-image model by a reward.")
+    run_program(ReFLOptions, train, argv, description="Tune a text-to-image model by a reward.", presets=REFL_PRESETS)
 
 
 if __name__ == "__main__":

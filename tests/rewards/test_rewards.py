@@ -59,6 +59,14 @@ def test_plain_scorers_order_pictures_as_the_eye_does():
     assert size[2] > size[0]
 
 
+def test_the_estimated_jpeg_size_goes_with_the_size_itself(pictures):
+    rng = np.random.default_rng(1)
+    noisy = [Image.fromarray(np.clip(np.asarray(one) + rng.normal(0, 6 * k, (64, 64, 3)), 0, 255).astype(np.uint8)) for k, one in enumerate(pictures)]
+    x = from_images([*pictures, *noisy])
+    estimated, size = (load_reward(name)(x, [""] * len(x)) for name in ("jpeg_bits", "jpeg_size"))
+    assert np.corrcoef(estimated, size)[0, 1] > 0.9
+
+
 def test_names_are_of_the_menu_of_a_kind_or_of_a_folder():
     assert reward_info("clip:some/clip").source == "some/clip"
     with pytest.raises(UnknownName, match="scorer"):

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from studio.checks import quoted
 from studio.errors import InvalidOption
 from studio.rankings.formats import FORMATS
-from studio.rewards import RewardInfo, reward_info
+from studio.rewards import REWARDS, RewardInfo, reward_info
 from studio.runs.trainers.dreambooth import USUAL_TARGETS, check_base, require_layers
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
-from studio.runs.trainers.presets import Preset
+from studio.runs.trainers.presets import PRESETS, Preset
 from studio.runs.trainers.reward import DATABASE
 from studio.toybox import WORLDS
 
@@ -182,20 +183,49 @@ def require_gradient(info: RewardInfo) -> None:
         )
 
 
-TOYBOX: dict[str, object] = {
-    "base": "toybox-sd", "data": "toybox", "resolution": 64, "steps": 120, "batch_size": 16, "lr": 1e-4, "reward_weight": 1.0, "reward_units": "base",
-    "pretrain_weight": 1.0, "pretrain_data": "toybox", "pretrain_pictures": 2000, "pretrain_batch": 16, "ema_decay": 0.95, "sample_every": 20,
-    "checkpoint_every": 20, "validation_steps": 12, "validation_prompts": 12, "stop_on_alarm": True, "result": "best",
+# The embedded reward, once it is there.
+SCORER = "toybox-reward" if "toybox-reward" in REWARDS else "toybox-clip"
+# What all presets for the embedded model have.
+TOYBOX: dict[str, Any] = {
+    "base": "toybox-sd", "rewards": SCORER, "judge": "toybox-examiner", "data": "toybox", "resolution": 64, "steps": 120, "batch_size": 16, "lr": 5e-5,
+    "reward_weight": 0.1, "reward_units": "base", "pretrain_data": "toybox", "pretrain_pictures": 4000, "pretrain_batch": 16, "ema_decay": 0.95,
+    "sample_every": 20, "checkpoint_every": 20, "validation_steps": 12, "validation_prompts": 12, "num_steps": 20, "stop_low": 14, "stop_high": 19,
+}
+SD15: dict[str, Any] = {
+    "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "rewards": "zai-org/ImageReward", "judge": "yuvalkirstain/PickScore_v1",
+    "mixed_precision": "bf16", "gradient_checkpointing": True, "validation_guidance": 7.5, "validation_prompts": 4, "validation_samples": 2,
+    "pretrain_batch": 1, "batch_size": 4, "accumulation": 16,
 }
 
 REFL_PRESETS: dict[str, Preset] = {
-    "toybox": Preset(label="Toybox, CPU", about="All of the small embedded model follows a score, held to what it was.", options=dict(TOYBOX)),
-    "sd15-lora": Preset(
-        label="SD 1.5 LoRA, 16 GB", about="ReFL as published, with ImageReward, on low-rank additions.",
+    "toybox": Preset(
+        label="Toybox, CPU", about="All of the small embedded model follows a reward, held to captioned pictures, and ends where it no longer helps.",
+        options={**TOYBOX, "pretrain_weight": 1.0, "stop_on_alarm": True, "result": "best"},
+    ),
+    "toybox-free": Preset(
+        label="Toybox, nothing holds it", about="The same without the pre-training loss, as the released code: watch what is lost.",
+        options={**TOYBOX, "pretrain_weight": 0.0, "cap": 1000.0},
+    ),
+    "toybox-hacked": Preset(
+        label="Toybox, a bad reward", about="The size of a JPEG as the reward: the number rises, the pictures go, and the alarm rings.",
+        options={**TOYBOX, "rewards": "jpeg_bits", "pretrain_weight": 0.0, "cap": 1000.0},
+    ),
+    "toybox-draft": Preset(
+        label="Toybox, DRaFT-LV", about="Gradient through the last step alone, at two noises, on low-rank additions.",
         options={
-            "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "method": "lora", "rank": 16, "alpha": 16.0, "lr": 1e-4,
-            "rewards": "blip:zai-org/ImageReward", "judge": "yuvalkirstain/PickScore_v1", "batch_size": 4, "accumulation": 16, "mixed_precision": "bf16",
-            "gradient_checkpointing": True, "validation_guidance": 7.5, "validation_prompts": 4, "validation_samples": 2, "pretrain_batch": 1,
+            **TOYBOX, "algorithm": "draft_lv", "method": "lora", "rank": 16, "alpha": 16.0, "lr": 3e-4, "pretrain_weight": 1.0,
+            "targets": PRESETS["toybox-lora"].options["targets"],
         },
+    ),
+    "toybox-dpo": Preset(
+        label="Toybox, Diffusion-DPO", about="From the rankings themselves, without a reward: choose Those that were ranked as prompts.",
+        options={**TOYBOX, "algorithm": "dpo", "pretrain_weight": 0.0, "lr": 2e-5, "beta": 500.0},
+    ),
+    "sd15": Preset(
+        label="SD 1.5, 24 GB", about="ReFL as published, all of the UNet, with the pre-training loss that the released code leaves out.",
+        options={**SD15, "lr": 1e-5},
+    ),
+    "sd15-lora": Preset(
+        label="SD 1.5 LoRA, 16 GB", about="The same on low-rank additions.", options={**SD15, "method": "lora", "rank": 16, "alpha": 16.0, "lr": 1e-4},
     ),
 }
