@@ -63,7 +63,9 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
 }
 # What is drawn of a run: each chart with its curves, by the names of studio.runs.refl.MEASURED, and what a step says.
 CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("Reward that is followed", (("reward_held_out", "Held-out prompts"), ("reward_trained", "Trained prompts"))),
+    ("Reward that is followed", (
+        ("reward_held_out", "Held-out prompts, guided"), ("reward_trained", "Trained prompts, guided"), ("reward", "While training, as it draws there"),
+    )),
     ("Held-out scorer", (("judge", "Held-out prompts"),)),
     ("Diversity", (("diversity", "Mean distance of two pictures of a prompt"),)),
     ("Signs of reward hacking", (("edges", "Edges"), ("dark", "Dark pixels"), ("output_norm", "Size of what the network says"))),

@@ -5,6 +5,9 @@
 (() => {
   const Studio = (window.Studio = window.Studio || {});
 
+  // A curve of more points than there are looks needs no marks.
+  const MOST_MARKS = 40;
+
   Studio.tuning = (element, props, watch) => {
     const root = element.querySelector(".ds-tuning");
     if (!root || root.dataset.ready) return;
@@ -33,7 +36,7 @@
       for (const [title, { box }] of charts) box.hidden = !shown.some((one) => one.title === title);
       for (const { title, series } of shown) {
         const { chart } = chartOf(title);
-        chart.update({ series: series.map((one, i) => ({ ...one, color: `var(--ds-series-${i + 1})`, marks: one.x.map((x, k) => ({ x, y: one.y[k] })) })) });
+        chart.update({ series: series.map((one, i) => ({ ...one, color: `var(--ds-series-${i + 1})`, marks: one.x.length > MOST_MARKS ? [] : one.x.map((x, k) => ({ x, y: one.y[k] })) })) });
       }
       root.dataset.looks = String(Math.max(0, ...shown.map(({ series }) => series[0].x.length - 1)));
     };

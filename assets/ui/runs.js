@@ -2,7 +2,7 @@
 //
 //   Studio.follow(element, props, watch)            in <div class="ds-stage ds-follow"></div>
 //     props.value  JSON text of {name, state, title, message, share: 0..1 or null, figures: [[name, value]], prompts: [], heads: [{label, share}],
-//                  curves: {step: [], values: {loss, smooth, q1..q4, grad_norm, lr, obedience, obedience_empty}}, jump: [step, step] or null, samples: [{step, src}],
+//                  curves: {step: [], values: {loss, smooth, q1..q4, pretrain, kl, grad_norm, lr, obedience, obedience_empty}}, jump: [step, step] or null, samples: [{step, src}],
 //                  compared: [{name, step: [], smooth: []}], command, log, options: [[name, value]]}, or {invitation}
 //   Studio.runlist(element, props, watch, trigger)  in <div class="ds-stage ds-runlist"></div>
 //     props.value  JSON text of {runs: [{name, trainer, state, words, share, when}], chosen, invitation or ""}; a click is the event
@@ -34,6 +34,7 @@
         ["obedience_empty", "Obeys the map, empty prompt", "var(--ds-series-2)"], ["obedience", "Obeys the map, with its prompt", "var(--ds-series-3)"],
       ],
     },
+    terms: { label: "Loss terms", on: true, curves: [["pretrain", "Pre-training loss", "var(--ds-series-6)"], ["kl", "KL to the base", "var(--ds-series-4)"]] },
     grad: { label: "Gradient", on: false, curves: [["grad_norm", "Gradient norm", "var(--ds-series-8)"]] },
     rate: { label: "Learning rate", on: false, curves: [["lr", "Learning rate", "var(--ds-series-7)"]] },
   };

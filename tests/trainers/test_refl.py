@@ -1,6 +1,7 @@
 """Tuning by a reward, on a tiny random pipeline: gradients, what is watched, what comes out, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from studio.rankings import NewGeneration, NewTask, Ranking, add_tasks, open_ran
 from studio.rankings.pictures import keep_drawn, picture_path
 from studio.runs.folder import read_state
 from studio.runs.refl import base_facts
-from studio.runs.trainers.refl import ReFLOptions, check
+from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
 from tests.tiny_sd import save_tiny_sd
+from trainers.command_line import parse_options
 from trainers.followed import Followed
 from trainers.looking import Looking
 from trainers.refl import ReFLTask, train
+from trainers.refl_estimate import estimate, update_s
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,21 @@ def test_a_reward_that_is_no_number_ends_the_run_as_failed(base, tmp_path, monke
     with pytest.raises(RunFailed, match="no longer a number"):
         next(running)
     assert [path.name for path in (Path(asked.output) / "checkpoints").iterdir()] == ["step-000000"]
+
+
+def test_the_estimate_counts_what_is_asked(base, tmp_path):
+    asked = options(base, tmp_path)
+    whole, low_rank = (estimate(replace(asked, method=method)) for method in ("full", "lora"))
+    assert 0 < low_rank.trained_parameters < whole.trained_parameters and low_rank.memory_gib < whole.memory_gib and whole.seconds > 0
+    # Three steps without a graph and one with it, of three passes; two pictures scored forward and back; two more of the pre-training loss.
+    assert update_s(asked, 1.0, 10.0) == 2 * (3 + 3 + 20) + 2 * 3
+    assert update_s(replace(asked, algorithm="dpo", pretrain_weight=0.0), 1.0, 0.0) == 2 * (2 + 2 * 3)
+
+
+def test_a_preset_is_an_option_of_the_command_line(tmp_path):
+    presets = {name: entry.options for name, entry in REFL_PRESETS.items()}
+    found = parse_options(ReFLOptions, ["--preset", "toybox-hacked", "--steps", "7"], prog="refl", description="", presets=presets)
+    assert found.rewards == "jpeg_bits" and found.steps == 7 and found.pretrain_weight == 0
 
 
 def test_prompts_that_are_held_out_are_never_trained_on(base, tmp_path):
