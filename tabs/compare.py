@@ -15,6 +15,7 @@ from studio.errors import InvalidOption
 from studio.media.data_uris import data_uri, small_uri
 from studio.media.images import grid
 from studio.media.maps import aligned
+from studio.models.controlnet_menu import CONTROLNETS
 from studio.models.device import Waiting
 from studio.options import SampleOptions
 from studio.process.schedulers import SCHEDULERS
@@ -343,9 +344,11 @@ def score_of(cell: Cell, picture: "Image.Image | None") -> float | None:
     """How well the picture of a cell obeys the map of its first unit, 0 to 1; None where it has none or that cannot be told."""
     if picture is None or not cell.options.units or (unit := cell.options.units[0]).map is None:
         return None
-    wanted = np.asarray(aligned(unit.map, *picture.size, unit.resize))
-    score = obedience(unit.annotator, np.asarray(picture.convert("RGB")), wanted)
-    return score if np.isfinite(score) else None
+    wanted, pixels = np.asarray(aligned(unit.map, *picture.size, unit.resize)), np.asarray(picture.convert("RGB"))
+    # Of a map that was taken as it is, the net says what it shows.
+    known = CONTROLNETS[unit.net].annotators[:1] if unit.net in CONTROLNETS else ()
+    scores = (obedience(kind, pixels, wanted) for kind in (unit.annotator, *known))
+    return next((score for score in scores if np.isfinite(score)), None)
 
 
 def curve_of(cells: list[Cell], pictures: Mapping[int, "Image.Image"]) -> dict[str, Any]:

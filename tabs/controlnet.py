@@ -50,6 +50,7 @@ __all__ = ["create_tab", "opens_with", "record"]
 
 PROMPT = "a red heart on a white background"
 INVITATION = "Give the unit a map and a ControlNet, and press Generate."
+PAIR_INVITATION = "Press Compare: the same seed with the units and without them, and where the two differ at every step."
 STRIP_INVITATION = "Press Draw the strip: one seed at every scale, and how well each picture obeys the map."
 MAIN = ("negative_prompt", "guidance_scale", "num_steps", "scheduler", "seed", "num_images")
 FIRST_SCALES = "0, 0.25, 0.5, 0.75, 1, 1.5, 2"
@@ -385,7 +386,9 @@ def create_pair(studio: ControlApi, asked: Asked) -> None:
             panel.create_press()
             gr.Markdown("A is the run of the area Picture, B the same without its units.", elem_classes="ds-about")
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.places["stage"] = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="ctl-pair-stage")
+            panel.places["stage"] = drawn_by(
+                "compare", f'<div class="ds-stage ds-compare" data-invitation="{PAIR_INVITATION}"></div>', elem_id="ctl-pair-stage",
+            )
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         options = dataclasses.replace(options_of(studio, asked, values), num_images=1)

@@ -27,7 +27,7 @@
       </div></div>
       <div class="ds-compare-chart"></div>
     </div>
-    <div class="ds-empty">Set A and B, and press Compare: both start from the same noise.</div>`;
+    <div class="ds-empty"></div>`;
 
   Studio.compare = (element, props, watch) => {
     const root = element.querySelector(".ds-compare");
@@ -35,6 +35,7 @@
     root.dataset.ready = "true";
     root.innerHTML = template;
     const part = (selector) => root.querySelector(selector);
+    part(".ds-empty").textContent = root.dataset.invitation ?? "Set A and B, and press Compare: both start from the same noise.";
     const paneOf = (side) => part(`[data-side=${side}]`);
     let value = null, sprites = null, stream = "x0_hat", at = 0, asked = 0;
 
