@@ -43,18 +43,6 @@ VAE = VaeOptions(
     data="toybox-world", output="runs/toybox-vae", widths="16,48,96", preview_weight=0.05, steps=6000, batch_size=16, checkpoint_every=200, sample_every=1000,
 )
 
-def _steering(name: str, map: str) -> tuple[Callable[[], LoopOptions], ...]:
-    """A copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before. The second stage sharpens outlines at a lower rate."""
-    first = partial(
-        ControlNetOptions, data="toybox", map=map, output=f"runs/toybox-controlnet-{name}", data_limit=20_000, steps=3000, sample_every=250,
-        checkpoint_every=250,
-    )
-    second = partial(
-        first, output=f"runs/toybox-controlnet-{name}-sharp", start=f"runs/toybox-controlnet-{name}/model", steps=1500, lr=4e-4, ema_decay=0.995, seed=1,
-    )
-    return first, second
-
-
 # The stages of a model, made when they are due.
 RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     "digits-ddpm": (lambda: DDPMOptions(
@@ -85,9 +73,13 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         data="toybox", output="runs/toybox-reward", clip="runs/toybox-clip/model", toybox_tasks=4000, steps=8000, batch_size=16, lr=3e-4,
         lr_plan="trapezoid", warmup=100, ema_decay=0.995, sample_every=1000, checkpoint_every=250,
     ),),
-    **{f"toybox-controlnet-{name}": _steering(name, f"toybox-{kind}") for name, kind in (
-        ("canny", "edges"), ("depth", "depth"), ("segmentation", "segmentation"),
-    )},
+    # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
+    **{
+        f"toybox-controlnet-{name}": (partial(
+            ControlNetOptions, data="toybox", map=f"toybox-{kind}", output=f"runs/toybox-controlnet-{name}", data_limit=20_000, steps=3000,
+            sample_every=250, checkpoint_every=250,
+        ),) for name, kind in (("canny", "edges"), ("depth", "depth"), ("segmentation", "segmentation"))
+    },
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 
