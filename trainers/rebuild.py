@@ -51,6 +51,14 @@ def _steering(name: str, map: str) -> Callable[[], ControlNetOptions]:
     )
 
 
+def _steering_on(name: str, map: str) -> Callable[[], ControlNetOptions]:
+    """The training of one that goes on from the first."""
+    return partial(
+        _steering(name, map), output=f"runs/toybox-controlnet-{name}-2", start=f"runs/toybox-controlnet-{name}/model", steps=1500, lr=4e-4,
+        ema_decay=0.995, seed=1,
+    )
+
+
 # The stages of a model, made when they are due.
 RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     "digits-ddpm": (lambda: DDPMOptions(
@@ -82,16 +90,9 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         lr_plan="trapezoid", warmup=100, ema_decay=0.995, sample_every=1000, checkpoint_every=250,
     ),),
     # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
+    # Edges are learned in one go. Where an area ends is learned late, and wobbles at the rate that finds the area: on at a lower one.
     "toybox-controlnet-canny": (_steering("canny", "toybox-edges"),),
-    "toybox-controlnet-depth": (_steering("depth", "toybox-depth"),),
-    # On at a lower rate: where an area ends is learned late, and wobbles at the rate that finds the area.
-    "toybox-controlnet-segmentation": (
-        _steering("segmentation", "toybox-segmentation"),
-        partial(
-            _steering("segmentation", "toybox-segmentation"), output="runs/toybox-controlnet-segmentation-2", start="runs/toybox-controlnet-segmentation/model",
-            steps=1500, lr=4e-4, ema_decay=0.995, seed=1,
-        ),
-    ),
+    **{f"toybox-controlnet-{kind}": (_steering(kind, f"toybox-{kind}"), _steering_on(kind, f"toybox-{kind}")) for kind in ("depth", "segmentation")},
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 
