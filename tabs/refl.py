@@ -269,7 +269,7 @@ def wire_training(studio: TuningApi, form: Form, followed: Watched) -> None:
         try:
             options = tuning_options({name: values[control] for name, control in form.controls.items()})
             cost = yield from alone(studio.device, asker_of(request), "estimate", lambda: studio.estimate_tuning(options), form.status)
-            yield {form.status: estimate_line(cost, options["steps"])}
+            yield {form.status: estimate_line(cost, options.get("steps", fields()["steps"].default))}
         except StudioError as error:
             yield {form.status: escape(str(error))}
 

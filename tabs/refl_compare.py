@@ -13,7 +13,7 @@ from studio.models.device import Work
 from studio.rankings.agreement import read_table
 from studio.rankings.duel import Duel, duel
 from studio.runs import RunView
-from studio.runs.tuned import BASE, blind_tasks, collection_of, compared, models_of, promote
+from studio.runs.tuned import BASE, blind_tasks, collection_of, compared, model_of, models_of, promote
 from tabs.parts.api import TuningApi
 from tabs.parts.following import POLL_S, found, required
 from tabs.parts.panel import Change, Changes, RunPanel, Values
@@ -132,10 +132,7 @@ def create_blind(studio: TuningApi, pair: Pair) -> None:
 def standing(studio: TuningApi, view: RunView, first: str, second: str) -> str:
     """How the two stand by what was ranked; "" where that cannot be read."""
     try:
-        models = models_of(view)
-        if first not in models or second not in models:
-            return ""
-        (label, one), (other_label, other) = models[first], models[second]
+        (label, one), (other_label, other) = model_of(view, first), model_of(view, second)
         return escape(duel_line(duel(read_table(studio.rankings, collection_of(view, first, second)), other, one), other_label, label))
     except StudioError:
         return ""
@@ -164,6 +161,7 @@ def wire_menus(studio: TuningApi, pair: Pair) -> None:
             models = {}
         choices = [(label, key) for key, (label, _) in models.items()]
         last = next(reversed(models), None)
+        first, second = (key if isinstance(key, str) else "" for key in (first, second))
         return {
             pair.first: gr.update(choices=choices, value=first if first in models else BASE if models else None),
             pair.second: gr.update(choices=choices, value=second if second in models and second != BASE else last),

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from studio.errors import InvalidOption
 from studio.files import write_text, written_aside
 from studio.media.images import grid, to_image, to_pixels
 from studio.rewards import Reward, load_reward
@@ -94,6 +95,8 @@ class Looking:
         self.follow = self.follow.measured_in(self._units()) if self.options.reward_units == "base" else self.follow
         self.base = self._measure(self.before["held_out"], self.before["trained"], 1.0)
         options = self.options
+        if self.follow.rewards:
+            require_followable(options, self.base)
         facts = BaseFacts(
             measured=self.base, prompts=list(dict.fromkeys(self.held_out))[: self.rows], lens=list(LENS) if self.lens else [], held_out=self.all_held_out,
             samples=options.validation_samples, judge=options.judge, follow=options.rewards if self.follow.rewards else "",
@@ -209,6 +212,20 @@ def heat(maps: Tensor, side: int) -> np.ndarray:
     scaled = maps / maps.flatten(1).amax(1).clamp(min=1e-12)[:, None, None]
     large = torch.nn.functional.interpolate(scaled[:, None].float(), (side, side), mode="nearest")[:, 0, ..., None].numpy()
     return (255 - large * (255 - WARM)).round().astype(np.uint8).reshape(-1, side, 3)
+
+
+def require_followable(options: ReFLOptions, base: dict[str, float]) -> None:
+    """Refuse a reward that no model could follow, by what it says of the base's pictures. Raises InvalidOption."""
+    mean, deviation = base.get("reward_held_out"), base.get("reward_spread")
+    if mean is None or deviation is None:
+        raise InvalidOption(f"{options.rewards} gives no number for pictures of the base; choose another scorer.")
+    if deviation < 1e-6:
+        raise InvalidOption(f"{options.rewards} says {mean:.3g} of every picture of the base, so there is nothing to follow; choose another scorer.")
+    if options.algorithm == "refl" and base.get("reward_capped") == 1:
+        raise InvalidOption(
+            f"Every picture of the base has a reward above the cap of {options.cap:g} (their mean is {mean:.3g}), so nothing would be learned: "
+            "raise cap, or set reward_units to base."
+        )
 
 
 def sureness(now: Tensor, then: Tensor) -> float:

@@ -4,10 +4,11 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import is_number, quoted, require_choice, require_int, require_texts
+from studio.checks import is_number, quoted, require_choice, require_int, require_text, require_texts
 from studio.errors import InvalidOption
 from studio.records import read_record
 from studio.runs.costs import cost_of
@@ -64,7 +65,9 @@ class BaseFacts:
         require_texts("held_out", self.held_out, MOST_HELD_OUT)
         require_texts("lens", self.lens, 20)
         require_int("samples", self.samples, 1, 1000)
-        if not isinstance(self.measured, dict) or not all(value is None or is_number(value) for value in self.measured.values()):
+        require_text("judge", self.judge)
+        require_text("follow", self.follow)
+        if not isinstance(self.measured, dict) or not all(value is None or is_number(value) and isfinite(value) for value in self.measured.values()):
             raise InvalidOption(f"measured must be an object of numbers, but it is {quoted(self.measured)}.")
 
 
@@ -119,6 +122,7 @@ def start(
         collection: only tasks of this name. file: for the source "file".
     """
     require_choice("source", source, tuple(SOURCES))
+    require_text("collection", collection, 200)
     runs.require_free(name)
     chosen = dict(options)
     if source not in ("ranked", "file"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import require_int, require_text
+from studio.checks import require_int, require_text, require_texts
 from studio.errors import InvalidOption, UnknownName
 from studio.files import write_text
 from studio.options import SampleOptions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from studio.rankings.making import TaskOptions
 
-__all__ = ["BASE", "PROMOTED", "blind_tasks", "collection_of", "compared", "models_of", "promote", "promoted_in"]
+__all__ = ["BASE", "PROMOTED", "blind_tasks", "collection_of", "compared", "model_of", "models_of", "promote", "promoted_in"]
 
 BASE, RESULT = "base", "result"
 PROMOTED = "promoted.json"
@@ -48,8 +48,9 @@ def models_of(view: RunView) -> dict[str, tuple[str, str]]:
 
 
 def model_of(view: RunView, key: str) -> tuple[str, str]:
-    """(label, model). Raises UnknownName."""
+    """(label, model) of a key of models_of. Raises UnknownName, InvalidOption."""
     models = models_of(view)
+    require_text("A checkpoint", key, 100)
     if key not in models:
         raise UnknownName.of("checkpoint of this run", key, models)
     return models[key]
@@ -91,14 +92,15 @@ def compared(
     prompts: those that are drawn; empty = the first of those that were held out. studio: samples and scores.
     """
     require_int("Seeds", seeds, 1, MOST_SEEDS)
+    require_texts("Scorers", scorers)
     for name in scorers:
         reward_info(name)
     chosen = list(prompts) or list(facts_of(view).held_out[:MOST_PROMPTS])
     if not 1 <= len(chosen) <= MOST_PROMPTS:
         raise InvalidOption(f"Write 1 to {MOST_PROMPTS} prompts, one a line; there are {len(chosen)}.")
+    labels, models = zip(*(model_of(view, key) for key in (first, second)))
     if first == second:
         raise InvalidOption("Choose two different ones to compare.")
-    labels, models = zip(*(model_of(view, key) for key in (first, second)))
     asked = replace(sampling(view), num_images=seeds, seed=FIRST_SEED)
     # A pair of rows for each prompt, so that same seeds stand under one another.
     rows = [(f"{label}: {prompt}", replace(asked, model=model, prompt=prompt)) for prompt in chosen for label, model in zip(labels, models)]
@@ -180,9 +182,9 @@ def blind_tasks(view: RunView, first: str, second: str, count: int) -> "TaskOpti
     from studio.rankings.making import TaskOptions
 
     require_int("Comparisons", count, 1, MOST_TASKS)
+    models = [model_of(view, key)[1] for key in (first, second)]
     if first == second:
         raise InvalidOption("Choose two different ones to compare.")
-    models = [model_of(view, key)[1] for key in (first, second)]
     prompts = facts_of(view).held_out
     if not prompts:
         raise InvalidOption(f"The run {view.name!r} held no prompt out, so there is nothing fair to compare by.")

@@ -22,7 +22,7 @@ from tests.benchmarks.paired import time_paired
 from trainers.captions import token_ids
 from trainers.refl import ReFLTask
 
-ROUNDS, BATCH, STOP = 3, 16, 34
+ROUNDS, BATCH, STOP = 3, 8, 34
 SCORER = "toybox-clip"
 
 

@@ -76,8 +76,9 @@ def test_a_run_that_was_cut_off_ends_in_the_very_same_weights(base, tmp_path, ch
 
 def test_a_run_ends_at_the_alarm_with_its_best_checkpoint(base, tmp_path, monkeypatch):
     """The held-out scorer likes the first look best; at the second one the alarm rings."""
+    untouched = {"reward_held_out": 0.0, "reward_spread": 1.0}
     seen = iter([{"judge": 2.0}, {"judge": 1.0, "reward_t": 9.0, "judge_t": -9.0}])
-    monkeypatch.setattr(Looking, "_measure", lambda self, held_out, trained, growth: {} if growth == 1.0 else next(seen))
+    monkeypatch.setattr(Looking, "_measure", lambda self, held_out, trained, growth: untouched if growth == 1.0 else next(seen))
     asked = options(base, tmp_path, steps=9, stop_on_alarm=True, result="best", lr=1e-2, ema_decay=0.0)
     assert [log.step for log in train(asked, progress=False)] == [0, 1, 2, 3]
     run = Path(asked.output)
@@ -190,6 +191,17 @@ def test_a_preset_is_an_option_of_the_command_line(tmp_path):
     presets = {name: entry.options for name, entry in REFL_PRESETS.items()}
     found = parse_options(ReFLOptions, ["--preset", "toybox-hacked", "--steps", "7"], prog="refl", description="", presets=presets)
     assert found.rewards == "jpeg_bits" and found.steps == 7 and found.pretrain_weight == 0
+
+
+@pytest.mark.parametrize(("score", "changes", "said"), [
+    (lambda self, pictures, prompts: pictures.mean(dim=(1, 2, 3)) * 0 + 7, {}, "says 7 of every picture"),
+    (lambda self, pictures, prompts: pictures.mean(dim=(1, 2, 3)) * float("nan"), {}, "gives no number"),
+    (lambda self, pictures, prompts: pictures.mean(dim=(1, 2, 3)) + 50, {"cap": 2.0}, "above the cap of 2"),
+])
+def test_a_reward_that_cannot_be_followed_is_refused_before_the_first_step(base, tmp_path, monkeypatch, score, changes, said):
+    monkeypatch.setattr(Followed, "__call__", score)
+    with pytest.raises(InvalidOption, match=said):
+        ReFLTask(options(base, tmp_path, **changes))
 
 
 def test_prompts_that_are_held_out_are_never_trained_on(base, tmp_path):

@@ -21,6 +21,8 @@ ALGORITHMS = {"refl": "ReFL", "draft_k": "DRaFT-K", "draft_lv": "DRaFT-LV", "dpo
 METHODS = ("full", "lora")
 TYPED, BASE = "typed", "base"
 MOST_REWARDS = 8
+# The embedded reward, once it is there.
+SCORER = "toybox-reward" if "toybox-reward" in REWARDS else "toybox-clip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class ReFLOptions(LoopOptions):
         "refl", "refl: gradient through one late step (arXiv:2304.05977); draft_k: through the last steps, draft_lv: through the last one at several noises "
         "(arXiv:2309.17400); dpo: from rankings, without a reward (arXiv:2311.12908)", ALGORITHMS,
     )
-    rewards: str = option("toybox-clip", "the scorers that are followed, with a weight after * where there are several: toybox-clip*1 + sharpness*0.2")
+    rewards: str = option(SCORER, "the scorers that are followed, with a weight after * where there are several: toybox-clip*1 + sharpness*0.2")
     reward_units: str = option(
         "own", "own: rewards as the scorers say them, as ReFL takes ImageReward's; base: less the mean, by the deviation of the base's pictures, so that "
         "the cap means the same for every scorer", ("own", "base"),
@@ -183,8 +185,6 @@ def require_gradient(info: RewardInfo) -> None:
         )
 
 
-# The embedded reward, once it is there.
-SCORER = "toybox-reward" if "toybox-reward" in REWARDS else "toybox-clip"
 # What all presets for the embedded model have.
 TOYBOX: dict[str, Any] = {
     "base": "toybox-sd", "rewards": SCORER, "judge": "toybox-examiner", "data": "toybox", "resolution": 64, "steps": 120, "batch_size": 16, "lr": 5e-5,
