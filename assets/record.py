@@ -15,7 +15,7 @@ from studio import Studio
 from studio.runs import read_run
 from studio.runs.examples import DOMINO, EXAMPLES
 from studio.runs.folder import read_state, write_config, write_state
-from tabs import anatomy, compare, contrast, controlnet, denoise, dreambooth, text_to_image
+from tabs import anatomy, compare, contrast, controlnet, denoise, dreambooth, reward, reward_runs, text_to_image
 from tabs.parts.openings import OPENINGS, Opening, write_opening
 from tabs.text_to_image import OPENS_WITH
 from trainers.contrast import train_contrast
@@ -56,6 +56,8 @@ RECORDERS: dict[str, Callable[[Studio], Opening]] = {
     "anatomy": lambda studio: anatomy.record(studio, MODEL, PROMPT),
     "control": controlnet.record,
     "domino": record_domino,
+    "score": reward.record,
+    "along": reward_runs.record_along,
     "contrast": lambda studio: contrast.record(train_contrast),
 }
 

@@ -110,10 +110,12 @@ class Studio:
     def rankings(self) -> "Rankings":
         """The rankings, opened when they are first needed. Raises NotWritable, StudioBusy, DamagedFile, InvalidOption."""
         from studio.rankings import open_rankings, rankings_folder
+        from studio.rankings.hub import keep_on_hub
 
         with self._lock:
             if self._rankings is None:
                 self._rankings = open_rankings(self._rankings_root or rankings_folder(), os.environ.get("DATABASE_URL", ""))
+                keep_on_hub(self._rankings)
             return self._rankings
 
     @property
@@ -192,6 +194,12 @@ class Studio:
         from studio.runs.refl import estimate
 
         return estimate(self.runs, options)
+
+    def estimate_reward(self, options: "Mapping[str, Any]", collection: str = "", file: "str | Path | None" = None) -> Any:
+        """Time and memory of such a run, by a timed step of it: see studio.runs.reward.estimate."""
+        from studio.runs.reward import estimate
+
+        return estimate(self.runs, None if file else self.rankings, options, collection=collection, file=file)
 
     def make_tasks(self, options: "TaskOptions") -> "Generator[TaskMade, None, None]":
         """Draw pictures and put them up for ranking: see studio.rankings.making.make_tasks."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from studio.rankings.assigning import CHOICES, Sureness, sureness
 from studio.rankings.example import add_example
 from studio.rankings.flagged import Flagged, flagged
 from studio.rankings.formats import IMPORTS, export_rankings, import_rankings
+from studio.rankings.hub import pull_rankings, push_rankings
 from studio.rankings.making import TaskMade, TaskOptions, add_drawn, toybox_prompts
 from studio.rankings.pictures import picture_path
 from studio.scratch import passing_folder
@@ -154,6 +156,10 @@ class Mover:
     export: gr.Button
     exported: gr.File
     opened: gr.UploadButton
+    dataset: gr.Textbox
+    token: gr.Textbox
+    push: gr.Button
+    pull: gr.Button
     status: gr.HTML
 
 
@@ -243,8 +249,18 @@ def create_mover() -> Mover:
         exported = gr.File(label="Exported", interactive=False, visible=False, height=60, elem_id="rank-exported")
         with gr.Column(elem_id="rank-import"):
             opened = gr.UploadButton("Import a file of this format", size="sm", file_types=[".zip", ".json", ".jsonl", ".csv", ".parquet"])
+        with gr.Accordion("A data set of the Hub", open=False, elem_id="rank-hub"):
+            dataset = gr.Textbox(
+                label="Data set", placeholder="owner/name", max_lines=1, elem_id="rank-dataset", info="In the format above. A new one is private.",
+            )
+            token = gr.Textbox(label="Your token", type="password", max_lines=1, elem_id="rank-token", info="Used for this press alone, and not kept.")
+            with gr.Row(elem_classes="ds-press"):
+                push = gr.Button("Write", size="sm", elem_id="rank-push", min_width=60)
+                pull = gr.Button("Read", size="sm", elem_id="rank-pull", min_width=60)
         status = gr.HTML(elem_id="rank-move-status", elem_classes="ds-status", **words)
-    return Mover(format=format, loses=loses, export=export, exported=exported, opened=opened, status=status)
+    return Mover(
+        format=format, loses=loses, export=export, exported=exported, opened=opened, dataset=dataset, token=token, push=push, pull=pull, status=status,
+    )
 
 
 def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection: gr.Dropdown, choose: gr.Dropdown) -> None:
@@ -370,6 +386,34 @@ def wire_mover(studio: RankingApi, mover: Mover, collection: gr.Dropdown) -> Non
     exported.success(None, mover.exported, None, js=DOWNLOAD, **CHEAP)
     brought = mover.opened.upload(on_import, [mover.opened, mover.format, collection], [mover.status, collection], **moving)
     brought.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
+    wire_hub(studio, mover, collection, moving)
+
+
+def wire_hub(studio: RankingApi, mover: Mover, collection: gr.Dropdown, moving: dict[str, Any]) -> None:
+    """Tie a data set of the Hub to the rankings."""
+    def on_push(name: str, token: str, format: str, chosen: str, request: gr.Request) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            require_token(studio, token, request)
+            count = push_rankings(studio.rankings, (name or "").strip(), token or "", format, chosen)
+        return {mover.status: f"{count} tasks are in the data set {escape(name.strip())}.", mover.token: ""}
+
+    def on_pull(name: str, token: str, format: str, chosen: str, request: gr.Request) -> dict[Any, Any]:
+        with said_in_a_sentence():
+            require_token(studio, token, request)
+            found = pull_rankings(studio.rankings, (name or "").strip(), token or "", format, chosen or "imported")
+        return {mover.status: f"{found.tasks} tasks and {found.rankings} rankings were new.", mover.token: "", collection: menu(studio)}
+
+    given = [mover.dataset, mover.token, mover.format, collection]
+    mover.push.click(on_push, given, [mover.status, mover.token], **moving)
+    pulled = mover.pull.click(on_pull, given, [mover.status, mover.token, collection], **moving)
+    pulled.success(None, None, None, js="() => window.Studio.askForTasks()", **CHEAP)
+
+
+def require_token(studio: RankingApi, token: str, request: gr.Request | None) -> None:
+    """On a public studio nobody acts by its owner's token. Raises InvalidOption."""
+    require_own(studio, request)
+    if studio.public and not token:
+        raise InvalidOption("Give a token of your own for the Hub; this studio's is not lent.")
 
 
 def annotator_name(name: str, request: gr.Request | None) -> str:

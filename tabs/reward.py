@@ -18,9 +18,10 @@ from studio.sampling.export import read_options, save_png
 from studio.scratch import passing_folder
 from tabs.parts.api import ScoringApi, StudioApi
 from tabs.parts.arguments import event_value
+from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import FILES, Change, RunPanel, Values
-from tabs.parts.scorers import create_scorers, label_of, last_run, menu_of_scorers, number
-from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, said_in_a_sentence, to_stage
+from tabs.parts.scorers import create_scorers, first_scorers, label_of, last_run, number
+from tabs.parts.stage import PRIVATE, drawn_by, said_in_a_sentence, to_stage
 from tabs.parts.turns import shared, waiting_line
 from tabs.parts.visitors import asker_of
 from tabs.reward_runs import create_along, create_best
@@ -30,7 +31,7 @@ from tabs.reward_why import create_why
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["create_tab", "given_pictures", "prompts_for", "require_scorable", "scores_value"]
+__all__ = ["create_tab", "given_pictures", "prompts_for", "record", "require_scorable", "scores_value"]
 
 INVITATION = "Drop pictures on the left, take the example, or take what was just drawn; then press Score."
 AREAS = ("Pictures", "A closer look", "Along a run", "Best of N", "Train a reward")
@@ -99,16 +100,34 @@ def require_scorable(studio: ScoringApi, given: Sequence[Given], text: str, name
 
 # --- what the page is shown ----------------------------------------------------------------------------------
 
-def scores_value(studio: ScoringApi, given: Sequence[Given], prompts: Sequence[str], so_far: ScoresSoFar) -> str:
-    """JSON text for Studio.scores."""
+def scores_value(studio: ScoringApi, given: Sequence[Given], prompts: Sequence[str], so_far: ScoresSoFar, title: str = "") -> str:
+    """JSON text for Studio.scores. title: a line above, of what was recorded."""
     whole = so_far.done == so_far.total
     return to_stage({
+        "title": title,
         "pictures": [{"src": small_uri(one.picture, THUMBNAIL), "name": one.name, "prompt": prompt} for one, prompt in zip(given, prompts)],
         "scorers": [{"name": name, **label_of(studio, name)} for name in so_far.scores],
         "scores": {name: [number(value) for value in values] for name, values in so_far.scores.items()},
         "share": None if whole else so_far.done / so_far.total,
         "agreement": agreement_of_scorers(so_far.scores) if whole and len(so_far.scores) > 1 and len(given) > 2 else None,  # type: ignore[arg-type]
     })
+
+
+# --- recorded ------------------------------------------------------------------------------------------------
+
+def example_given() -> tuple[str, list[Given]]:
+    """The prompt and the pictures of the example, which the tab opens with the scores of."""
+    prompt, pictures = example_pictures()
+    return prompt, [Given(name=f"{kind}.png", picture=picture) for kind, picture in pictures.items()]
+
+
+def record(studio: ScoringApi) -> Opening:
+    """The scores of the example that the area opens with, by the scorers that are chosen first."""
+    prompt, given = example_given()
+    names = first_scorers(studio)
+    *_, last = studio.score([one.picture for one in given], [prompt] * len(given), names)
+    shown = scores_value(studio, given, [prompt] * len(given), last, f"Recorded scores of the example: {prompt}")
+    return Opening(made_with={"prompt": prompt, "scorers": names}, places={"stage": shown})
 
 
 # --- the tab -------------------------------------------------------------------------------------------------
@@ -134,10 +153,12 @@ def create_tab(studio: StudioApi) -> None:
     def on_pick(paths: list[str] | None, text: str, event: gr.EventData) -> dict[Any, Any]:
         with said_in_a_sentence():
             index = event_value(event, index=int)["index"]
-            given = given_pictures(paths)
+            # Where none were given, it is a picture of the recorded example.
+            words, given = (text or "", given_pictures(paths)) if paths else example_given()
             if not 0 <= index < len(given):
                 raise InvalidOption("The pictures on the left have changed; press Score again.")
-            return {look.picture: paths[index], look.prompt: prompts_for(given, text or "")[index], areas: gr.Tabs(selected=AREAS[1])}  # type: ignore[index]
+            picture = paths[index] if paths else given[index].picture
+            return {look.picture: picture, look.prompt: prompts_for(given, words)[index], areas: gr.Tabs(selected=AREAS[1])}
 
     stage.select(on_pick, [files, prompt], [look.picture, look.prompt, areas], **PRIVATE, **FILES)
 
@@ -159,12 +180,10 @@ def create_pictures(studio: ScoringApi) -> tuple[gr.File, gr.Textbox, gr.HTML]:
             panel.create_press()
         with gr.Column(elem_classes="ds-stage-column"):
             stage = panel.places["stage"] = drawn_by(
-                "scores", '<div class="ds-stage ds-scores"></div>', elem_id="score-stage", value=to_stage({"invitation": INVITATION}),
+                "scores", f'<div class="ds-stage ds-scores" data-invitation="{INVITATION}"></div>', elem_id="score-stage", value=recorded("score", "stage"),
             )
     wire_given(studio, panel, files, prompt, drawn, example)
     wire_scores(studio, panel, files, prompt, scorers)
-    # Trainings that have ended since the page was made bring scorers of their own.
-    gr.on([scorers.focus], lambda: gr.update(choices=menu_of_scorers(studio)), None, scorers, **CHEAP)
     return files, prompt, stage
 
 

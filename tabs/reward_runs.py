@@ -17,15 +17,17 @@ from studio.rewards.along import Along, BestSoFar
 from tabs.parts.api import ScoringApi
 from tabs.parts.controls import options_from
 from tabs.parts.filmstrip import film
+from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import Change, Changes, RunPanel, Values
-from tabs.parts.scorers import create_sampling, create_scorer, create_scorers, drawn, label_of, last_run, number
+from tabs.parts.running import finished
+from tabs.parts.scorers import create_sampling, create_scorer, create_scorers, drawn, first_options, first_scorers, label_of, last_run, number
 from tabs.parts.stage import drawn_by, to_stage, unchecked
 from tabs.parts.turns import shared, waiting_line
 
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["along_value", "best_value", "create_along", "create_best"]
+__all__ = ["along_value", "best_value", "create_along", "create_best", "record_along"]
 
 ALONG = "Draw a picture and see when its reward rises: scrub, and the point moves along the curve."
 BEST = "Draw many seeds of one prompt; the best stands first, and the curve says what a further seed is worth."
@@ -49,7 +51,7 @@ def create_along(studio: ScoringApi) -> None:
             scorers = create_scorers(studio, "along")
             controls = create_sampling(studio, "along")
         with gr.Column(elem_classes="ds-stage-column"):
-            panel.create_stage(invitation=ALONG)
+            panel.create_stage(recorded("along", "stage"), ALONG)
 
     def changes_of(kind: str) -> Changes:
         def changes(values: Values, switch: Event) -> Iterator[Change]:
@@ -94,14 +96,22 @@ def scored_along(studio: ScoringApi, trajectory: "Trajectory", names: list[str],
     yield {"stage": along_value(studio, trajectory, so_far), "status": best_step(so_far)}
 
 
-def along_value(studio: ScoringApi, trajectory: "Trajectory", along: Along) -> str:
-    """JSON text for the stage: its film, with the mean reward of the pictures at each step."""
+def along_value(studio: ScoringApi, trajectory: "Trajectory", along: Along, run: str = "") -> str:
+    """JSON text for the stage: its film, with the mean reward of the pictures at each step. run: its name; a new one where none is given."""
     series = [
         {"name": name, "label": label_of(studio, name)["label"], "values": [number(float(np.mean(step))) for step in steps]}
         for name, steps in along.rewards.items()
     ]
-    shown = film(trajectory, run=uuid4().hex, title=trajectory.options.prompt)
+    shown = film(trajectory, run=run or uuid4().hex, title=f"A recorded run: {trajectory.options.prompt}" if run else trajectory.options.prompt)
     return to_stage({**shown, "decodes": [], "rewards": series})
+
+
+def record_along(studio: ScoringApi) -> Opening:
+    """The run that the area opens with: what the first values of its controls give, with the rewards of the scorers that are chosen first."""
+    options, names = first_options(studio), first_scorers(studio)
+    trajectory = finished(studio, options)
+    *_, last = studio.rewards_along(trajectory, names)
+    return Opening(made_with={**asked_with(options), "scorers": names}, places={"stage": along_value(studio, trajectory, last, run="opening")})
 
 
 def best_step(along: Along) -> str:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any, Protocol
 
@@ -19,9 +20,12 @@ from studio.runs import RunView
 from studio.runs.trainers.reward import RewardOptions
 from tabs.parts.api import RankingApi, ScoringApi, TrainingApi
 from tabs.parts.controls import Controls
-from tabs.parts.following import POLL_S, Followed, buttons_shown, create_buttons, create_follow, follow_value, found, newest, wire_buttons
+from tabs.parts.following import POLL_S, Followed, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
 from tabs.parts.option_form import option_control, option_values
-from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.panel import DEVICE
+from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.turns import alone
+from tabs.parts.visitors import asker_of
 
 __all__ = ["create_training", "measured_value", "training_options"]
 
@@ -54,6 +58,7 @@ class Form:
     format: gr.Dropdown
     name: gr.Textbox
     train: gr.Button
+    estimate: gr.Button
     status: gr.HTML
     controls: Controls
 
@@ -116,7 +121,9 @@ def create_form(studio: Trains) -> Form:
         file = gr.File(type="filepath", label="Export", height=110, elem_id="reward-file")
         format = unchecked(gr.Dropdown([(one.label, name) for name, one in FORMATS.items()], value="studio", label="Format", elem_id="reward-format"))
     name = gr.Textbox("reward", label="Name of the run", max_lines=1, info="Letters, digits, - and _.", elem_id="reward-name")
-    train = gr.Button("Train", variant="primary", elem_id="reward-train")
+    with gr.Row(elem_classes="ds-press"):
+        train = gr.Button("Train", variant="primary", elem_id="reward-train", min_width=80, scale=2)
+        estimate = gr.Button("Estimate", elem_id="reward-estimate", min_width=70, scale=1)
     status = gr.HTML(elem_id="reward-status", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
     known = fields()
     controls: Controls = {"start": unchecked(gr.Dropdown(
@@ -126,7 +133,7 @@ def create_form(studio: Trains) -> Form:
     controls |= {one: option_control(known[one], "reward", label=LABELS.get(one, "")) for one in MAIN}
     with gr.Accordion("More", open=False, elem_id="reward-more"):
         controls |= {one: option_control(known[one], "reward", label=LABELS.get(one, "")) for one in MORE}
-    return Form(collection=collection, file=file, format=format, name=name, train=train, status=status, controls=controls)
+    return Form(collection=collection, file=file, format=format, name=name, train=train, estimate=estimate, status=status, controls=controls)
 
 
 def wire(studio: Trains, form: Form, followed: Measured) -> None:
@@ -161,6 +168,16 @@ def wire(studio: Trains, form: Form, followed: Measured) -> None:
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
         return {**full(followed.shown, show(view.name)), form.status: said, form.name: free_name(studio, "reward")}
 
+    def on_estimate(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield {form.status: "The network is loaded and one step of it is timed."}
+        try:
+            options = {**training_options({name: values[control] for name, control in form.controls.items()}), "format": values[form.format]}
+            work = partial(studio.estimate_reward, options, values[form.collection] or "", values[form.file])
+            cost = yield from alone(studio.device, asker_of(request), "estimate", work, form.status)
+            yield {form.status: estimate_line(cost, options["steps"], "the looks at held-out prompts")}
+        except StudioError as error:
+            yield {form.status: escape(str(error))}
+
     gr.on(None, on_open_page, None, [*followed.shown, form.collection, form.name, form.controls["start"]], **CHEAP)
     gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
     followed.run.input(show, followed.run, followed.shown, **CHEAP)
@@ -168,6 +185,7 @@ def wire(studio: Trains, form: Form, followed: Measured) -> None:
         on_train, [form.collection, form.file, form.format, form.name, *form.controls.values()], [form.status, *followed.shown, form.name],
         api_visibility="private", concurrency_id="runs", show_progress="minimal", show_progress_on=form.status,
     )
+    form.estimate.click(on_estimate, {form.collection, form.file, form.format, *form.controls.values()}, [form.status], **PRIVATE, **DEVICE)
     wire_buttons(studio, followed.buttons, followed.run, followed.shown, show)
 
 

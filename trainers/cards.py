@@ -15,6 +15,7 @@ from studio.runs.trainers.reward import RewardOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers.attributes import AttributeOptions
 from trainers.judge import JudgeOptions, judge
+from trainers.matching import MatchingOptions
 from trainers.reader import ReaderOptions
 
 __all__ = ["JUDGES", "write_card", "poster", "command"]
@@ -42,12 +43,17 @@ NOTES = {
         "Trained together, colours alone find the right caption for so long that the other words are never learned."
     ),
     "toybox-sd": "The first stage is the autoencoder; the text encoder is toybox-clip's.",
-    "toybox-reward": "The picture tower and the words begin as toybox-clip's. Judged in fp16, as it is kept.",
+    "toybox-reward": (
+        "The picture tower and the words begin as toybox-clip's; trainers/matching.py is its pre-training, what BLIP's is to ImageReward. "
+        "The first stage ran before it had to say how clean a picture is. "
+        "Judged in fp16, as it is kept."
+    ),
     **{f"toybox-controlnet-{kind}": "The base stays as it is." for kind in ("canny", "depth", "segmentation")},
 }
 PROGRAMS: dict[type, str] = {
     DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", ReaderOptions: "reader",
     DreamBoothOptions: "dreambooth", ControlNetOptions: "controlnet", RewardOptions: "reward",
+    MatchingOptions: "matching",
 }
 
 POSTER = (

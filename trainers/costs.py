@@ -17,13 +17,13 @@ PROCESS_GIB = 0.9
 PASSING = 1.15
 
 
-@torch.inference_mode()
-def timed(forward: Callable[[], Tensor]) -> float:
-    """Seconds of a forward pass: the faster of two, after one that warms up."""
+def timed(forward: Callable[[], Tensor], *, gradients: bool = False) -> float:
+    """Seconds of a pass: the faster of two, after one that warms up. gradients: whether it takes any."""
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        forward().sum().item()  # waits for a GPU to be done
+        with torch.inference_mode(not gradients):
+            forward().sum().item()  # waits for a GPU to be done
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:])
 

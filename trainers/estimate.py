@@ -1,7 +1,8 @@
-"""What a run of DreamBooth, of a ControlNet or of a tuning will take, from a timed look at its base model on this machine.
+"""What a run of DreamBooth, of a ControlNet, of a reward or of a tuning will take, from a timed look at its base model on this machine.
 
     python -m trainers.estimate dreambooth --base toybox-sd --method lora
     python -m trainers.estimate controlnet --base toybox-sd
+    python -m trainers.estimate reward --data rankings --format database
     python -m trainers.estimate refl --base toybox-sd --rewards toybox-clip
 
 Takes the options of the trainer and prints one line of JSON: {"seconds", "memory_gib", "trained_parameters"}, or
@@ -32,6 +33,7 @@ from trainers.controlnet import read_captions
 from trainers.costs import PASSING, PROCESS_GIB, START_S, passes_of, timed
 from trainers.dreambooth import PARTS, at_once, class_pictures, load_parts, make_network, prompt_inputs
 from trainers.refl_estimate import estimate as estimate_tuning
+from trainers.reward_estimate import RewardOptions, estimate_reward
 
 __all__ = ["estimate", "estimate_control"]
 
@@ -119,6 +121,7 @@ def drawing_calls(options: DreamBoothOptions) -> float:
 
 ESTIMATES: dict[str, tuple[type, Callable[..., RunCost]]] = {
     "dreambooth": (DreamBoothOptions, estimate), "controlnet": (ControlNetOptions, estimate_control), "refl": (ReFLOptions, estimate_tuning),
+    "reward": (RewardOptions, estimate_reward),
 }
 
 

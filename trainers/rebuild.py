@@ -28,6 +28,7 @@ from studio.runs.trainers.reward import RewardOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers import cards
 from trainers.attributes import AttributeOptions
+from trainers.matching import MatchingOptions
 from trainers.reader import ReaderOptions
 from trainers.subject import RUNS
 
@@ -59,6 +60,10 @@ def _steering_on(name: str, map: str) -> Callable[[], ControlNetOptions]:
     )
 
 
+MATCHING = MatchingOptions(
+    clip="assets/models/toybox-clip", near="clip", batch_size=32, steps=2600, lr_plan="trapezoid", mixed_precision="bf16", checkpoint_every=200,
+)
+
 # The stages of a model, made when they are due.
 RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     "digits-ddpm": (lambda: DDPMOptions(
@@ -85,10 +90,18 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
             steps=12_000, early=4000, checkpoint_every=250, sample_every=1000,
         ),
     ),
-    "toybox-reward": (lambda: RewardOptions(
-        data="toybox", output="runs/toybox-reward", clip="runs/toybox-clip/model", toybox_tasks=4000, steps=8000, batch_size=16, lr=3e-4,
-        lr_plan="trapezoid", warmup=100, ema_decay=0.995, sample_every=1000, checkpoint_every=250,
-    ),),
+    # From ranked pairs alone it never left chance: one bit a pair teaches neither seeing nor reading, which ImageReward has from BLIP.
+    "toybox-reward": (
+        lambda: MATCHING,
+        # What a CLIP finds hard first; then each attribute alike.
+        lambda: replace(
+            MATCHING, output="runs/toybox-matching-even", start=f"{MATCHING.output}/model", near="even", spoiled=0.4, steps=700, lr=4e-4, warmup=30, seed=1,
+        ),
+        lambda: RewardOptions(
+            data="toybox", output="runs/toybox-reward", start="runs/toybox-matching-even/model", toybox_tasks=1500, held_out=0.1, steps=500, batch_size=8,
+            lr=1.5e-4, lr_plan="trapezoid", warmup=50, ema_decay=0.99, mixed_precision="bf16", sample_every=100, checkpoint_every=100,
+        ),
+    ),
     # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
     # Edges are learned in one go. Where an area ends is learned late, and wobbles at the rate that finds the area: on at a lower one.
     "toybox-controlnet-canny": (_steering("canny", "toybox-edges"),),
@@ -131,7 +144,7 @@ def _is_finished(options: LoopOptions) -> bool:
         return False
     ended = _made(folder)
     for part in _parts(options):
-        if part.is_dir() and _made(part.parent) > ended:
+        if part.is_dir() and part.stat().st_mtime > ended:
             raise RunFailed(f"{folder} was trained from an older {part}. Delete {folder} to train it again from the new one.")
     return True
 

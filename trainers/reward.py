@@ -51,7 +51,8 @@ def started(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
     source = reward_info(options.start).source
     place = str(ASSETS / source) if source.startswith("models/") else source
     if (Path(place) / FACTS).is_file():
-        return load_folder(Path(place), torch.device("cpu"), torch.float32)
+        network, tokenizer, facts = load_folder(Path(place), torch.device("cpu"), torch.float32)
+        return without_dropout(network), tokenizer, facts
     return from_released(read_weights(file_of(place, RELEASED_FILE))), released_tokenizer(place), RELEASED_FACTS
 
 
@@ -71,10 +72,7 @@ def fresh(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
     none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id"))
     text = {**shared, **none, "num_hidden_layers": options.text_layers, "vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS}
     network = BlipReward(vision, text)
-    for layer in network.head:
-        if isinstance(layer, nn.Dropout):
-            # What all pictures have in common is most of the features at first: dropping some of it drowns what differs.
-            layer.p = 0.0
+    for layer in without_dropout(network).head:
         if isinstance(layer, nn.Linear):
             # ImageReward's own first weights make its output vanish: with five such layers nothing is learned for hundreds of steps.
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
@@ -84,6 +82,14 @@ def fresh(options: RewardOptions) -> tuple[BlipReward, Any, RewardFacts]:
     if options.clip:
         take_towers(network, options.clip)
     return network, tokenizer, RewardFacts(side=options.resolution, max_tokens=MAX_TOKENS)
+
+
+def without_dropout(network: BlipReward) -> BlipReward:
+    """The network with a head that drops nothing: what all pictures have in common is most of its features, and dropping some drowns what differs."""
+    for layer in network.head:
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return network
 
 
 def activation_of(clip: str) -> dict[str, str]:
@@ -119,9 +125,12 @@ def embeddings_of(clip: Any, colours: tuple[Sequence[float], Sequence[float]]) -
     place, patch = "vision_model.embeddings", tower.embeddings.patch_embedding.weight * scale[:, None, None, None]
     (mean, std), (own_mean, own_std) = (tuple(map(torch.tensor, pair)) for pair in (colours, (CLIP_MEAN, CLIP_STD)))
     # Places are added to whatever stands there, so the shift goes with them.
+    places = tower.embeddings.position_embedding.weight * scale + shift
+    # What stands first is the same of every picture, so its norm is known.
+    first = tower.pre_layrnorm(tower.embeddings.class_embedding + tower.embeddings.position_embedding.weight[0])
     return {
-        f"{place}.class_embedding": tower.embeddings.class_embedding * scale,
-        f"{place}.position_embedding": tower.embeddings.position_embedding.weight * scale + shift,
+        f"{place}.class_embedding": first - places[0],
+        f"{place}.position_embedding": places,
         f"{place}.patch_embedding.weight": patch * (own_std / std)[None, :, None, None],
         f"{place}.patch_embedding.bias": (patch.sum((2, 3)) * ((own_mean - mean) / std)).sum(1),
     }

@@ -214,6 +214,7 @@
       task = given;
       saving = null;
       root.dataset.assignment = task ? task.assignment : "";
+      root.dataset.of = JSON.stringify([value.annotator, value.collection]);
       part(".ds-empty").hidden = Boolean(task);
       part(".ds-rank-main").hidden = !task && !said.textContent;
       for (const name of [".ds-rank-prompt", ".ds-rank-slots", ".ds-rank-tray", ".ds-rank-help"]) part(name).hidden = !task;
@@ -441,7 +442,7 @@
   // --- agreement
 
   const AGREEMENT = `<div class="ds-empty"><p>Nothing was ranked yet.</p></div><div class="ds-agreement-main" hidden>
-    <dl class="ds-agreement-figures"></dl><div class="ds-agreement-tables"><div class="ds-agreement-people"></div><div class="ds-agreement-models"></div><div class="ds-agreement-matrix"></div></div></div>`;
+    <dl class="ds-agreement-figures"></dl><div class="ds-agreement-tables"><div class="ds-agreement-people"></div><div class="ds-agreement-time"></div><div class="ds-agreement-models"></div><div class="ds-agreement-matrix"></div></div></div>`;
   const share = (value) => (value === null ? "–" : `${Math.round(100 * value)} %`);
   const number = (value) => (value === null ? "–" : value.toFixed(2));
   const FIGURES = [
@@ -476,6 +477,21 @@
     bar.title = `${strength.toFixed(2)}, 95 % between ${low.toFixed(2)} and ${high.toFixed(2)}`;
     return bar;
   };
+  // Agreement with others, part after part of the rankings in the order in which they were submitted.
+  const overTime = (place, parts) => {
+    place.replaceChildren();
+    if (!parts.length) return;
+    make("p", place, "ds-caption", "Agreement with others over time");
+    const x = parts.reduce((sums, one) => [...sums, (sums.at(-1) || 0) + one.rankings], []);
+    const lines = [["all", (one) => one.pairwise], ...Object.keys(parts[0].annotators).map((name) => [name, (one) => one.annotators[name]])];
+    const series = lines.map(([name, of], i) => ({
+      name, label: name, color: i ? `var(--ds-series-${((i - 1) % 8) + 1})` : "var(--ds-accent)", dash: i ? "4 3" : undefined, x, y: parts.map(of),
+      marks: parts.map((one, k) => ({ x: x[k], y: of(one) })).filter(({ y }) => y !== null),
+    }));
+    const format = (value, of) => (of === "x" ? `${Math.round(value)} rankings` : share(value));
+    Studio.chart(make("div", place), { series, xLabel: "rankings submitted", yLabel: "pairs in the same order", yDomain: [0, 1], height: 180, label: "Agreement with others over time", point: null, format });
+  };
+
   Studio.agreement = (element, props, watch) => {
     const root = element.querySelector(".ds-agreement");
     if (!root || root.dataset.ready) return;
@@ -498,6 +514,7 @@
       }
       tabulate(part(".ds-agreement-people"), `${now.rankings} rankings, ${now.pairs} pairs compared`, ["Annotator", "Rankings", "Agrees with others", "τ-b", "With themselves", "Median"],
         Object.entries(now.annotators).map(([name, one]) => [name, String(one.rankings), share(one.pairwise), number(one.tau_b), share(one.itself), one.seconds === null ? "–" : `${Math.round(one.seconds)} s`]));
+      overTime(part(".ds-agreement-time"), now.over_time);
       const ends = [Math.min(...now.strengths.map((one) => one.low)), Math.max(...now.strengths.map((one) => one.high))];
       tabulate(part(".ds-agreement-models"), "Strength by Bradley-Terry, with 95 % intervals", ["Model", "Strength", "", "Won", "Compared"],
         now.strengths.map((one) => [one.model, number(one.strength), interval(one, ends), share(one.comparisons ? one.wins / one.comparisons : null), String(one.comparisons)]));

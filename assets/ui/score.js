@@ -3,7 +3,7 @@
 //   Studio.scores(element, props, watch, trigger)   in <div class="ds-stage ds-scores"></div>
 //     props.value  JSON text of {pictures: [{src, name, prompt}], scorers: [{name, label, about}], scores: {name: [number or null]},
 //                  share: 0..1 while it goes on, else null, agreement: [[tau or null]] or null, curve: {x, y, xLabel, yLabel} or nothing},
-//                  or {invitation}
+//                  and {title}, a line above; or {invitation}, which an element without a value has as data-invitation
 //     the event `select` with {index}: a picture was pressed
 //   Studio.why(element, props, watch)               in <div class="ds-stage ds-why"></div>
 //     props.value  JSON text of {picture, title, maps: [{name, label, about, src, smooth}]}, or {picture, title, words: [{word, others: [{word,
@@ -19,6 +19,7 @@
   const TEMPLATE = `
     <div class="ds-empty"><p></p></div>
     <div class="ds-scores-main" hidden>
+      <div class="ds-scores-head"></div>
       <div class="ds-progress" role="progressbar" aria-label="Scoring" aria-valuemin="0" aria-valuemax="100"><i></i></div>
       <div class="ds-scores-curve" hidden></div>
       <div class="ds-scores-scroll"><table><thead></thead><tbody></tbody></table></div>
@@ -98,11 +99,13 @@
       chart ? chart.update(told) : (chart = Studio.chart(box, told));
     };
     const draw = () => {
+      part(".ds-scores-head").replaceChildren(...Studio.heading(value.title));
       curve();
       part("thead").replaceChildren(head());
       part("tbody").replaceChildren(...order().map(rowOf));
       agreement();
     };
+    part(".ds-empty p").textContent = root.dataset.invitation || "";
     const receive = () => {
       if (!props.value) return;
       const now = JSON.parse(props.value);

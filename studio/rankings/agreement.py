@@ -10,9 +10,10 @@ Krippendorff's alpha (ordinal) by the library of that name, strengths by Bradley
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,16 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Agreement", "Strength", "Table", "agreement", "read_table", "strengths", "tau_b", "win_rates", "kendall_w", "pair_signs"]
 
-PAIRS = list(combinations(range(MAX_PICTURES), 2))
-FIRST, SECOND = (np.array(side) for side in zip(*PAIRS))
 RESAMPLED = 200
+# Parts of equal numbers of rankings, one after the other, that agreement is followed over; none of fewer rankings than this.
+PERIODS, PERIOD_AT_LEAST = 10, 10
 # A model that won or lost every comparison has no finite strength; this much of a win and a loss to each keeps it in sight.
 PRIOR = 0.1
 
 
 @dataclass(frozen=True)
 class Table:
-    """Every ranking as one row. ranks: (N, 9) float64, NaN for a picture left out or not there; models: of the pictures of each task."""
+    """Every ranking as one row. ranks: (N, n) float64, n the most pictures that one ranks, NaN for a picture left out or not there;
+    models: of the pictures of each task."""
 
     task: np.ndarray
     annotator: np.ndarray
@@ -47,7 +49,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Agreement of pairs of rankings of the same tasks; None where nobody ranked the same. pairs: strict pairs that were compared."""
+    """Agreement of pairs of rankings of the same tasks; None where nobody ranked the same. pairs: strict pairs that were compared.
+
+    over_time: the rankings in parts, one after the other: {"until": when the last was submitted, in seconds since 1970, "rankings",
+    "pairwise": of those with all others of the same tasks, "annotators": {name: the same of theirs}}; empty where there are few.
+    """
 
     rankings: int
     tau_b: float | None = None
@@ -57,6 +63,7 @@ class Agreement:
     alpha: float | None = None
     itself: float | None = None
     annotators: Mapping[str, Mapping[str, Any]]
+    over_time: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +93,13 @@ def read_table(rankings: "Rankings", collection: str = "") -> Table:
         wanted = wanted.join(Task, Task.id == Assignment.task_id).where(Task.collection == collection)
         items = items.join(Task, Task.id == TaskItem.task_id).where(Task.collection == collection)
     with rankings.reading() as session:
-        tasks, annotator, repeat, texts, seconds, submitted = list(zip(*session.execute(wanted).tuples())) or ((),) * len(columns)
+        # By the connection: rows as they are, without what a session does for each.
+        connection = session.connection()
+        tasks, annotator, repeat, texts, seconds, submitted = list(zip(*connection.execute(wanted))) or ((),) * len(columns)
         names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
-        models: dict[int, list[str]] = {}
-        for task, model in session.execute(items):
-            models.setdefault(task, []).append(model)
+        models: dict[int, list[str]] = defaultdict(list)
+        for task, model in connection.execute(items):
+            models[task].append(model)
     return Table(
         task=np.array(tasks, np.int64), annotator=np.array(annotator, np.int64), repeat=np.array(repeat, np.int64), ranks=ranks_read(texts),
         seconds=np.array(seconds, float), submitted=np.array(submitted, float), names=names, models=models,
@@ -98,22 +107,30 @@ def read_table(rankings: "Rankings", collection: str = "") -> Table:
 
 
 def ranks_read(texts: Sequence[str]) -> np.ndarray:
-    """Lists of ranks in JSON -> (N, 9) float64, NaN for what is left out or not there."""
+    """Lists of ranks in JSON -> (N, n) float64, n the length of the longest, NaN for what is left out or not there."""
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    known = np.full((len(places), MAX_PICTURES), np.nan)
-    for text, place in places.items():
-        ranks = json.loads(text)
+    read = [json.loads(text) for text in places]
+    known = np.full((len(places), max(map(len, read), default=0)), np.nan)
+    for place, ranks in enumerate(read):
         known[place, : len(ranks)] = [np.nan if rank is None else rank for rank in ranks]
     return known[np.fromiter((places[text] for text in texts), np.int64, len(texts))]
 
 
+@cache
+def pairs_among(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(first, second) places of every pair of `count` pictures."""
+    return np.triu_indices(count, 1)
+
+
 def pair_signs(ranks: np.ndarray) -> np.ndarray:
-    """(N, 9) ranks -> (N, 36) float32: 1 where the first of a pair is better, -1 where the second is, 0 for a tie, NaN where one is left out."""
-    return np.sign(ranks[:, SECOND] - ranks[:, FIRST]).astype(np.float32)
+    """(N, n) ranks -> (N, n (n - 1) / 2) float32: 1 where the first of a pair is better, -1 where the second is, 0 for a tie, NaN where one is
+    left out."""
+    first, second = pairs_among(ranks.shape[1])
+    return np.sign(ranks[:, second] - ranks[:, first]).astype(np.float32)
 
 
 def tau_b(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of rows of signs, (N, 36) each -> (N,); NaN where either says nothing but ties."""
+    """Kendall's tau-b of rows of signs, (N, P) each -> (N,); NaN where either says nothing but ties."""
     both = ~(np.isnan(a) | np.isnan(b))
     a, b = np.where(both, a, 0), np.where(both, b, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -147,6 +164,7 @@ def agreement(table: Table) -> Agreement:
         rankings=len(table.task), tau_b=mean(tau), pairwise=share(same.sum(), compared.sum()), pairs=int(compared.sum()), kendall_w=mean_w(table),
         alpha=alpha(table), itself=share(own_same.sum(), own_compared.sum()),
         annotators={name: of_annotator(table, who, a, b, signs) for who, name in sorted(table.names.items()) if (table.annotator == who).any()},
+        over_time=over_time(table, (a, b), same, compared),
     )
 
 
@@ -169,6 +187,33 @@ def self_consistency(table: Table, who: int, signs: np.ndarray) -> float | None:
     again = np.flatnonzero(table.task[order[1:]] == table.task[order[:-1]])
     same, compared = strict_pairs(signs, order[again], order[again + 1])
     return share(same.sum(), compared.sum())
+
+
+def over_time(table: Table, rows: tuple[np.ndarray, np.ndarray], same: np.ndarray, compared: np.ndarray) -> list[dict[str, Any]]:
+    """Pairwise agreement of the rankings of each part. rows: those of every two rankings of one task; same, compared: of each two."""
+    parts = min(PERIODS, len(table.task) // PERIOD_AT_LEAST)
+    if parts < 2:
+        return []
+    order = np.argsort(table.submitted, kind="stable")
+    of_row = np.empty(len(order), np.int64)
+    of_row[order] = np.arange(len(order)) * parts // len(order)
+    names = {who: name for who, name in sorted(table.names.items()) if (table.annotator == who).any()}
+
+    def of(part: int, *, who: int | None = None) -> float | None:
+        # Each of the two is one that was submitted then.
+        counts = np.zeros(2)
+        for side in rows:
+            own = (of_row[side] == part) & ((table.annotator[side] == who) if who is not None else True)
+            counts += same[own].sum(), compared[own].sum()
+        return share(*counts)
+
+    return [
+        {
+            "until": float(table.submitted[of_row == part].max()), "rankings": int((of_row == part).sum()), "pairwise": of(part),
+            "annotators": {name: of(part, who=who) for who, name in names.items()},
+        }
+        for part in range(parts)
+    ]
 
 
 def same_task(table: Table) -> tuple[np.ndarray, np.ndarray]:
@@ -212,14 +257,16 @@ def alpha(table: Table) -> float | None:
 
     place = np.unique(table.task, return_inverse=True)[1]
     row, item = np.nonzero(~np.isnan(table.ranks) & (table.repeat == 0)[:, None])
-    units = np.zeros((place.max(initial=-1) + 1, MAX_PICTURES, MAX_PICTURES))
-    np.add.at(units, (place[row], item, table.ranks[row, item].astype(int) - 1), 1)
-    units = units.reshape(-1, MAX_PICTURES)
-    units = units[units.sum(1) > 1]
+    shape = (place.max(initial=-1) + 1, table.ranks.shape[1], MAX_PICTURES)
+    flat = np.ravel_multi_index((place[row], item, table.ranks[row, item].astype(int) - 1), shape) if len(row) else np.empty(0, np.int64)
+    units = np.bincount(flat, minlength=int(np.prod(shape))).reshape(-1, MAX_PICTURES)
+    # A rank that nobody gave adds nothing, but its share of the library's table of pairs of ranks.
+    given = units.any(0)
+    units = units[units.sum(1) > 1][:, given]
     # Where all say one and the same value there is nothing to agree on.
     if not len(units) or (units.sum(0) > 0).sum() < 2:
         return None
-    return float(krippendorff.alpha(value_counts=units, value_domain=list(range(1, MAX_PICTURES + 1)), level_of_measurement="ordinal"))
+    return float(krippendorff.alpha(value_counts=units, value_domain=(np.flatnonzero(given) + 1).tolist(), level_of_measurement="ordinal"))
 
 
 # --- strengths -----------------------------------------------------------------------------------------------
@@ -231,9 +278,9 @@ def strengths(table: Table, seed: int = 0) -> list[Strength]:
         return []
     per_task = wins_by_task(table, models)
     generator, count, flat = np.random.default_rng(seed), len(per_task), per_task.reshape(len(per_task), -1)
-    # How often each task is drawn when as many are drawn as there are, with replacement.
-    often = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLED)]
-    drawn = [fitted((times @ flat).reshape(per_task.shape[1:])) for times in often]
+    # How often each task is drawn when as many are drawn as there are, with replacement; floats, which matrices are multiplied fast in.
+    often = np.stack([np.bincount(generator.integers(count, size=count), minlength=count).astype(float) for _ in range(RESAMPLED)])
+    drawn = [fitted(wins.reshape(per_task.shape[1:])) for wins in often @ flat]
     total = per_task.sum(0)
     found = fitted(total)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
@@ -255,20 +302,23 @@ def win_rates(table: Table) -> tuple[list[str], np.ndarray]:
 
 def wins_by_task(table: Table, models: Sequence[str]) -> np.ndarray:
     """(T, M, M): in each task how often the model of the row beat that of the column, a tie half a win for each; none against itself."""
-    place, signs = {model: i for i, model in enumerate(models)}, pair_signs(table.ranks)
+    place = {model: i for i, model in enumerate(models)}
     tasks, of_row = np.unique(table.task, return_inverse=True)
     which = np.full((len(tasks), MAX_PICTURES), -1)
     for i, task in enumerate(tasks.tolist()):
         own = table.models[task]
         which[i, : len(own)] = [place.get(model, -1) for model in own]
-    wins = np.zeros((len(tasks), len(models), len(models)))
+    signs, (first, second) = pair_signs(table.ranks), pairs_among(table.ranks.shape[1])
     row, pair = np.nonzero(~np.isnan(signs))
-    a, b = which[of_row[row], FIRST[pair]], which[of_row[row], SECOND[pair]]
+    task, a, b, score = of_row[row], which[of_row[row], first[pair]], which[of_row[row], second[pair]], (signs[row, pair] + 1) / 2
     known = (a >= 0) & (b >= 0) & (a != b)
-    task, a, b, score = of_row[row][known], a[known], b[known], (signs[row, pair][known] + 1) / 2
-    np.add.at(wins, (task, a, b), score)
-    np.add.at(wins, (task, b, a), 1 - score)
-    return wins
+    task, a, b, score = task[known], a[known], b[known], score[known]
+    shape = (len(tasks), len(models), len(models))
+
+    def counted(winner: np.ndarray, loser: np.ndarray, wins: np.ndarray) -> np.ndarray:
+        return np.bincount((task * shape[1] + winner) * shape[2] + loser, wins, int(np.prod(shape))).reshape(shape)
+
+    return counted(a, b, score) + counted(b, a, 1 - score)
 
 
 def fitted(wins: np.ndarray) -> np.ndarray:

@@ -13,11 +13,12 @@ from studio.runs.processes import ROOT, environment
 from studio.runs.queue import Runs
 from studio.runs.trainers import require_kinds
 from studio.runs.trainers.dreambooth import RunCost
+from studio.runs.trainers.options import LoopOptions
 from studio.runs.trainers.places import kept_within
 from studio.runs.trainers.registry import TRAINERS
 from studio.scratch import passing_folder
 
-__all__ = ["ESTIMATED", "cost_of"]
+__all__ = ["ESTIMATED", "ask", "cost_of"]
 
 logger = logging.getLogger(__name__)
 # Trainers whose runs can be foretold.
@@ -36,8 +37,13 @@ def cost_of(runs: Runs, trainer: str, options: Mapping[str, Any], check: Callabl
     checked = info.options(**asked)
     if (check or info.check) is not None:
         (check or info.check)(checked)  # type: ignore[misc]
+    return ask(trainer, checked)
+
+
+def ask(trainer: str, options: LoopOptions) -> RunCost:
+    """What `python -m trainers.estimate` says of checked options. Raises InvalidOption with what it refuses, RunFailed where it said nothing."""
     with passing_folder() as folder:
-        write_config(folder, checked)
+        write_config(folder, options)
         command = [sys.executable, "-m", "trainers.estimate", trainer, "--config", str(folder / "options.toml")]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, env=environment())
     answer = _last_object(done.stdout)

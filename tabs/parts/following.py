@@ -73,9 +73,9 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate_line(cost: Any, steps: Any) -> str:
-    """Time, memory and what is trained, in a sentence. cost: a RunCost."""
-    time = f"About {duration(cost.seconds)} on this machine for {steps} steps and all the pictures that are drawn before and on the way"
+def estimate_line(cost: Any, steps: Any, beside: str = "all the pictures that are drawn before and on the way") -> str:
+    """Time, memory and what is trained, in a sentence. cost: a RunCost; beside: what is counted with the steps."""
+    time = f"About {duration(cost.seconds)} on this machine for {steps} steps and {beside}"
     return f"{time}; about {cost.memory_gib:.1f} GiB of memory; {cost.trained_parameters:,} weights learn."
 
 

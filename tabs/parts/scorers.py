@@ -13,17 +13,17 @@ from studio.sampling.events import Finished
 from tabs.parts.api import SamplingApi, ScoringApi
 from tabs.parts.controls import Controls, create_controls
 from tabs.parts.panel import Change
-from tabs.parts.stage import menu_of, unchecked
+from tabs.parts.stage import CHEAP, menu_of, unchecked
 from tabs.parts.turns import Either, sampled, waiting_line
 from tabs.parts.visitors import Asker
 
 if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
 
-__all__ = ["create_scorer", "create_scorers", "create_sampling", "drawn", "first_scorers", "label_of", "last_run", "menu_of_scorers", "number"]
+__all__ = ["create_scorer", "create_scorers", "create_sampling", "drawn", "first_options", "first_scorers", "label_of", "last_run", "menu_of_scorers", "number"]
 
 FIRST_SCORERS = ("toybox-reward", "toybox-clip", "toybox-examiner")
-FIRST_PROMPT = "a purple butterfly on a yellow background"
+FIRST: dict[str, Any] = {"prompt": "a purple butterfly on a yellow background", "num_steps": 25, "guidance_scale": 4.0}
 # Places of other tabs in what a session keeps, the one whose run is taken first.
 DRAWN_IN = ("t2i", "denoise")
 PLACES = "From the menu, or KIND:PLACE such as clip:openai/clip-vit-large-patch14."
@@ -47,27 +47,36 @@ def first_scorers(studio: ScoringApi) -> list[str]:
 
 def create_scorers(studio: ScoringApi, name: str) -> gr.Dropdown:
     """The menu of scorers, several of which may be chosen."""
-    return unchecked(gr.Dropdown(
+    return with_new_ones(studio, unchecked(gr.Dropdown(
         menu_of_scorers(studio), value=first_scorers(studio), multiselect=True, label="Scorers", allow_custom_value=not studio.public, info=PLACES,
         elem_id=f"{name}-scorers",
-    ))
+    )))
 
 
 def create_scorer(studio: ScoringApi, name: str) -> gr.Dropdown:
     """The menu of scorers, of which one is chosen."""
     first = next(iter(first_scorers(studio)), None)
-    return unchecked(gr.Dropdown(
+    return with_new_ones(studio, unchecked(gr.Dropdown(
         menu_of_scorers(studio), value=first, label="Scorer", allow_custom_value=not studio.public, elem_id=f"{name}-scorer", info=PLACES,
-    ))
+    )))
+
+
+def with_new_ones(studio: ScoringApi, scorers: gr.Dropdown) -> gr.Dropdown:
+    """The menu, which is read again when it is opened: trainings that have ended since the page was made bring scorers of their own."""
+    scorers.focus(lambda: gr.update(choices=menu_of_scorers(studio)), None, scorers, **CHEAP)
+    return scorers
 
 
 def create_sampling(studio: ScoringApi, name: str, **first: Any) -> Controls:
     """Model, prompt and what else is drawn with."""
     menu = menu_of(studio, text=True)
     controls: Controls = {"model": unchecked(gr.Dropdown(menu, value=menu[0][1] if menu else None, label="Model", elem_id=f"{name}-model"))}
-    return controls | create_controls(name, ("prompt", "num_steps", "guidance_scale", "seed"), **{
-        "prompt": FIRST_PROMPT, "num_steps": 25, "guidance_scale": 4.0, **first,
-    })
+    return controls | create_controls(name, ("prompt", "num_steps", "guidance_scale", "seed"), **{**FIRST, **first})
+
+
+def first_options(studio: ScoringApi) -> SampleOptions:
+    """What the first values of those controls give."""
+    return SampleOptions(model=menu_of(studio, text=True)[0][1], **FIRST)
 
 
 def last_run(studio: SamplingApi, page: str) -> "Trajectory":

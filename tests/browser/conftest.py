@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,17 @@ def runs_root(tmp_path_factory):
 @pytest.fixture(scope="package")
 def app_url(tmp_path_factory, runs_root):
     """The address of the studio as `python app.py` starts it."""
-    environment = {**os.environ, "DIFFUSION_STUDIO_RUNS": str(runs_root)}
+    with started(tmp_path_factory, DIFFUSION_STUDIO_RUNS=str(runs_root)) as address:
+        yield address
+
+
+@contextmanager
+def started(tmp_path_factory, **environment):
+    """The address of a studio of its own, which has ended when the context is left."""
     with open(tmp_path_factory.mktemp("app") / "log.txt", "w+") as log:
         # Models and pictures of the tests lie beside the folder of runs.
         command = [sys.executable, "-u", "app.py", "--folder", str(tmp_path_factory.getbasetemp())]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **environment})
         try:
             yield _address(process, log)
         finally:

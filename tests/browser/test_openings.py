@@ -13,6 +13,8 @@ SHOWN = {
     ("Text to image", "Anatomy"): "#anatomy-trip [data-psnr] >> text=A recorded look at",
     ("One step or many", ""): "#contrast-stage .ds-contrast[data-state=recorded]",
     ("DreamBooth", ""): "#dreambooth-stage .ds-follow[data-state=example] img[src*='file=']",
+    ("Score", ""): "#score-stage .ds-scores[data-done=true] >> text=Recorded scores",
+    ("Score", "Along a run"): "#along-stage .ds-stage[data-run=opening][data-rewards]",
     ("Runs", ""): "#runs-list tr[data-state=example]",
 }
 

@@ -58,6 +58,17 @@ def test_who_agrees_with_nobody_is_seen(with_tasks):
     assert found.kendall_w == pytest.approx(1 / 9)
 
 
+def test_agreement_is_followed_over_time(with_tasks):
+    rankings = with_tasks(20, overlap=2)
+    rank(rankings, "Ada", *[(1, 2, 3, 4)] * 20)
+    rank(rankings, "Bob", *[(1, 2, 3, 4)] * 10, *[(4, 3, 2, 1)] * 10)
+    parts = agreement(read_table(rankings)).over_time
+    # Four parts of ten rankings: Ada's twenty, then Bob's, who turned round after ten.
+    assert [part["rankings"] for part in parts] == [10] * 4 and [part["until"] for part in parts] == sorted(part["until"] for part in parts)
+    assert [part["annotators"]["Bob"] for part in parts] == [None, None, 1.0, 0.0]
+    assert [part["pairwise"] for part in parts] == [part["annotators"]["Ada"] or part["annotators"]["Bob"] or 0.0 for part in parts]
+
+
 def test_nothing_is_claimed_where_nobody_ranked_the_same(with_tasks):
     rankings = with_tasks(2, overlap=1)
     rank(rankings, "Ada", (1, 2, 3, 4))

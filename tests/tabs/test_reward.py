@@ -211,6 +211,22 @@ def test_a_run_keeps_a_copy_of_the_rankings_and_says_when_there_are_none(studio,
     assert (view.path / "uploads" / "data" / "rankings.zip").is_file()
 
 
+def test_what_a_training_will_take_is_asked_of_the_rankings_here(studio, monkeypatch):
+    from studio.rankings.example import EXAMPLE, add_example
+
+    asked = []
+    monkeypatch.setattr("studio.runs.reward.ask", lambda program, options: asked.append((program, options)))
+    with pytest.raises(InvalidOption, match="no rankings"):
+        studio.estimate_reward({"steps": 5})
+    add_example(studio.rankings)
+    studio.estimate_reward({"steps": 5, "format": "studio"}, EXAMPLE)
+    (program, options), = asked
+    assert program == "reward" and (options.data, options.format) == (str(studio.rankings.folder.resolve()), "database")
+    assert (options.collection, options.steps) == (EXAMPLE, 5)
+    with pytest.raises(InvalidOption, match="start must lie"):
+        studio.estimate_reward({"start": "/etc"}, EXAMPLE)
+
+
 def test_programs_score_pictures(studio, files):
     from gradio_client import Client, handle_file
 

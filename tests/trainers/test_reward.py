@@ -15,9 +15,12 @@ from studio.rankings.formats import export_rankings
 from studio.rankings.pictures import keep_drawn
 from studio.rankings.ranking import Ranking
 from studio.rewards import load_reward, trained_rewards
+from studio.rewards.blip import load_folder
 from trainers import preference, ranked
 from trainers.ranked import Pair
 from trainers.reward import RewardOptions, RewardTask, pair_loss, train
+from trainers.reward_estimate import estimate_reward as estimate
+from trainers.reward_estimate import size_of
 
 SMALL = {
     "width": 32, "vision_layers": 1, "text_layers": 1, "patch": 16, "resolution": 32, "steps": 40, "batch_size": 8, "lr": 3e-3, "warmup": 5,
@@ -185,6 +188,21 @@ def load_weights(folder):
     from studio.rewards.blip import load_folder
 
     return load_folder(folder / "model", torch.device("cpu"), torch.float32)[0].state_dict()
+
+
+def test_the_estimate_counts_the_data_and_the_weights_that_learn(run, export):
+    of_export = RewardOptions(data=str(export / "export.zip"), **SMALL)
+    of_database = RewardOptions(data=str(export / "rankings"), format="database", collection=EXAMPLE, **SMALL)
+    # Sixty tasks of four pictures, each ranked by three whole rankings at least.
+    assert size_of(of_export) == size_of(of_database) and size_of(of_export).pictures == 240
+    assert size_of(of_export).ranked == 4 * size_of(of_export).rankings
+    whole = estimate(of_export)
+    head = estimate(RewardOptions(data=str(export / "export.zip"), start=str(run[0] / "model"), learns="head", **SMALL))
+    network, *_ = load_folder(run[0] / "model", torch.device("cpu"), torch.float32)
+    assert whole.trained_parameters == sum(weight.numel() for weight in network.parameters())
+    assert head.trained_parameters == sum(weight.numel() for weight in network.head.parameters())
+    more = estimate(RewardOptions(data=str(export / "export.zip"), **{**SMALL, "batch_size": 128, "steps": 80}))
+    assert more.seconds > whole.seconds > 0 and more.memory_gib > whole.memory_gib > 0
 
 
 def test_a_stopped_run_goes_on_exactly(run, export):
