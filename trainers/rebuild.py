@@ -45,18 +45,10 @@ VAE = VaeOptions(
 )
 
 def _steering(name: str, map: str) -> Callable[[], ControlNetOptions]:
-    """The training of an embedded ControlNet."""
+    """A copy of the encoder of toybox-sd learns to steer it; the base is the embedded model itself, so it is rebuilt before."""
     return partial(
         ControlNetOptions, data="toybox", map=map, output=f"runs/toybox-controlnet-{name}", data_limit=20_000, steps=3000, sample_every=250,
         checkpoint_every=250,
-    )
-
-
-def _steering_on(name: str, map: str) -> Callable[[], ControlNetOptions]:
-    """The training of one that goes on from the first."""
-    return partial(
-        _steering(name, map), output=f"runs/toybox-controlnet-{name}-2", start=f"runs/toybox-controlnet-{name}/model", steps=1500, lr=4e-4,
-        ema_decay=0.995, seed=1,
     )
 
 
@@ -103,9 +95,11 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         ),
     ),
     # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
-    # Edges are learned in one go. Where an area ends is learned late, and wobbles at the rate that finds the area: on at a lower one.
-    "toybox-controlnet-canny": (_steering("canny", "toybox-edges"),),
-    **{f"toybox-controlnet-{kind}": (_steering(kind, f"toybox-{kind}"), _steering_on(kind, f"toybox-{kind}")) for kind in ("depth", "segmentation")},
+    # A second stage at a lower rate was tried for the segmentation: 89.3 % and 87.0 % became 88.6 % and 87.4 %, so there is none.
+    **{
+        f"toybox-controlnet-{name}": (_steering(name, f"toybox-{kind}"),)
+        for name, kind in (("canny", "edges"), ("depth", "depth"), ("segmentation", "segmentation"))
+    },
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 
