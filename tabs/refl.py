@@ -42,6 +42,10 @@ The model draws, a scorer says how good the picture is, and the gradient of the 
 never trained on: other prompts, another scorer, and how different the pictures still are."""
 PUBLIC = "Training is off on this public studio. Start the studio on your own machine to tune a model: the README says how."
 INVITATION = "Choose a preset and a scorer, and press Tune. The same pictures before and now are shown here at every look."
+METHODS = (
+    "ReFL: the gradient goes through one late step (arXiv:2304.05977). DRaFT-K: through the last steps; DRaFT-LV: through the last one at several noises "
+    "(arXiv:2309.17400). Diffusion-DPO: from rankings, without a reward (arXiv:2311.12908)."
+)
 FIRST_PRESET = "toybox"
 SHARED = ("algorithm", "rewards", "judge")
 MAIN = ("method", "steps", "lr", "pretrain_weight", "stop_on_alarm", "result")
@@ -173,16 +177,17 @@ def create_form(studio: TuningApi) -> Form:
     menu, known = presets(), fields()
     first = values_of(menu[FIRST_PRESET].options)
 
-    def control(name: str) -> Any:
+    def control(name: str, **told: Any) -> Any:
         more = {"choices": CHOICES[name]} if name in CHOICES else {}
-        return option_control(known[name], "refl", first[name], LABELS.get(name, ""), **more)
+        return option_control(known[name], "refl", first[name], LABELS.get(name, ""), **more, **told)
 
     preset = gr.Dropdown(
         [(entry.label, name) for name, entry in menu.items()], value=FIRST_PRESET, label="Preset", info=menu[FIRST_PRESET].about, elem_id="refl-preset",
     )
-    controls: Controls = {"algorithm": control("algorithm")}
+    controls: Controls = {"algorithm": control("algorithm", info=METHODS)}
     scorers = [(info.label, name) for name, info in studio.rewards.items()]
-    for key, about in (("rewards", "One, or several with weights: `toybox-clip*1 + sharpness*0.2`."), ("judge", "Never trained on; says whether it helps.")):
+    said = {"rewards": "One, or several with their weights: toybox-clip + sharpness\\*0.2.", "judge": "Never trained on; says whether it helps."}
+    for key, about in said.items():
         controls[key] = unchecked(gr.Dropdown(
             scorers, value=first[key], label=LABELS[key], allow_custom_value=True, info=about, elem_id=f"refl-{key}",
         ))
