@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN_ARGS ?=
 # Two processes, whatever the machine has: each holds torch and models, about 2 GB.
-TEST_ARGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test lint bench attack load models openings clean
 

@@ -16,12 +16,9 @@ SLOW_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files in the order in which they are given to the processes; `make test` keeps a group in one of them, which is a file where a test names none."""
+    """Files in the order in which they are given to the processes; `make test` keeps a file in one of them."""
     places = {item: item.path.relative_to(item.path.parents[1]).as_posix() for item in items}
     items.sort(key=lambda item: next((i for i, slow in enumerate(SLOW_FIRST) if places[item].startswith(slow)), len(SLOW_FIRST)))
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(places[item]))
 
 
 @pytest.fixture(scope="session")

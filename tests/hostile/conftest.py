@@ -1,7 +1,5 @@
 """The app once for strangers (--public) and once for its owner, for all tests of this folder."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.hostile.served import ATTACK, Served
@@ -9,16 +7,6 @@ from tests.hostile.served import ATTACK, Served
 MODES = {"public": ("--public",), "own": ()}
 # For what goes the same way with and without --public: in CI as strangers find it, in `make attack` as its owner does too.
 EITHER = pytest.mark.parametrize("app", MODES if ATTACK else ["public"], indirect=True)
-
-
-@pytest.hookimpl(tryfirst=True)  # before what names no group is given its file
-def pytest_collection_modifyitems(items):
-    """What asks the same app runs in the same process, so that each app is started once; what asks none goes with the owner's."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            named = getattr(item, "callspec", None)
-            public = "public" in (named.params.values() if named else ()) or "strangers" in item.name
-            item.add_marker(pytest.mark.xdist_group("hostile, for strangers" if public else "hostile, for its owner"))
 
 
 @pytest.fixture(scope="session")
