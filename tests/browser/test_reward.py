@@ -2,6 +2,9 @@
 
 from playwright.sync_api import expect
 
+# What was recorded has a heading; what is scored now has none.
+SCORED = "#score-stage .ds-scores[data-done=true] .ds-scores-head:empty"
+
 
 def test_the_example_is_scored_sorted_and_its_scorers_compared(page, app_url):
     page.goto(app_url)
@@ -11,7 +14,7 @@ def test_the_example_is_scored_sorted_and_its_scorers_compared(page, app_url):
     expect(page.locator("#score-prompt textarea")).not_to_have_value("")
     page.click("#score-run")
     stage = page.locator("#score-stage .ds-scores")
-    page.wait_for_selector("#score-stage .ds-scores[data-done=true]")
+    page.wait_for_selector(SCORED, state="attached")
     rows = stage.locator("tbody tr[data-index]")
     expect(rows).to_have_count(4)
     shown = [float(text) for text in rows.locator(".ds-scores-bar:nth-child(3) span").all_inner_texts()]
@@ -29,7 +32,7 @@ def test_a_scored_picture_is_looked_at_closely_and_a_run_is_followed_by_its_rewa
     page.click("#score-example")
     expect(page.locator("#score-prompt textarea")).not_to_have_value("")
     page.click("#score-run")
-    page.wait_for_selector("#score-stage .ds-scores[data-done=true]")
+    page.wait_for_selector(SCORED, state="attached")
     page.locator("#score-stage tbody tr[data-index] button").first.click()
     page.wait_for_function("document.querySelector('#why-prompt textarea')?.value")
     page.click("#why-pixels")
