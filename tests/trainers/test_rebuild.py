@@ -53,7 +53,7 @@ def test_a_recipe_on_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
 
 def test_a_stage_that_fails_says_why(tmp_path):
     options = VaeOptions(output=str(tmp_path / "run"), data=str(tmp_path / "no pictures"), steps=1, tensorboard=False)
-    with pytest.raises(RunFailed, match="nor a folder of captioned pictures"):
+    with pytest.raises(RunFailed, match="no folder of captioned pictures"):
         rebuild._finish(options)
 
 
