@@ -43,6 +43,6 @@ def test_a_scored_picture_is_looked_at_closely_and_a_run_is_followed_by_its_rewa
     page.get_by_role("tab", name="Along a run", exact=True).click()
     page.fill("#along-steps input", "6")
     page.click("#along-drawn")
-    page.wait_for_selector("#along-stage .ds-stage[data-rewards='2']")
+    page.wait_for_selector("#along-stage .ds-stage[data-rewards='3']")
     assert page.locator("#along-stage .ds-reward-curve svg").count() == 1
     page.wait_for_function("document.querySelector('#along-status').innerText.includes('.')")
