@@ -17,7 +17,7 @@ from tabs.parts.api import TuningApi
 from tabs.parts.controls import Controls
 from tabs.parts.following import (
     POLL_S,
-    Followed,
+    Measured,
     buttons_shown,
     create_buttons,
     create_follow,
@@ -94,17 +94,6 @@ class Form:
     controls: Controls
 
 
-@dataclass(frozen=True, kw_only=True)
-class Watched(Followed):
-    """The run that is looked at, and what was measured of its pictures."""
-
-    watched: gr.HTML
-
-    @property
-    def shown(self) -> list[Any]:
-        return [self.run, self.stage, self.watched, self.buttons.stop, self.buttons.resume, self.buttons.delete]
-
-
 def values_of(options: dict[str, Any]) -> dict[str, Any]:
     """The form's values for these options, the defaults for all others."""
     values = {**{name: field.default for name, field in fields().items()}, **options}
@@ -167,7 +156,7 @@ def create_tab(studio: TuningApi) -> None:
             watched = drawn_by("tuning", '<div class="ds-stage ds-tuning"></div>', elem_id="refl-watched")
             stage, address = create_follow("refl-stage")
             create_compare(studio, run)
-    followed = Watched(run=run, buttons=buttons, stage=stage, address=address, watched=watched)
+    followed = Measured(run=run, buttons=buttons, stage=stage, address=address, measured=watched)
     wire_form(form)
     wire_training(studio, form, followed)
 
@@ -186,7 +175,7 @@ def create_form(studio: TuningApi) -> Form:
     )
     controls: Controls = {"algorithm": control("algorithm", info=METHODS)}
     scorers = [(info.label, name) for name, info in studio.rewards.items()]
-    said = {"rewards": "One, or several with their weights: toybox-clip + sharpness\\*0.2.", "judge": "Never trained on; says whether it helps."}
+    said = {"rewards": "One, or several with their weights: toybox-clip + sharpness*0.2.", "judge": "Never trained on; says whether it helps."}
     for key, about in said.items():
         controls[key] = unchecked(gr.Dropdown(
             scorers, value=first[key], label=LABELS[key], allow_custom_value=True, info=about, elem_id=f"refl-{key}",
@@ -238,13 +227,13 @@ def wire_form(form: Form) -> None:
     form.source.input(on_source, form.source, [form.typed, form.collection, form.file], **CHEAP)
 
 
-def wire_training(studio: TuningApi, form: Form, followed: Watched) -> None:
+def wire_training(studio: TuningApi, form: Form, followed: Measured) -> None:
     """What starts a tuning, and what shows it."""
     before = gr.State(0)
 
     def standing(chosen: str) -> dict[Any, Any]:
         shown = follow_value(studio, chosen, followed.address, invitation=INVITATION)
-        return {followed.stage: shown, followed.watched: watched_value(studio, found(studio, chosen)), **buttons_shown(studio, chosen, followed.buttons)}
+        return {followed.stage: shown, followed.measured: watched_value(studio, found(studio, chosen)), **buttons_shown(studio, chosen, followed.buttons)}
 
     def show(chosen: str) -> dict[Any, Any]:
         chosen = chosen if found(studio, chosen) else newest(studio, "refl")

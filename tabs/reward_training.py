@@ -20,7 +20,7 @@ from studio.runs import RunView
 from studio.runs.trainers.reward import RewardOptions
 from tabs.parts.api import RankingApi, ScoringApi, TrainingApi
 from tabs.parts.controls import Controls
-from tabs.parts.following import POLL_S, Followed, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
+from tabs.parts.following import POLL_S, Measured, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.panel import DEVICE
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
@@ -61,17 +61,6 @@ class Form:
     estimate: gr.Button
     status: gr.HTML
     controls: Controls
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured(Followed):
-    """The run that is looked at, and what was measured of its reward."""
-
-    measured: gr.HTML
-
-    @property
-    def shown(self) -> list[Any]:
-        return [self.run, self.stage, self.measured, self.buttons.stop, self.buttons.resume, self.buttons.delete]
 
 
 def fields() -> dict[str, dataclasses.Field]:

@@ -17,7 +17,7 @@ from tabs.parts.api import TrainingApi
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
-    "Buttons", "Followed", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line",
+    "Buttons", "Followed", "Measured", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line",
     "share_of", "state_of", "duration", "estimate_line", "found", "newest", "required", "POLL_S", "INVITATION",
 ]
 
@@ -200,6 +200,17 @@ class Followed:
     buttons: Buttons
     stage: gr.HTML
     address: Callable[[Path], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Followed):
+    """The run that is looked at, and what was measured of what it makes."""
+
+    measured: gr.HTML
+
+    @property
+    def shown(self) -> list[Any]:
+        return [self.run, self.stage, self.measured, self.buttons.stop, self.buttons.resume, self.buttons.delete]
 
 
 def create_follow(elem_id: str) -> tuple[gr.HTML, Callable[[Path], str]]:
