@@ -1,6 +1,7 @@
 """Fixtures of all tests: one thread for torch, and small models in the real folder format."""
 
 import os
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -19,6 +20,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files in the order in which they are given to the processes; `make test` keeps a file in one of them."""
     places = {item: item.path.relative_to(item.path.parents[1]).as_posix() for item in items}
     items.sort(key=lambda item: next((i for i, slow in enumerate(SLOW_FIRST) if places[item].startswith(slow)), len(SLOW_FIRST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How `make test` shares the tests among its processes: a file to one of them, and of tests/hostile all that ask the same app.
+
+    Starting an app and its first picture cost some twelve seconds of processor time, in each process that needs one.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByApp(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return f"tests/hostile, {'public' if 'public' in test.partition('[')[2] else 'own'}" if "/hostile/" in file else file
+
+    return ByApp(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

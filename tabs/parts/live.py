@@ -11,6 +11,7 @@ Nothing is encoded that nobody listens to, and a frame that would come too late 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class LiveRun:
 
 
 RUNS: dict[str, LiveRun] = {}
+# The last that have ended: a page may begin to listen to a short run only when it is over, and is told so.
+ENDED: deque[str] = deque(maxlen=1000)
 
 
 @contextmanager
@@ -59,6 +62,7 @@ def live_run(run: str) -> Iterator[LiveRun]:
         yield live
     finally:
         live.over = True
+        ENDED.append(run)
         del RUNS[run]
 
 
@@ -69,7 +73,8 @@ def live_address(run: str) -> str:
 
 async def listen(request: Request) -> Response:
     """The frames of one run, as server-sent events."""
-    live = RUNS.get(request.path_params["run"])
+    run = request.path_params["run"]
+    live = RUNS.get(run) or (LiveRun(over=True) if run in ENDED else None)
     if live is None:
         return PlainTextResponse("There is no such run under way.", 404)
     if live.listeners >= MAX_LISTENERS:

@@ -77,9 +77,18 @@ def picture_input(**options: Any) -> gr.Image:
 
 def unchecked(control: Control) -> Control:
     """A dropdown or slider whose value reaches the handler as it was sent: the page only offers what is valid, and
-    what a program sends is judged by the studio, in its own words."""
-    control.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    what a program sends is judged by the studio, in its own words. What is typed as the menu has it stands for the menu's entry."""
+    control.preprocess = lambda payload: _chosen(control, payload)  # type: ignore[method-assign]
     return control
+
+
+def _chosen(control: gr.Component, payload: Any) -> Any:
+    if isinstance(control, gr.Dropdown) and control.allow_custom_value:
+        names = {label: name for label, name in control.choices if isinstance(label, str)}
+        if isinstance(payload, list):
+            return [names.get(one, one) if isinstance(one, str) else one for one in payload]
+        return names.get(payload, payload) if isinstance(payload, str) else payload
+    return payload
 
 
 def models_of(studio: Any, text: bool) -> dict[str, Any]:

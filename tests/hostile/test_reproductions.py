@@ -326,8 +326,8 @@ def kill_trainings(app):
 
 # --- 6, 7, 11 in public: there is no training -----------------------------------------------------------------
 
-def test_strangers_start_stop_and_read_no_training(apps):
-    app = apps("public")
+@pytest.mark.parametrize("app", ["public"], indirect=True)
+def test_strangers_start_stop_and_read_no_training(app):
     tried = [handler for handler in app.handlers() if handler.name in {*STARTS, "run_status", "run_stop", "run_resume"}]
     for handler in tried:
         answer = app.queued(handler, handler.values(name="race"))

@@ -92,11 +92,12 @@ def test_nothing_is_made_that_nobody_listens_to(served, monkeypatch):
     assert made == [4]
 
 
-def test_only_a_run_that_is_under_way_can_be_listened_to(served):
+def test_only_a_run_that_is_known_can_be_listened_to_and_one_that_has_ended_says_so(served):
     assert served.get(live.live_address("unknown")).status_code == 404
     with live.live_run("run"):
         assert "run" in live.RUNS
-    assert served.get(live.live_address("run")).status_code == 404 and not live.RUNS
+    answer = served.get(live.live_address("run"))
+    assert answer.status_code == 200 and answer.text == "event: over\ndata:\n\n" and not live.RUNS
 
 
 def test_a_run_has_no_crowd_of_listeners(served):

@@ -18,6 +18,7 @@ from studio.sampling.export import save_png
 from tabs.endpoints import create_score_endpoint
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.scorers import last_run
+from tabs.parts.stage import unchecked
 from tabs.reward import given_pictures, prompts_for, require_scorable, shown
 from tabs.reward_runs import along_value, best_step, best_value
 from tabs.reward_training import measured_value, training_options
@@ -246,3 +247,11 @@ def test_programs_score_pictures(studio, files):
     finally:
         app.close()
     assert isinstance(app, gr.Blocks)
+
+
+def test_what_is_typed_as_the_menu_has_it_is_the_entry_of_the_menu():
+    one, many = (unchecked(gr.Dropdown([("A label", "name"), "plain"], allow_custom_value=True, multiselect=several)) for several in (False, True))
+    assert [one.preprocess(said) for said in ("A label", "name", "other", 7, None)] == ["name", "name", "other", 7, None]
+    assert many.preprocess(["A label", "plain", "other", 7]) == ["name", "plain", "other", 7]
+    closed = unchecked(gr.Dropdown([("A label", "name")]))
+    assert closed.preprocess("A label") == "A label"
