@@ -1,7 +1,7 @@
 """What a caller asks for: frozen, keyword-only options that refuse nonsense with the value in the message.
 
-SampleOptions is six groups of options in one: what to draw, how to sample, how to guide, what to start from, what to
-follow, what to record. Each group is a dataclass that checks itself; each option carries what a form needs to know of it.
+SampleOptions is seven groups of options in one: what to draw, how to sample, how to guide, what to start from, what to
+follow, what else a family can be told, what to record. Each group is a dataclass that checks itself; each option carries what a form needs to know of it.
 """
 
 import dataclasses
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from studio.checks import MAX_SEED, quoted, require_float, require_int
+from studio.checks import MAX_SEED, quoted
+from studio.conditions import CONDITIONS, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold
 from studio.errors import InvalidOption, UnknownName
+from studio.option_groups import Group, OptionInfo, option
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
 from studio.process.schedules import MAX_TIMESTEPS, parse_timesteps
 from studio.units import MAX_UNITS, ControlUnit
@@ -19,56 +21,24 @@ from studio.units import MAX_UNITS, ControlUnit
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["GROUPS", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Following", "Recording", "OptionInfo", "option_info"]
+__all__ = ["GROUPS", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Following", "Conditioned", "Recording", "OptionInfo", "option_info"]
 
 MAX_IMAGES = 64
 MAX_PROMPT = 4_000
 MAX_SIDE = 4_096
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptionInfo:
-    """What a form needs to know of an option: its label, what happens when it goes up, its range and its step."""
-
-    label: str
-    info: str = ""
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-
-
-def _option(default: Any, label: str, info: str = "", low: float | None = None, high: float | None = None, step: float | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"option": OptionInfo(label=label, info=info, low=low, high=high, step=step)})
-
-
 def option_info(name: str) -> OptionInfo:
-    """What a form needs to know of one option of SampleOptions. Raises UnknownName."""
-    fields = {field.name: field for field in dataclasses.fields(SampleOptions)}
-    if name not in fields:
+    """What a form needs to know of one option of SampleOptions, "size.crop" of one that is told in a group of its own. Raises UnknownName."""
+    group, _, own = name.rpartition(".")
+    fields = {field.name: field for field in dataclasses.fields(CONDITIONS.get(group, SampleOptions))}
+    if own not in fields or group and group not in CONDITIONS:
         raise UnknownName.of("option", name, fields)
-    return fields[name].metadata["option"]
+    return fields[own].metadata["option"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Options that are checked together: whole numbers and numbers by their range, and `_check` for the rest."""
-
-    def _check(self) -> None:
-        """Refuse what the ranges do not. Raises InvalidOption, UnknownName."""
-
-    def _check_ranges(self, group: type) -> None:
-        for field in dataclasses.fields(group):
-            info, value = field.metadata["option"], getattr(self, field.name)
-            # None stands for the model's own wherever it is the default.
-            if info.low is None or value is None and field.default is None:
-                continue
-            # A range of whole numbers is of whole numbers.
-            require = require_int if isinstance(info.low, int) else require_float
-            require(field.name, value, info.low, info.high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing(_Group):
+class Drawing(Group):
     """What to draw.
 
     Args:
@@ -81,14 +51,14 @@ class Drawing(_Group):
         width, height: of the pictures in pixels; None = the model's own.
     """
 
-    model: str = _option("toybox-ddpm", "Model")
-    prompt: str = _option("", "Prompt")
-    negative_prompt: str = _option("", "Negative prompt")
-    class_label: str | int | None = _option(None, "Class", "What the picture is to show; any leaves it to the model.")
-    seed: int = _option(0, "Seed", "Another number: other noise to start.", 0, MAX_SEED)
-    num_images: int = _option(1, "Images", "More: several seeds side by side, and slower.", 1, MAX_IMAGES)
-    width: int | None = _option(None, "Width", "Pixels; 0 is its own.", 1, MAX_SIDE)
-    height: int | None = _option(None, "Height", "Pixels; 0 is its own.", 1, MAX_SIDE)
+    model: str = option("toybox-ddpm", "Model")
+    prompt: str = option("", "Prompt")
+    negative_prompt: str = option("", "Negative prompt")
+    class_label: str | int | None = option(None, "Class", "What the picture is to show; any leaves it to the model.")
+    seed: int = option(0, "Seed", "Another number: other noise to start.", 0, MAX_SEED)
+    num_images: int = option(1, "Images", "More: several seeds side by side, and slower.", 1, MAX_IMAGES)
+    width: int | None = option(None, "Width", "Pixels; 0 is its own.", 1, MAX_SIDE)
+    height: int | None = option(None, "Height", "Pixels; 0 is its own.", 1, MAX_SIDE)
 
     def _check(self) -> None:
         if not isinstance(self.model, str) or not self.model:
@@ -103,7 +73,7 @@ class Drawing(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(_Group):
+class Sampling(Group):
     """How to sample.
 
     Args:
@@ -116,15 +86,15 @@ class Sampling(_Group):
         clip_x0: clip x0_hat to [-1, 1] at every step; None = the model's own habit (latents are not clipped).
     """
 
-    num_steps: int = _option(50, "Steps", "More: slower, with finer steps.", 1, MAX_TIMESTEPS)
-    timesteps: str | None = _option(
+    num_steps: int = option(50, "Steps", "More: slower, with finer steps.", 1, MAX_TIMESTEPS)
+    timesteps: str | None = option(
         None, "Respacing",
         "In place of Steps: how many to take of each part, least noise first. A larger count walks through its part more slowly.",
     )
-    scheduler: str = _option("ddim", "Scheduler")
-    sigmas: str = _option("", "Noise levels", "How the steps are spaced.")
-    eta: float = _option(0.0, "eta", "Higher: more fresh noise at every step. 0 draws none, 1 is DDPM.", 0.0, 1.0, 0.05)
-    clip_x0: bool | None = _option(None, "Clip x0_hat", "On: the belief never leaves the range of a picture.")
+    scheduler: str = option("ddim", "Scheduler")
+    sigmas: str = option("", "Noise levels", "How the steps are spaced.")
+    eta: float = option(0.0, "eta", "Higher: more fresh noise at every step. 0 draws none, 1 is DDPM.", 0.0, 1.0, 0.05)
+    clip_x0: bool | None = option(None, "Clip x0_hat", "On: the belief never leaves the range of a picture.")
 
     def _check(self) -> None:
         for name in ("scheduler", "sigmas"):
@@ -151,7 +121,7 @@ class Sampling(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance(_Group):
+class Guidance(Group):
     """How to guide.
 
     Args:
@@ -163,16 +133,16 @@ class Guidance(_Group):
         clip_model: the CLIP that guides: a key of COMPANIONS, a folder or a Hub id; "" = the model's own companion.
     """
 
-    guidance_scale: float = _option(1.0, "Guidance scale", "Higher: closer to the prompt, with less variety. 1 is off.", 0.0, 100.0, 0.1)
-    guidance_start: float = _option(0.0, "Guide from", "Share of the steps.", 0.0, 1.0, 0.05)
-    guidance_end: float = _option(1.0, "to", "1 is the last one.", 0.0, 1.0, 0.05)
-    guidance_rescale: float = _option(0.0, "Guidance rescale", "Higher: tames the glaring contrast of strong guidance.", 0.0, 1.0, 0.05)
-    clip_guidance_scale: float = _option(
+    guidance_scale: float = option(1.0, "Guidance scale", "Higher: closer to the prompt, with less variety. 1 is off.", 0.0, 100.0, 0.1)
+    guidance_start: float = option(0.0, "Guide from", "Share of the steps.", 0.0, 1.0, 0.05)
+    guidance_end: float = option(1.0, "to", "1 is the last one.", 0.0, 1.0, 0.05)
+    guidance_rescale: float = option(0.0, "Guidance rescale", "Higher: tames the glaring contrast of strong guidance.", 0.0, 1.0, 0.05)
+    clip_guidance_scale: float = option(
         0.0, "CLIP guidance scale",
         "Higher: CLIP's own idea of the prompt pulls harder. Slow: the decoder and CLIP run at every step. 0 is off.",
         0.0, 10_000.0, 10.0,
     )
-    clip_model: str = _option("", "CLIP", "Empty: the model's own companion.")
+    clip_model: str = option("", "CLIP", "Empty: the model's own companion.")
 
     def _check(self) -> None:
         _require_text("clip_model", self.clip_model)
@@ -181,7 +151,7 @@ class Guidance(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start(_Group):
+class Start(Group):
     """What to start from.
 
     Args:
@@ -191,9 +161,9 @@ class Start(_Group):
         init_mask: inpainting: what is white in it is drawn anew, what is black stays that picture's.
     """
 
-    init_image: "Image.Image | None" = _option(None, "Start from a picture")
-    strength: float = _option(1.0, "Strength", "Higher: less of that picture is left to start from. 1 is pure noise.", 0.0, 1.0, 0.05)
-    init_mask: "Image.Image | None" = _option(None, "Draw anew")
+    init_image: "Image.Image | None" = option(None, "Start from a picture")
+    strength: float = option(1.0, "Strength", "Higher: less of that picture is left to start from. 1 is pure noise.", 0.0, 1.0, 0.05)
+    init_mask: "Image.Image | None" = option(None, "Draw anew")
 
     def _check(self) -> None:
         if self.init_mask is None:
@@ -205,14 +175,14 @@ class Start(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Following(_Group):
+class Following(Group):
     """What to follow.
 
     Args:
         control: ControlNets with the maps that the picture is to follow, at most three; one that is muted is left out.
     """
 
-    control: tuple[ControlUnit, ...] = _option((), "ControlNets", "Each adds what it sees in its map to the model's own states.")
+    control: tuple[ControlUnit, ...] = option((), "ControlNets", "Each adds what it sees in its map to the model's own states.")
 
     def _check(self) -> None:
         if not isinstance(self.control, tuple) or not all(isinstance(unit, ControlUnit) for unit in self.control):
@@ -227,14 +197,42 @@ class Following(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording(_Group):
+class Conditioned(Group):
+    """What else some families can be told, each in a small group of its own (studio.conditions). What a family does not know it refuses.
+
+    Args:
+        size: the picture's size and crop as SDXL is told them. texts: second and third prompts, and how the text encoders read.
+        aesthetic: the scores that SDXL's refiner is told. refined: a refiner that takes over at a share of the steps.
+        flow: how a flow spaces its steps. skipped: guidance away from what the network says without some of its layers.
+    """
+
+    size: SizeTold = option(SizeTold(), "Size as the model is told it")
+    texts: TextsTold = option(TextsTold(), "Text encoders")
+    aesthetic: AestheticTold = option(AestheticTold(), "Aesthetic score")
+    refined: Refined = option(Refined(), "Refiner")
+    flow: FlowTold = option(FlowTold(), "Flow")
+    skipped: LayersSkipped = option(LayersSkipped(), "Skip-layer guidance")
+
+    def _check(self) -> None:
+        for name, group in CONDITIONS.items():
+            if not isinstance(getattr(self, name), group):
+                raise InvalidOption(f"{name} must be {group.__name__}(...), but it is {quoted(getattr(self, name))}.")
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What is told, that is, not as by default, by dotted names such as "size.crop"."""
+        return {f"{name}.{own}": value for name in CONDITIONS for own, value in getattr(self, name).changed.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(Group):
     """What to record beside the states.
 
     Args:
         record_attention: keep where in the picture each word of the prompt was looked at (models with a text encoder).
     """
 
-    record_attention: bool = _option(False, "Record word attention", "On: see where in the picture each word was looked at. Costs a little time.")
+    record_attention: bool = option(False, "Record word attention", "On: see where in the picture each word was looked at. Costs a little time.")
 
     def _check(self) -> None:
         if not isinstance(self.record_attention, bool):
@@ -242,14 +240,14 @@ class Recording(_Group):
 
 
 # In the order in which a form shows them.
-GROUPS: Mapping[str, type[_Group]] = MappingProxyType({
+GROUPS: Mapping[str, type[Group]] = MappingProxyType({
     "What to draw": Drawing, "How to sample": Sampling, "How to guide": Guidance, "What to start from": Start, "What to follow": Following,
-    "What to record": Recording,
+    "What else it is told": Conditioned, "What to record": Recording,
 })
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(Recording, Following, Start, Guidance, Sampling, Drawing):
+class SampleOptions(Recording, Conditioned, Following, Start, Guidance, Sampling, Drawing):
     """One sampling run: the options of every group in GROUPS, where each is described.
 
     Raises:
@@ -269,6 +267,8 @@ class SampleOptions(Recording, Following, Start, Guidance, Sampling, Drawing):
         """
         values = dataclasses.asdict(dataclasses.replace(self, init_image=None, init_mask=None, control=()))
         del values["init_image"], values["init_mask"], values["control"]
+        values = {name: value for name, value in values.items() if name not in CONDITIONS}
+        values |= {name: changed for name in CONDITIONS if (changed := getattr(self, name).to_dict())}
         return values | ({"control": [unit.to_dict(pictures=maps) for unit in self.control]} if self.control else {})
 
     @classmethod
@@ -282,7 +282,8 @@ class SampleOptions(Recording, Following, Start, Guidance, Sampling, Drawing):
         units = values.get("control", [])
         if not isinstance(units, list):
             raise InvalidOption(f"control must be a list of units, but it is {quoted(units)}.")
-        return cls(**{**values, "control": tuple(map(ControlUnit.from_dict, units[: MAX_UNITS + 1]))})
+        told = {name: group.from_dict(values[name]) for name, group in CONDITIONS.items() if name in values}
+        return cls(**{**values, **told, "control": tuple(map(ControlUnit.from_dict, units[: MAX_UNITS + 1]))})
 
 
 def _require_text(name: str, text: object) -> None:

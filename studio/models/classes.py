@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from studio.checks import quoted
 from studio.errors import InvalidOption, UnknownName
+from studio.options import option_info
 
 if TYPE_CHECKING:
     from studio.models.catalogue import ModelInfo
     from studio.options import SampleOptions
 
-__all__ = ["class_index", "refuse_words", "refuse_class", "check_class_guidance"]
+__all__ = ["class_index", "refuse_words", "refuse_class", "refuse_untold", "check_class_guidance"]
 
 
 def class_index(info: "ModelInfo", class_label: str | int | None, null_class: int | None) -> int | None:
@@ -41,6 +43,16 @@ def refuse_class(info: "ModelInfo", options: "SampleOptions") -> None:
     """Of a model that is told by its prompt. Raises InvalidOption."""
     if options.class_label not in (None, ""):
         raise InvalidOption(f"{info.label} is told what to draw by its prompt; leave the class empty, it is {options.class_label!r}.")
+
+
+def refuse_untold(info: "ModelInfo", options: "SampleOptions") -> None:
+    """Of a model that cannot be told something of studio.conditions that the options tell it. Raises InvalidOption."""
+    from studio.models.families import FAMILIES
+
+    family = FAMILIES[info.family]
+    for name, value in options.conditions.items():
+        if not family.takes_condition(name):
+            raise InvalidOption(f"{info.label} cannot be told {option_info(name).label!r} ({name}): leave it as it was, it is {quoted(value)}.")
 
 
 def check_class_guidance(info: "ModelInfo", options: "SampleOptions", index: int | None, null_class: int | None) -> None:

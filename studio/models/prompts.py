@@ -10,6 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from studio.errors import InvalidOption
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -59,7 +61,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any, text_encoder: Any):
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self._kept: OrderedDict[str, Encoded] = OrderedDict()
+        self._kept: OrderedDict[Any, Encoded] = OrderedDict()
         self._lock = threading.Lock()
         # A call sets padding and truncation on the tokenizer itself, so two calls at once would take each other's.
         self._tokenizing = threading.Lock()
@@ -74,16 +76,16 @@ class PromptEncoder:
         """(1, L, D) states of a text, in the encoder's dtype, on `device` (default: where the encoder lies)."""
         return self.encoded(text, device).states
 
-    def encoded(self, text: str, device: "torch.device | None" = None) -> Encoded:
-        """All that a network is told of a text."""
-        device = device or self.text_encoder.device
+    def encoded(self, text: str, device: "torch.device | None" = None, **how: Any) -> Encoded:
+        """All that a network is told of a text. how: what else `encode_afresh` of a family can be told."""
+        device, key = device or self.text_encoder.device, (text, *sorted(how.items()))
         with self._lock:
-            if text not in self._kept:
-                self._kept[text] = self.encode_afresh(text, device)
-            self._kept.move_to_end(text)
+            if key not in self._kept:
+                self._kept[key] = self.encode_afresh(text, device, **how)
+            self._kept.move_to_end(key)
             while len(self._kept) > EMBEDDINGS_KEPT:
                 self._kept.popitem(last=False)
-            states, pooled = self._kept[text]
+            states, pooled = self._kept[key]
             return Encoded(states.to(device), None if pooled is None else pooled.to(device))
 
     def encode_afresh(self, text: str, device: "torch.device") -> Encoded:
@@ -137,10 +139,17 @@ def tokenize(tokenizer: Any, texts: "str | list[str]", places: int | None = None
     return tokenizer(texts, padding="max_length", truncation=True, max_length=places or tokenizer.model_max_length, return_tensors="pt")
 
 
-def penultimate(encoder: Any, ids: "Tensor", device: "torch.device") -> "tuple[Tensor, Tensor]":
-    """(states of the layer before the last (1, L, D), pooled or projected (1, P)) of a CLIP text encoder."""
+def penultimate(encoder: Any, ids: "Tensor", device: "torch.device", skip: int = 0) -> "tuple[Tensor, Tensor]":
+    """(states of the layer before the last (1, L, D), pooled or projected (1, P)) of a CLIP text encoder.
+
+    skip: so many layers earlier. Raises InvalidOption where there are none.
+    """
     import torch
+
+    layers = encoder.config.num_hidden_layers
+    if skip + 2 > layers + 1:
+        raise InvalidOption(f"The text encoder has {layers} layers, so clip_skip can be at most {layers - 1}, but it is {skip}.")
 
     with torch.no_grad():
         output = encoder(ids.to(device), output_hidden_states=True)
-    return output.hidden_states[-2], output[0] if output[0].ndim == 2 else output.pooler_output
+    return output.hidden_states[-(skip + 2)], output[0] if output[0].ndim == 2 else output.pooler_output

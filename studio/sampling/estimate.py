@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from studio.errors import TooLarge
 from studio.machine import in_words, total_ram
+from studio.models.classes import refuse_untold
 from studio.models.room import Need
 from studio.options import SampleOptions
 from studio.process.schedules import parse_timesteps
@@ -110,6 +111,7 @@ def need_of_decoding(model: "DiffusionModel", num_images: int, height: int, widt
 def _need_of_run(model: "DiffusionModel", options: SampleOptions, quick: bool) -> Need:
     channels, height, width = model.state_shape(options)
     # Whatever does not fit the model is said as the run itself would say it.
+    refuse_untold(model.info, options)
     model.condition(options)
     count, state = options.num_images, channels * height * width
     recorded = _recorded(model, options, state)

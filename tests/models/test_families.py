@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from studio import SampleOptions, Studio
+from studio.conditions import SizeTold, TextsTold
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models import DiffusionModel, load_model
 from studio.process.schedulers import FLOW_CLASSES, SCHEDULERS
+from studio.sampling.export import read_options, save_png
 from studio.sampling.loop import sample
 from studio.sampling.trajectory import Trajectory
 from tests.tiny_families import save_tiny_dit, save_tiny_sd3, save_tiny_sdxl
@@ -52,13 +54,13 @@ def ours(model, **changes):
     return steps, np.stack([np.asarray(image) for image in finished.images]).astype(int), finished.trajectory
 
 
-def theirs(pipeline, scheduler, guidance_scale, num_images, **call):
+def theirs(pipeline, scheduler, guidance_scale, num_images, seed=3, **call):
     """What diffusers' pipeline makes of the same folder, seeds and steps."""
     name = FLOW_CLASSES.get(scheduler) if "Flow" in pipeline.own_config["_class_name"] else SCHEDULERS[scheduler].diffusers_class or "DDIMScheduler"
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": pipeline.own_config.get("shift")} if "Flow" not in name else {}
     extra = flow if "Flow" in pipeline.own_config["_class_name"] else {}
     pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.own_config, **SCHEDULERS[scheduler].config, **extra)
-    generators = [torch.Generator().manual_seed(3 + i) for i in range(num_images)]
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
     told = {"class_labels": [1] * num_images} if "DiT" in type(pipeline).__name__ else {"prompt": PROMPT, "num_images_per_prompt": num_images}
     if "DiT" not in type(pipeline).__name__:
         told |= {"height": 32, "width": 32}
@@ -86,6 +88,47 @@ def test_negative_prompts_and_other_sizes_are_the_pipelines_own(models, pipeline
         assert np.abs(picture - theirs(pipelines[family], "euler", 4.0, 1, negative_prompt="the butterfly")).max() <= 1
         _, picture, _ = ours(models[family], scheduler="euler", guidance_scale=4.0, width=48, height=24)
         assert picture.shape == (1, 24, 48, 3) and np.abs(picture - theirs(pipelines[family], "euler", 4.0, 1, width=48, height=24)).max() <= 1
+
+
+TOLD_SDXL = {
+    "sizes": (
+        {"size": SizeTold(original=(64, 24), crop=(5, 9), target=(40, 32))},
+        {"original_size": (24, 64), "crops_coords_top_left": (9, 5), "target_size": (32, 40)},
+    ),
+    "sizes to avoid": (
+        {"size": SizeTold(crop=(4, 0), negative_original=(16, 8), negative_crop=(3, 2)), "negative_prompt": "the butterfly"},
+        {"crops_coords_top_left": (0, 4), "negative_original_size": (8, 16), "negative_target_size": (32, 32), "negative_crops_coords_top_left": (2, 3),
+         "negative_prompt": "the butterfly"},
+    ),
+    "two prompts": (
+        {"texts": TextsTold(prompt_2="a butterfly", negative_prompt_2="red"), "negative_prompt": "blue"},
+        {"prompt_2": "a butterfly", "negative_prompt_2": "red", "negative_prompt": "blue"},
+    ),
+    "layers of CLIP": ({"texts": TextsTold(clip_skip=1)}, {"clip_skip": 1}),
+}
+
+
+@pytest.mark.parametrize("told", TOLD_SDXL)
+def test_sdxl_is_told_sizes_second_prompts_and_layers_as_the_pipeline_tells_it(models, pipelines, told):
+    changes, call = TOLD_SDXL[told]
+    plain = ours(models["sdxl"], scheduler="euler", guidance_scale=4.0)[1]
+    for scheduler, guidance_scale, num_images in (("euler", 4.0, 2), ("dpm++_2m", 1.0, 1)):
+        _, picture, _ = ours(models["sdxl"], scheduler=scheduler, guidance_scale=guidance_scale, num_images=num_images, **changes)
+        # One at a time: of several pictures this pipeline gives some the wrong one of the two sizes.
+        wanted = np.concatenate([theirs(pipelines["sdxl"], scheduler, guidance_scale, 1, seed=3 + i, **call) for i in range(num_images)])
+        assert np.abs(picture - wanted).max() <= 1
+        # What is told is heard.
+        assert guidance_scale == 1 or np.abs(picture[0] - plain[0]).max() > 1
+
+
+def test_what_is_told_beside_is_kept_in_pictures_and_run_files_and_a_fork_can_change_it(models, tmp_path):
+    size = SizeTold(original=(64, 24), crop=(5, 9))
+    _, _, run = ours(models["sdxl"], scheduler="euler", size=size, texts=TextsTold(prompt_2="a butterfly"))
+    back = Trajectory.load(run.save(tmp_path / "run.safetensors"))
+    assert back.options == run.options and back.options.size.crop == (5, 9) and back.options.texts.prompt_2 == "a butterfly"
+    assert read_options(save_png(run.images[0], tmp_path / "run.png", run.options)) == run.options
+    *_, fork = Studio().resume(back, 3, size=SizeTold(original=(8, 8)))
+    assert (fork.trajectory.x_final - run.x_final).abs().max() > 1e-3
 
 
 def test_checkpoints_that_say_an_empty_negative_prompt_is_words_and_those_without_t5(tmp_path):
@@ -200,6 +243,8 @@ def test_a_flow_is_refused_schedulers_of_betas_in_a_sentence(models):
     ("sdxl", {"class_label": "goldfish"}, "told what to draw by its prompt"), ("sd3", {"class_label": "3"}, "told what to draw by its prompt"),
     ("dit", {"prompt": "a star", "class_label": None}, "reads no text"), ("dit", {"class_label": "unicorn"}, "unicorn"),
     ("dit", {"class_label": 5000}, "0 to 999"), ("dit", {"class_label": None, "guidance_scale": 4.0}, "no class is chosen"),
+    ("sd3", {"size": SizeTold(crop=(1, 1))}, "cannot be told 'Crop"), ("sdxl", {"texts": TextsTold(prompt_3="a")}, "'Third prompt'"),
+    ("sdxl", {"texts": TextsTold(clip_skip=9)}, "clip_skip can be at most"), ("dit", {"texts": TextsTold(prompt_2="a")}, "'Second prompt'"),
     ("sd3", {"width": 36}, "multiple of 8"), ("sdxl", {"height": 30}, "28 or 32"),
 ])
 def test_what_a_family_does_not_know_is_said_in_a_sentence_before_the_first_step(models, family, changes, said):

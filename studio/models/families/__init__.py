@@ -13,13 +13,18 @@ __all__ = ["FAMILIES", "Family", "family_of_pipeline"]
 class Family:
     """label: in words. pipelines: the classes of diffusers whose folders it reads. module: its file here, with load(Source).
 
-    text: whether it reads a prompt. single_file: whether it reads a checkpoint in one file.
+    text: whether it reads a prompt. takes: what of studio.conditions it can be told, groups or single options of them.
     """
 
     label: str
     pipelines: tuple[str, ...]
     module: str
     text: bool = False
+    takes: tuple[str, ...] = ()
+
+    def takes_condition(self, name: str) -> bool:
+        """Whether it can be told an option of studio.conditions, by its dotted name, or something of a group."""
+        return any(name == one or name.startswith(f"{one}.") or one.startswith(f"{name}.") for one in self.takes)
 
     def load(self, source: Any) -> Any:
         """The loaded model. Raises ModelUnavailable."""
@@ -31,7 +36,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
     "stable-diffusion": Family(
         label="Stable Diffusion 1 and 2", pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), module="stable_diffusion", text=True,
     ),
-    "sdxl": Family(label="Stable Diffusion XL", pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), module="sdxl", text=True),
+    "sdxl": Family(
+        label="Stable Diffusion XL", pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), module="sdxl", text=True,
+        takes=("size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip"),
+    ),
     "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True),
     "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit"),
 })

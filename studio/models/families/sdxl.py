@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from studio.conditions import SizeTold
 from studio.errors import ModelUnavailable
 from studio.models.attention import AttentionRecorder
 from studio.models.classes import refuse_class
@@ -33,11 +34,11 @@ class TwoEncoders(PromptEncoder):
         super().__init__(pipeline.tokenizer, pipeline.text_encoder)
         self.pipeline = pipeline
 
-    def encode_afresh(self, text: str, device: torch.device) -> Encoded:
-        """States (1, L, D1 + D2) and the pooled prompt (1, P)."""
-        first, _ = penultimate(self.pipeline.text_encoder, self.ids(text), device)
-        second, pooled = penultimate(self.pipeline.text_encoder_2, self.ids(text, self.pipeline.tokenizer_2), device)
-        return Encoded(torch.cat([first, second], dim=-1), pooled)
+    def encode_afresh(self, text: str, device: torch.device, second: str = "", skip: int = 0) -> Encoded:
+        """States (1, L, D1 + D2) and the pooled prompt (1, P). second: for the second encoder; "" = the same. skip: layers left out of both."""
+        first, _ = penultimate(self.pipeline.text_encoder, self.ids(text), device, skip)
+        states, pooled = penultimate(self.pipeline.text_encoder_2, self.ids(second or text, self.pipeline.tokenizer_2), device, skip)
+        return Encoded(torch.cat([first, states], dim=-1), pooled)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,12 +51,16 @@ class StableDiffusionXL(Latent):
         """The prompt, and the negative one, with the size of the picture. Raises InvalidOption."""
         refuse_class(self.info, options)
         _, height, width = (side * self.factor for side in self.state_shape(options))
-        ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.network.dtype)
-        cond = self.prompts.encoded(options.prompt, self.device)
-        uncond = self.prompts.encoded(options.negative_prompt, self.device)
-        if not options.negative_prompt and self.pipeline.config.force_zeros_for_empty_prompt:
+        texts = options.texts
+        cond = self.prompts.encoded(options.prompt, self.device, second=texts.prompt_2, skip=texts.clip_skip or 0)
+        # What guidance leads away from is read as the model was trained, as in diffusers' pipeline.
+        uncond = self.prompts.encoded(options.negative_prompt, self.device, second=texts.negative_prompt_2)
+        if not (options.negative_prompt or texts.negative_prompt_2) and self.pipeline.config.force_zeros_for_empty_prompt:
             uncond = Encoded(torch.zeros_like(cond.states), torch.zeros_like(cond.pooled))
-        return tuple(Conditioning(text=encoded.states, pooled=encoded.pooled, added_ids=ids) for encoded in (cond, uncond))  # type: ignore[return-value]
+        with_size, without = (torch.tensor([ids], device=self.device, dtype=self.network.dtype) for ids in told_sizes(options.size, width, height))
+        return (
+            Conditioning(text=cond.states, pooled=cond.pooled, added_ids=with_size), Conditioning(text=uncond.states, pooled=uncond.pooled, added_ids=without),
+        )
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the UNet says at x_t (B, C, h, w), float32."""
@@ -69,6 +74,17 @@ class StableDiffusionXL(Latent):
         """Of the UNet's cross-attention."""
         _, height, width = self.state_shape(options)
         return AttentionRecorder(self.network, options.num_images, height, width)
+
+
+def told_sizes(size: SizeTold, width: int, height: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(original height, width, crop top, left, target height, width) for what is wanted, and for what guidance leads away from."""
+    def ids(original: tuple[int, int] | None, crop: tuple[int, int], target: tuple[int, int] | None) -> tuple[int, ...]:
+        return (*reversed(original or (width, height)), *reversed(crop), *reversed(target or (width, height)))
+
+    wanted = ids(size.original, size.crop, size.target)
+    if size.negative_original is None and size.negative_target is None:
+        return wanted, wanted
+    return wanted, ids(size.negative_original, size.negative_crop, size.negative_target)
 
 
 # --- loading -------------------------------------------------------------------------------------------------
