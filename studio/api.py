@@ -4,12 +4,12 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.errors import InvalidOption, UnknownName
+from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import COMPANIONS, MODELS, ModelInfo
 from studio.models.controlnet_menu import CONTROLNETS, ControlNetInfo
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from studio.rewards.explaining import Explanation, WordScores
     from studio.rewards.scoring import ScoresSoFar
     from studio.runs import Runs, RunView
+    from studio.sampling.refining import GetModel
     from studio.sampling.trajectory import Trajectory
 
 __all__ = ["Studio"]
@@ -247,6 +248,14 @@ class Studio:
         self._check_public(name)
         return self._memory.get(name)
 
+    def _beside(self, model: str) -> "GetModel":
+        """What gives a second model, for which the first must not give way."""
+        def get(name: str) -> "DiffusionModel":
+            self._check_public(name)
+            return self._memory.get(name, beside=model)
+
+        return get
+
     def controlnet(self, name: str) -> "ControlNet":
         """The loaded ControlNet; others give way by least-recent use. Raises UnknownName, ModelUnavailable."""
         self._check_public_net(name)
@@ -347,6 +356,22 @@ class Studio:
         """The menu entry of a model; one that is not in the menu (a folder, a Hub id) is loaded to find out."""
         return self.models[name] if name in self.models else self.model(name).info
 
+    def takes(self, name: str) -> tuple[str, ...]:
+        """What of studio.conditions a model can be told, groups or options of them by dotted names; nothing is loaded for it.
+
+        () also of a model that is not known yet: what it takes is known once it is loaded.
+        """
+        from studio.models.families import FAMILIES, family_in
+
+        info = self.models.get(name)
+        if info is None and name in [resident.name for resident in self.residents()]:
+            info = self.model(name).info
+        family = info.family if info else None
+        if family is None and not self.public:
+            with suppress(StudioError, OSError, ValueError):
+                family = family_in(Path(name))
+        return FAMILIES[family].takes if family else ()
+
     def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]:
         """Draw pictures: see studio.sampling.loop.sample. Raises TooLarge before the first step for what does not fit."""
         from studio.sampling.loop import sample
@@ -354,7 +379,7 @@ class Studio:
         self._check_companion(options)
         with self._out_of_memory_said():
             self.require_room(options)
-            yield from sample(self.model(options.model), options, stop, self.controlnet)
+            yield from sample(self.model(options.model), options, stop, self.controlnet, self._beside(options.model))
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
         """Fork a run at a step: see studio.sampling.loop.resume."""
@@ -364,7 +389,7 @@ class Studio:
         self._check_companion(options)
         with self._out_of_memory_said():
             self.require_room(options)
-            yield from resume(self.model(changes.get("model", trajectory.options.model)), trajectory, index, stop, self.controlnet, **changes)
+            yield from resume(self.model(options.model), trajectory, index, stop, self.controlnet, self._beside(options.model), **changes)
 
     def require_room(self, *runs: SampleOptions, keep: bool = True) -> None:
         """Refuse, in numbers, runs that do not fit into the memory that is free, or are more than a public studio does.

@@ -14,7 +14,7 @@ from studio.checks import quoted, require_int, require_text
 from studio.errors import InvalidOption
 from studio.option_groups import Group, option
 
-__all__ = ["CONDITIONS", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup", "TEXT_ENCODERS"]
+__all__ = ["CONDITIONS", "is_taken", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup", "TEXT_ENCODERS"]
 
 MAX_TOLD_SIDE = 16_384
 MAX_PROMPT = 4_000
@@ -176,3 +176,8 @@ class LayersSkipped(ConditionGroup):
 CONDITIONS: Mapping[str, type[ConditionGroup]] = MappingProxyType({
     "size": SizeTold, "texts": TextsTold, "aesthetic": AestheticTold, "refined": Refined, "flow": FlowTold, "skipped": LayersSkipped,
 })
+
+
+def is_taken(name: str, takes: tuple[str, ...]) -> bool:
+    """Whether an option, by its dotted name, or something of a group is among what a family takes."""
+    return any(name == one or name.startswith(f"{one}.") or one.startswith(f"{name}.") for one in takes)

@@ -14,6 +14,7 @@ from studio.options import SampleOptions
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.parts.api import TextApi
+from tabs.parts.conditions import Conditions, create_conditions
 from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
 from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
@@ -53,18 +54,20 @@ def create_tab(studio: TextApi) -> FirstPress | None:
                 create_examples(controls["prompt"])
                 controls |= create_main(models_of(studio, text=True).get(model.value))
                 controls |= create_more()
+                conditions = create_conditions(studio, "t2i", model.value)
+                controls |= conditions.controls
                 panel.create_files()
             with gr.Column(elem_classes="ds-stage-column"):
                 panel.create_stage(recorded("text", "stage"), INVITATION)
                 words = create_words("t2i-words", recorded("text", "words"))
-        panel.places |= {"resident": resident, "words": words}
+        panel.places |= {"resident": resident, "words": words, **{f"condition {i}": one for i, one in enumerate(conditions.components)}}
         others = create_areas(studio, controls)
-    opened = wire(studio, panel, controls)
+    opened = wire(studio, panel, controls, conditions)
     for other in others:
         other.success(lambda name: model_line(studio, name), model, resident, **CHEAP)
     if not model.value:
         return None
-    first = options_from({name: control.value for name, control in controls.items()})
+    first = options_from(conditions.of(model.value, {name: control.value for name, control in controls.items()}))
     return FirstPress(options=first, changes=partial(generated, studio), opened=opened)
 
 
@@ -123,7 +126,7 @@ def create_areas(studio: TextApi, controls: Controls) -> list[Any]:
     return [compared, gridded, looked]
 
 
-def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
+def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Conditions) -> Any:
     """The handlers of the tab; gives the event that shows the recorded run."""
     model, prompt, words, resident = controls["model"], controls["prompt"], panel.places["words"], panel.places["resident"]
     reading: dict[str, Any] = {**PRIVATE, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -134,19 +137,20 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
 
     def on_model(name: str) -> dict[Any, Any]:
         entry = models_of(studio, text=True).get(name)
-        return {resident: model_line(studio, name), controls["num_steps"]: default_steps(entry), controls["guidance_scale"]: default_guidance(entry)}
+        own = {controls["num_steps"]: default_steps(entry), controls["guidance_scale"]: default_guidance(entry)}
+        return {resident: model_line(studio, name), **own, **conditions.updates(name)}
 
     def of_model(options: SampleOptions) -> dict[Any, Any] | None:
         foreign = options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models)
-        return None if foreign else {model: options.model}
+        return None if foreign else {model: options.model, **conditions.updates(options.model, options)}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        options = options_from({name: values[control] for name, control in controls.items()})
-        return generated(studio, options, switch, values[panel.session])
+        options = options_from(conditions.of(values[model], {name: values[control] for name, control in controls.items()}))
+        return generated(studio, options, switch, values[panel.session], conditions)
 
     opened = gr.on(None, on_open_page, None, model, **CHEAP)
     keep_fresh(model, studio, text=True)
-    model.input(on_model, model, [resident, controls["num_steps"], controls["guidance_scale"]], **CHEAP)
+    model.input(on_model, model, [resident, controls["num_steps"], controls["guidance_scale"], *conditions.components], **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
     gr.on([prompt.focus, prompt.change, model.change], lambda name, text: words_of(studio, name, text), [model, prompt], words, **reading)
     wire_scheduler(controls)
@@ -154,7 +158,7 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls) -> Any:
         changes, controls.values(), [panel.run.click, prompt.submit],
         failed=lambda values: {"stage": FAILED, "resident": model_line(studio, values[model])},
     )
-    panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model)
+    panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model, beside=conditions.folds.values())
     return opened
 
 
@@ -202,14 +206,22 @@ def resident_line(studio: TextApi) -> str:
 
 # --- a run, as the page sees it ------------------------------------------------------------------------------
 
-def generated(studio: TextApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
-    """Changes of the page by the names of its parts: the download, then the run, and with its film what is said of memory and words."""
+def generated(
+    studio: TextApi, options: SampleOptions, switch: Event, session: Session, conditions: Conditions | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Changes of the page by the names of its parts: the download, then the run, and with its film what is said of memory and words.
+
+    conditions: what only some families can be told: of a model that was not known before it is loaded, they are to be seen now.
+    """
+    before = studio.takes(options.model)
     if options.model not in [one.name for one in studio.residents()]:
         yield {"status": LOADING}
     yield from fetched(studio, options.model, switch)
 
     def beside() -> dict[str, Any]:
-        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt)}
+        known = conditions.updates(options.model) if conditions and not before else {}
+        seen = {f"condition {i}": known[one] for i, one in enumerate(conditions.components)} if conditions and known else {}
+        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt), **seen}
 
     yield from run_shown(studio, options, switch, session, lambda: tokens_of(studio, options), beside=beside)
 

@@ -41,22 +41,49 @@ def encoders(folder: Path, first: int, second: int) -> dict[str, Any]:
 
 def save_tiny_sdxl(folder: Path, *, seed: int = 0, second: int = 48, force_zeros: bool = True, text_width: int | None = None) -> str:
     """Write a random StableDiffusionXLPipeline: 32x32 pictures, latents 4x8x8."""
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline
 
     torch.manual_seed(seed)
     parts = encoders(folder, 32, second)
+    unet = sdxl_unet(text_width or 32 + second, 6 * 8 + second)
+    return _saved_sdxl(folder, StableDiffusionXLPipeline(unet=unet, vae=make_vae(seed), force_zeros_for_empty_prompt=force_zeros, **_beside(), **parts))
+
+
+def save_tiny_refiner(folder: Path, *, seed: int = 1, second: int = 48) -> str:
+    """Write a random refiner (StableDiffusionXLImg2ImgPipeline with its second encoder alone) for the pictures of `save_tiny_sdxl`."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    torch.manual_seed(seed)
+    parts = {**encoders(folder, 32, second), "text_encoder": None, "tokenizer": None}
+    # The VAE is the base model's own, as it is of the published pair.
+    pipeline = StableDiffusionXLImg2ImgPipeline(
+        unet=sdxl_unet(second, 5 * 8 + second), vae=make_vae(0), force_zeros_for_empty_prompt=False, requires_aesthetics_score=True, **_beside(), **parts,
+    )
+    return _saved_sdxl(folder, pipeline)
+
+
+def _beside() -> dict[str, Any]:
+    from diffusers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
+    return {"scheduler": scheduler, "add_watermarker": False, "feature_extractor": None, "image_encoder": None}
+
+
+def sdxl_unet(text_width: int, told: int) -> Any:
+    """SDXL's UNet in small. told: how many numbers go in with the time: pooled prompt, sizes."""
+    from diffusers import UNet2DConditionModel
+
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 64), layers_per_block=1, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=text_width or 32 + second, attention_head_dim=(2, 4), norm_num_groups=16,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=text_width, attention_head_dim=(2, 4), norm_num_groups=16,
         transformer_layers_per_block=(1, 2), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + second,
+        projection_class_embeddings_input_dim=told,
     )
     unet.conv_out.weight.data *= 3
-    pipeline = StableDiffusionXLPipeline(
-        unet=unet, vae=make_vae(seed), scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading",
-        ), force_zeros_for_empty_prompt=force_zeros, add_watermarker=False, feature_extractor=None, image_encoder=None, **parts,
-    )
+    return unet
+
+
+def _saved_sdxl(folder: Path, pipeline: Any) -> str:
     pipeline.save_pretrained(folder)
     # As published: what Euler does not read is there for the other schedulers.
     config = folder / "scheduler" / "scheduler_config.json"

@@ -140,7 +140,7 @@
       const sigma = step.sigma === null ? "∞" : Studio.format(step.sigma);
       const logSnr = step.log_snr === null ? (step.sigma === null ? "−∞" : "∞") : fixed(step.log_snr, 2);
       const timestep = Number.isInteger(step.timestep) ? step.timestep : fixed(step.timestep, 1);
-      return `step ${step.index + 1} of ${step.num_steps}  ·  timestep\u00a0${timestep}  ·  σ\u00a0${sigma}  ·  log\u2060-\u2060SNR\u00a0${logSnr}`;
+      return `step ${step.index + 1} of ${step.num_steps}  ·  timestep\u00a0${timestep}  ·  σ\u00a0${sigma}  ·  log\u2060-\u2060SNR\u00a0${logSnr}${step.refined ? "  ·  refiner" : ""}`;
     };
 
     const wordsOf = (name) => {
@@ -336,6 +336,7 @@
       if (live.run !== next.run) { live = { run: next.run, since: performance.now(), first: next.step.index }; solo = null; }
       frame = 0;
       bar.length(next.step.num_steps);
+      bar.mark(null);
       bar.disable(true);
       bar.set(next.step.index);
       const done = next.step.index + 1, total = next.step.num_steps;
@@ -354,6 +355,8 @@
       bar.fps(Math.min(30, Math.max(5, next.frames.length / PLAY_S)));
       bar.disable(false);
       bar.set(frame);
+      const taken = next.frames.findIndex((index) => next.steps[index].refined);
+      bar.mark(taken > 0 ? { at: taken - 0.5, title: `The refiner took over at step ${next.frames[taken] + 1}` } : null);
       titleText.textContent = next.title || "";
       progress.hidden = true;
       note.textContent = next.every > 1 ? `Every ${next.every}${["th", "st", "nd", "rd"][next.every % 100 > 10 && next.every % 100 < 14 ? 0 : next.every % 10] || "th"} step shown.` : "";

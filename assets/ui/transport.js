@@ -31,7 +31,7 @@
   Studio.transport = (container, options = {}) => {
     const { onChange = () => {}, keyTarget = document, noun = "step" } = options;
     const wording = options.text || ((i, n) => `${noun} ${i + 1} of ${n}`);
-    let fps = options.fps || 12, disabled = false, length = Math.max(1, options.length || 1), index = 0, playing = false, speed = 1, frame = 0, due = 0;
+    let fps = options.fps || 12, disabled = false, length = Math.max(1, options.length || 1), index = 0, playing = false, speed = 1, frame = 0, due = 0, mark = null;
 
     const root = document.createElement("div");
     root.className = "ds-transport";
@@ -65,7 +65,9 @@
       ticks.setAttribute("viewBox", `0 0 ${Math.max(1, length - 1)} 6`);
       let lines = "";
       for (let i = 0; i < length; i += every) lines += `<line x1="${i}" x2="${i}" y1="${i % (every * 5) ? 3 : 0}" y2="6" vector-effect="non-scaling-stroke"/>`;
+      if (mark) lines += `<line class="ds-mark" x1="${mark.at}" x2="${mark.at}" y1="-20" y2="6" vector-effect="non-scaling-stroke"/>`;
       ticks.innerHTML = lines;
+      slider.title = mark ? mark.title : "";
     };
     const go = (to) => {
       const next = Math.min(length - 1, Math.max(0, Math.round(to)));
@@ -139,6 +141,8 @@
       set(to) { index = Math.min(length - 1, Math.max(0, Math.round(to))); show(); },
       length(n) { length = Math.max(1, n); index = Math.min(index, length - 1); drawTicks(); show(); },
       go: byHand,
+      // A place between two steps, such as where a refiner took over; null takes it away.
+      mark(next) { mark = next; drawTicks(); },
       fps(n) { fps = n; },
       disable(on) { disabled = on; if (on) pause(); show(); },
       play, pause, destroy,

@@ -136,7 +136,8 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _pass_through(model: "DiffusionModel", prompt: str) -> None:
-    options = SampleOptions(model=model.name, prompt=prompt if model.prompts else "")
+    # Some models only go on with a picture.
+    options = SampleOptions(model=model.name, prompt=prompt if model.prompts else "", init_image=Image.new("RGB", (8, 8)))
     state = torch.zeros(1, *model.state_shape(options), device=model.device)
     if model.prompts is not None:
         # Not through the cache of embeddings: the encoders are to be seen at work.

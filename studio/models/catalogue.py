@@ -46,6 +46,13 @@ class ModelInfo:
         return FAMILIES[self.family].text
 
     @property
+    def refines(self) -> bool:
+        """Whether it goes on with what another model began."""
+        from studio.models.families import FAMILIES
+
+        return FAMILIES[self.family].refines
+
+    @property
     def embedded(self) -> bool:
         """Whether it needs no download."""
         return self.size_mib == 0

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from studio.checks import quoted
+from studio.conditions import is_taken
 from studio.errors import InvalidOption, UnknownName
 from studio.options import option_info
 
@@ -51,7 +52,7 @@ def refuse_untold(info: "ModelInfo", options: "SampleOptions") -> None:
 
     family = FAMILIES[info.family]
     for name, value in options.conditions.items():
-        if not family.takes_condition(name):
+        if not is_taken(name, family.takes):
             raise InvalidOption(f"{info.label} cannot be told {option_info(name).label!r} ({name}): leave it as it was, it is {quoted(value)}.")
 
 

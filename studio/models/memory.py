@@ -67,11 +67,11 @@ class Residents:
         self._lock = RLock()
         self._listed: tuple[Resident, ...] = ()
 
-    def get(self, name: str) -> Any:
-        """The model, loaded if need be. Raises ModelUnavailable with the numbers where it cannot fit."""
+    def get(self, name: str, beside: str = "") -> Any:
+        """The model, loaded if need be. beside: one that must not give way to it. Raises ModelUnavailable with the numbers where it cannot fit."""
         with self._lock:
             if name not in self._models:
-                self._models[name] = self._fit(name)
+                self._models[name] = self._fit(name, beside)
             model, resident = self._models[name]
             self._models[name] = model, replace(resident, last_used=time.time())
             self._models.move_to_end(name)
@@ -104,7 +104,7 @@ class Residents:
     def _residents(self) -> tuple[Resident, ...]:
         return tuple(resident for _, resident in reversed(self._models.values()))
 
-    def _fit(self, name: str) -> tuple[Any, Resident]:
+    def _fit(self, name: str, beside: str) -> tuple[Any, Resident]:
         budget, needed = self._budget(), self._estimate(name)
         offload = needed > budget and self._can_offload()
         if offload:
@@ -114,18 +114,24 @@ class Residents:
                 f"{name!r} needs about {needed:.1f} GiB{' even part by part' if offload else ''} and the studio may use {budget:.1f} GiB: "
                 f"{needed - budget:.1f} GiB are missing. Choose a smaller model, or raise {VARIABLE} if the device has more."
             )
-        self._make_room(budget - needed)
+        self._make_room(budget - needed, beside)
         model = self._load(name, offload)
         measured = self._measure(model) * (OFFLOADED_SHARE if offload else 1)
         # The estimate may have been too low: what is known now decides.
-        self._make_room(budget - measured)
+        self._make_room(budget - measured, beside)
         return model, Resident(name=name, memory_gib=measured, last_used=time.time(), offloaded=offload)
 
-    def _make_room(self, limit: float) -> None:
+    def _make_room(self, limit: float, beside: str) -> None:
         """Evict by least-recent use until the others take at most `limit` GiB."""
         evicted = False
-        while self._models and sum(resident.memory_gib for _, resident in self._models.values()) > limit:
-            self._models.popitem(last=False)
+        while self._models and (taken := sum(resident.memory_gib for _, resident in self._models.values())) > limit:
+            name = next((name for name in self._models if name != beside), None)
+            if name is None:
+                raise ModelUnavailable(
+                    f"There is no room for a second model beside {beside!r}: together they need {taken - limit:.1f} GiB more than the studio may use. "
+                    f"Leave it out, or raise {VARIABLE} if the device has more."
+                )
+            del self._models[name]
             evicted = True
         if evicted:
             release()

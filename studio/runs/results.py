@@ -11,6 +11,7 @@ from studio.errors import StudioError
 from studio.models.catalogue import MODELS, ModelInfo
 from studio.models.controlnet_menu import ControlNetInfo, control_info, is_controlnet
 from studio.models.facts import model_facts, network_shape
+from studio.models.families import family_in
 from studio.models.taught import base_of
 from studio.runs.checkpoints import steps_of
 from studio.runs.folder import read_state, run_folders
@@ -111,7 +112,7 @@ def _shape(folder: Path, facts: dict[str, Any]) -> ModelInfo | None:
     factor = 2 ** (len(vae.block_out_channels) - 1) if vae else 1
     named = MODELS.get(facts.get("base", ""))
     return ModelInfo(
-        label=folder.name, about="", source=str(folder), family="stable-diffusion" if vae else "pixel",
+        label=folder.name, about="", source=str(folder), family=(family_in(folder) or "stable-diffusion") if vae else "pixel",
         width=unet.sides[-1] * factor, height=unet.sides[0] * factor, channels=3 if vae else unet.in_channels, class_names=tuple(facts.get("class_names", ())),
         default_steps=25 if vae else 50, default_guidance=(named.default_guidance if named else 4.0) if vae else 1.0, clip=named.clip if named else "",
         memory_gib=named.memory_gib if named else 0.1,

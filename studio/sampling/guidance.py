@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption, ModelUnavailable
-from studio.models.classes import refuse_untold
 from studio.models.conditioning import Conditioning, batched
 from studio.process.conversions import NoiseLevel, eps_from, output_from, x0_from
 from studio.sampling.denoisers import Denoiser, Network, Prediction, Reader
@@ -88,7 +87,6 @@ def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], cli
     timesteps: of the whole schedule, descending; the interval of guidance is counted in them. control: ControlNets that add
     to the network's states. Raises InvalidOption.
     """
-    refuse_untold(model.info, options)
     cond, uncond = model.condition(options)
     cond = replace(cond, control=control)
     read = Reader(path=model.path, clip_x0=clip_x0)

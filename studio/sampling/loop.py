@@ -16,6 +16,7 @@ from torch import Tensor
 
 from studio.errors import InvalidOption
 from studio.media.images import fit, from_images, to_image, to_pixels
+from studio.models.classes import refuse_untold
 from studio.models.contract import DiffusionModel
 from studio.models.device import Stop
 from studio.options import SampleOptions
@@ -25,6 +26,7 @@ from studio.sampling.controlled import GetNet, bound_units, controlled
 from studio.sampling.denoisers import Denoiser, Prediction
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.guidance import guided
+from studio.sampling.refining import GetModel, Refining, refining
 from studio.sampling.samplers import Sampler, clips, make_sampler
 from studio.sampling.trajectory import Lineage, Recorder, Trajectory
 
@@ -47,7 +49,7 @@ class _Kept:
 
 @dataclasses.dataclass(kw_only=True)
 class _Run:
-    """What a run works with. first: the step of the whole schedule at which it begins."""
+    """What a run works with. first: the step of the whole schedule at which it begins. refining: what takes over on the way."""
 
     model: DiffusionModel
     options: SampleOptions
@@ -57,17 +59,26 @@ class _Run:
     first: int
     recorder: Recorder
     kept: "_Kept | None" = None
+    refining: "Refining | None" = None
+
+    def hand_over(self, index: int) -> None:
+        """Let the refiner take over where its turn has come; its sampler remembers nothing of the steps before."""
+        if self.refining is not None and index >= self.refining.first:
+            self.sampler, self.denoiser, self.refining = self.refining.sampler, self.refining.denoiser, None
 
 
-def sample(model: DiffusionModel, options: SampleOptions, stop: Stop | None = None, get_net: GetNet | None = None) -> Iterator[StepDone | Finished]:
+def sample(
+    model: DiffusionModel, options: SampleOptions, stop: Stop | None = None, get_net: GetNet | None = None, get_model: GetModel | None = None,
+) -> Iterator[StepDone | Finished]:
     """Draw pictures: a StepDone for every step, then one Finished with the pictures and the whole trajectory.
 
     Setting `stop` ends the run after the current step, with Finished holding what there is. Closing the generator
-    ends it at once and frees what it holds. get_net: gives the loaded ControlNets of the units by name; None loads them anew.
+    ends it at once and frees what it holds. get_net, get_model: give the loaded ControlNets of the units, and the refiner, by
+    name; None loads them anew.
     Raises StudioError before the first step if the options do not fit.
     """
     shape = model.state_shape(options)
-    run = _prepared(model, options, Recorder(options, model.facts()), get_net)
+    run = _prepared(model, options, Recorder(options, model.facts()), get_net, get_model)
     x0, noise = _start(run, shape)
     run.kept = _kept(run, x0, noise)
     # Of what is drawn anew nothing is left at full strength.
@@ -90,7 +101,8 @@ def _kept(run: _Run, x0: Tensor | None, noise: Tensor) -> _Kept | None:
     return _Kept(x0=x0, noise=noise, mask=anew.to(x0))
 
 
-def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder, get_net: GetNet | None) -> _Run:
+def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder, get_net: GetNet | None, get_model: GetModel | None) -> _Run:
+    refuse_untold(model.info, options)
     sampler = make_sampler(model, options)
     timesteps, first = [level.timestep for level in sampler.levels], first_step(len(sampler.levels), options)
     units = bound_units(model, options, timesteps[first:], get_net)
@@ -98,6 +110,7 @@ def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder,
         model=model, options=options, sampler=sampler, recorder=recorder, first=first,
         denoiser=controlled(guided(model, options, timesteps, clips(model, options), units), units),
         generators=[torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)],
+        refining=refining(model, options, timesteps, first, get_model),
     )
 
 
@@ -120,6 +133,7 @@ def first_step(num_steps: int, options: SampleOptions) -> int:
 def _loop(run: _Run, state: Tensor, stop: Stop | None) -> Iterator[StepDone | Finished]:
     levels, model = run.sampler.levels, run.model
     for index in range(run.first, len(levels)):
+        run.hand_over(index)
         # Neither may stay on across the yield: it would leak into whoever consumes the events. CLIP's gradient is taken
         # with respect to x_t, which inference mode would forbid.
         with torch.no_grad() if run.options.clip_guidance_scale else torch.inference_mode():
@@ -157,7 +171,8 @@ def _finished(model: DiffusionModel, recorder: Recorder, state: Tensor, x0: Tens
 # --- forks ---------------------------------------------------------------------------------------------------
 
 def resume(
-    model: DiffusionModel, trajectory: Trajectory, index: int, stop: Stop | None = None, get_net: GetNet | None = None, **changes: Any,
+    model: DiffusionModel, trajectory: Trajectory, index: int, stop: Stop | None = None, get_net: GetNet | None = None, get_model: GetModel | None = None,
+    **changes: Any,
 ) -> Iterator[StepDone | Finished]:
     """Fork a run: go on from step `index` of a trajectory, with some options changed (prompt, class, eta, seed, ...).
 
@@ -171,7 +186,7 @@ def resume(
     if shape != tuple(trajectory.x_final.shape[1:]) or options.num_images != len(trajectory.x_final):
         raise InvalidOption("A fork keeps the number and the size of the pictures; change them in a new run.")
     history = trajectory.before(index)
-    run = _prepared(model, options, Recorder(options, model.facts(), history, Lineage.of(trajectory, index, changes)), get_net)
+    run = _prepared(model, options, Recorder(options, model.facts(), history, Lineage.of(trajectory, index, changes)), get_net, get_model)
     _check_levels(run, model, trajectory)
     _replay(run, history, shape)
     run.first = len(run.sampler.levels) - trajectory.steps[0].num_steps + index
@@ -195,6 +210,7 @@ def _replay(run: _Run, history: Any, shape: tuple[int, int, int]) -> None:
     kind = run.model.path.prediction_type
     # The steps that the first run of the line skipped (img2img) were never taken.
     for index, (x0_hat, eps_hat) in enumerate(zip(history["x0_hat"], history["eps_hat"]), start=run.first):
+        run.hand_over(index)
         level = run.sampler.levels[index]
         x0, eps = (part.to(run.model.device, torch.float32) for part in (x0_hat, eps_hat))
         # Made of the two, the state agrees with both to the last digit: a state in half precision would not.

@@ -23,7 +23,7 @@ class StepInfo:
     sigma: noise-to-signal ratio; log_snr: -2 log sigma. Both may be infinite at zero SNR. alpha: how much of x0 is in x_t;
     None where it follows from sigma, as in every process with betas (1 / sqrt(1 + sigma^2)).
     guidance_scale: what acted at this step, 1 where there was no guidance. clip_gradient_norm: of each picture, where
-    CLIP guidance acted.
+    CLIP guidance acted. refined: whether a refiner was asked in place of the model.
     """
 
     index: int
@@ -34,6 +34,7 @@ class StepInfo:
     guidance_scale: float = 1.0
     clip_gradient_norm: tuple[float, ...] | None = None
     alpha: float | None = None
+    refined: bool = False
 
     @property
     def scales(self) -> tuple[float, float]:

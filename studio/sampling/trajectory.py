@@ -212,7 +212,8 @@ class Trajectory:
 def _step_to_json(step: StepInfo) -> dict[str, Any]:
     # JSON has no infinity: sigma at zero SNR is written as null, and log_snr follows from sigma.
     values = {"index": step.index, "num_steps": step.num_steps, "timestep": step.timestep, "sigma": step.sigma if math.isfinite(step.sigma) else None}
-    return values | {"guidance_scale": step.guidance_scale, "clip_gradient_norm": step.clip_gradient_norm, "alpha": step.alpha}
+    return values | {"guidance_scale": step.guidance_scale, "clip_gradient_norm": step.clip_gradient_norm, "alpha": step.alpha} | (
+        {"refined": True} if step.refined else {})
 
 
 def _step_from_json(values: Any) -> dict[str, Any]:
@@ -225,6 +226,8 @@ def _step_from_json(values: Any) -> dict[str, Any]:
     for name, number in (*known, *(("clip_gradient_norm", norm) for norm in norms or ())):
         if number is not None:
             require_float(name, number, -1e30, 1e30)
+    if not isinstance(values.get("refined", False), bool):
+        raise TypeError("refined is neither true nor false")
     return {**values, "sigma": math.inf if values["sigma"] is None else values["sigma"], "clip_gradient_norm": norms and tuple(norms)}
 
 

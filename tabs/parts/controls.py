@@ -9,14 +9,16 @@ from typing import Any
 import gradio as gr
 
 from studio.checks import require_choice
+from studio.conditions import CONDITIONS
 from studio.errors import InvalidOption
 from studio.media.maps import map_from_text
 from studio.media.uploads import open_picture
+from studio.option_groups import OptionInfo
 from studio.options import SampleOptions, option_info
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
 from tabs.parts.stage import CHEAP, picture_input, unchecked
 
-__all__ = ["Controls", "control", "create_controls", "create_seed", "wire_scheduler", "restored", "options_from"]
+__all__ = ["Controls", "control", "create_controls", "create_seed", "wire_scheduler", "restored", "options_from", "read", "written"]
 
 Controls = dict[str, Any]
 
@@ -57,11 +59,14 @@ def control(prefix: str, name: str, value: Any = None, *, kind: Callable[..., An
     first = value if value is not None else DEFAULTS[name]
     make, own = _kind_of(name, first, kind)
     info = option_info(name)
-    return make(**{"value": first, "label": info.label, "info": info.info or None, "elem_id": f"{prefix}-{IDS.get(name, name)}", **own, **changes})
+    elem_id = f"{prefix}-{IDS.get(name, name).replace('.', '-').replace('_', '-')}"
+    return make(**{"value": written(name, first), "label": info.label, "info": info.info or None, "elem_id": elem_id, **own, **changes})
 
 
 def _kind_of(name: str, first: Any, kind: Callable[..., Any] | None) -> tuple[Callable[..., Any], dict[str, Any]]:
     """What makes the component of an option, and what it is told beside label and value."""
+    if (info := option_info(name)).kind:
+        return _written_kind(info)
     # Where None is the default it says nothing of the kind; the first value does.
     like = DEFAULTS[name] if DEFAULTS[name] is not None else first
     if name == "init_image":
@@ -74,7 +79,17 @@ def _kind_of(name: str, first: Any, kind: Callable[..., Any] | None) -> tuple[Ca
         return _slider, _range_of(name)
     if isinstance(like, int | float):
         return gr.Number, {"precision": 0} if isinstance(like, int) else {"step": option_info(name).step}
+    if like is None and option_info(name).low is not None:
+        return gr.Number, {"precision": 0} if isinstance(option_info(name).low, int) else {"step": option_info(name).step}
     return kind or gr.Textbox, dict(TEXTS.get(name, {}))
+
+
+def _written_kind(info: OptionInfo) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if info.kind == "many":
+        return gr.CheckboxGroup, {"choices": list(info.choices)}
+    if info.kind == "model":
+        return _dropdown, {"allow_custom_value": True}
+    return gr.Textbox, {"placeholder": {"pair": "1024x1024", "numbers": "7, 8, 9"}[info.kind], "max_lines": 1, "min_width": 120}
 
 
 def _range_of(name: str) -> dict[str, Any]:
@@ -133,7 +148,8 @@ def wire_scheduler(controls: Controls) -> None:
 
 def restored(controls: Controls, options: SampleOptions) -> dict[Any, Any]:
     """The controls' values for these options; those of the model are the tab's."""
-    values = {control: getattr(options, name) for name, control in controls.items() if name not in ("model", "class_label", "init_image", "init_mask")}
+    left = ("model", "class_label", "init_image", "init_mask")
+    values = {control: getattr(options, name) for name, control in controls.items() if name not in left and "." not in name}
     return {**values, **scheduler_updates(controls, options.scheduler, options)}
 
 
@@ -151,12 +167,56 @@ def options_from(values: Mapping[str, Any]) -> SampleOptions:
             given[name] = (given[name].strip() if isinstance(given[name], str) else given[name]) or None
     start = {"init_image": open_picture(picture), "strength": strength} if picture else {}
     start |= {"init_mask": map_from_text(mask)} if picture and mask else {}
-    return SampleOptions(model=model.strip(), **start, **given)
+    conditions = conditions_from({name: given.pop(name) for name in list(given) if "." in name})
+    return SampleOptions(model=model.strip(), **start, **given, **conditions)
+
+
+# --- what only some families can be told ---------------------------------------------------------------------
+
+def conditions_from(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups of studio.conditions of what their controls say, by dotted names. Raises InvalidOption."""
+    told: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        group, _, own = name.partition(".")
+        told.setdefault(group, {})[own] = read(name, value)
+    return {group: CONDITIONS[group](**options) for group, options in told.items()}
+
+
+def written(name: str, value: Any) -> Any:
+    """A value as its control shows it."""
+    kind = option_info(name).kind
+    if kind in ("pair", "numbers"):
+        return "" if value is None else ("x" if kind == "pair" else ", ").join(map(str, value))
+    return list(value) if kind == "many" else "" if value is None and option_info(name).low is None else value
+
+
+def read(name: str, said: Any) -> Any:
+    """The value of what a control of a condition says; what is left empty is as by default. Raises InvalidOption."""
+    info, default = option_info(name), DEFAULTS[name]
+    if info.kind in ("pair", "numbers"):
+        return _numbers(info, said) if said else default
+    if info.kind == "many":
+        return tuple(said or ())
+    if isinstance(said, str):
+        return said.strip()
+    # Where the model has its own, 0 stands for it.
+    return default if said is None or said == 0 and default is None else said
+
+
+def _numbers(info: OptionInfo, said: str) -> tuple[int, ...]:
+    parts = said.lower().replace("×", "x").replace("x" if info.kind == "pair" else ";", ",").split(",")
+    if not all(part.strip().isdecimal() for part in parts) or info.kind == "pair" and len(parts) != 2:
+        how = "two whole numbers such as 1024x768" if info.kind == "pair" else "whole numbers with commas between them"
+        raise InvalidOption(f"Write {how} for {info.label!r}, or leave it empty; it is {said!r:.60}.")
+    return tuple(int(part) for part in parts)
 
 
 # --- data ----------------------------------------------------------------------------------------------------
 
-DEFAULTS: Mapping[str, Any] = MappingProxyType({field.name: field.default for field in fields(SampleOptions)})
+DEFAULTS: Mapping[str, Any] = MappingProxyType({
+    **{field.name: field.default for field in fields(SampleOptions)},
+    **{f"{name}.{field.name}": field.default for name, group in CONDITIONS.items() for field in fields(group)},
+})
 
 
 def _sigmas(scheduler: str) -> list[tuple[str, str]]:

@@ -167,7 +167,9 @@ def _step(step: StepInfo) -> dict[str, Any]:
     signal, noise = step.scales
     numbers = {"timestep": step.timestep, "sigma": step.sigma, "log_snr": step.log_snr, "signal": signal, "noise": noise}
     norms = step.clip_gradient_norm and [_number(norm) for norm in step.clip_gradient_norm]
-    guidance = {"guidance_scale": step.guidance_scale, "clip_gradient_norm": norms}
+    guidance: dict[str, Any] = {"guidance_scale": step.guidance_scale, "clip_gradient_norm": norms}
+    if step.refined:
+        guidance["refined"] = True
     return {"index": step.index, "num_steps": step.num_steps, **guidance, **{name: _number(value) for name, value in numbers.items()}}
 
 

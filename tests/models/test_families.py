@@ -260,15 +260,14 @@ def test_parts_that_do_not_belong_together_missing_parts_refiners_and_foreign_fa
         shutil.rmtree(broken / part)
         with pytest.raises(ModelUnavailable, match="holds no"):
             load_model(str(broken))
-    refiner = Path(shutil.copytree(folders["sdxl"], tmp_path / "refiner"))
-    index = json.loads((refiner / "model_index.json").read_text())
-    index |= {"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [None, None], "tokenizer": [None, None]}
-    (refiner / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelUnavailable, match="refiner"):
-        load_model(str(refiner))
-    (refiner / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    alone = Path(shutil.copytree(folders["sdxl"], tmp_path / "alone"))
+    index = json.loads((alone / "model_index.json").read_text())
+    (alone / "model_index.json").write_text(json.dumps({**index, "text_encoder_2": [None, None], "tokenizer_2": [None, None]}))
+    with pytest.raises(ModelUnavailable, match="no second text encoder"):
+        load_model(str(alone))
+    (alone / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ModelUnavailable, match="FluxPipeline"):
-        load_model(str(refiner))
+        load_model(str(alone))
 
 
 def test_a_pickle_is_never_read(folders, tmp_path):

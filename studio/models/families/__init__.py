@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["FAMILIES", "Family", "family_of_pipeline"]
+from studio.files import read_object
+
+__all__ = ["FAMILIES", "Family", "family_in", "family_of_pipeline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +17,7 @@ class Family:
     """label: in words. pipelines: the classes of diffusers whose folders it reads. module: its file here, with load(Source).
 
     text: whether it reads a prompt. takes: what of studio.conditions it can be told, groups or single options of them.
+    refines: whether it goes on with what another model began.
     """
 
     label: str
@@ -21,10 +25,7 @@ class Family:
     module: str
     text: bool = False
     takes: tuple[str, ...] = ()
-
-    def takes_condition(self, name: str) -> bool:
-        """Whether it can be told an option of studio.conditions, by its dotted name, or something of a group."""
-        return any(name == one or name.startswith(f"{one}.") or one.startswith(f"{name}.") for one in self.takes)
+    refines: bool = False
 
     def load(self, source: Any) -> Any:
         """The loaded model. Raises ModelUnavailable."""
@@ -37,8 +38,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         label="Stable Diffusion 1 and 2", pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), module="stable_diffusion", text=True,
     ),
     "sdxl": Family(
-        label="Stable Diffusion XL", pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"), module="sdxl", text=True,
-        takes=("size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip"),
+        label="Stable Diffusion XL", pipelines=("StableDiffusionXLPipeline",), module="sdxl", text=True,
+        takes=("size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip", "refined", "aesthetic"),
+    ),
+    # A base model may be kept as this pipeline too: its file says which it is.
+    "sdxl-refiner": Family(
+        label="Stable Diffusion XL refiner", pipelines=("StableDiffusionXLImg2ImgPipeline",), module="sdxl", text=True, refines=True,
+        takes=("size.original", "size.crop", "size.negative_original", "size.negative_crop", "texts.clip_skip", "aesthetic"),
     ),
     "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True),
     "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit"),
@@ -48,3 +54,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
 def family_of_pipeline(name: str) -> Family | None:
     """The family that reads a pipeline of this class, None where none does."""
     return next((family for family in FAMILIES.values() if name in family.pipelines), None)
+
+
+def family_in(folder: Path) -> str | None:
+    """The key of the family whose model lies in the folder, by its model_index.json alone; None where that says nothing. Raises DamagedFile."""
+    index = read_object(folder / "model_index.json") or {}
+    kind = index.get("_class_name")
+    # Of the two that are kept as this pipeline the refiner has no first text encoder.
+    if kind == "StableDiffusionXLImg2ImgPipeline" and index.get("text_encoder") not in (None, [None, None]):
+        kind = "StableDiffusionXLPipeline"
+    return next((name for name, family in FAMILIES.items() if kind in family.pipelines), None)

@@ -3,7 +3,8 @@
     text = [CLIP-L | OpenCLIP-G], the layer before the last of each      pooled = OpenCLIP-G's projection
     added ids = (height, width, crop top, crop left, target height, target width)
 
-Podell et al. 2023 (arXiv:2307.01952), section 2.2. An empty negative prompt is zeros where the checkpoint says so.
+Podell et al. 2023 (arXiv:2307.01952), section 2.2. An empty negative prompt is zeros where the checkpoint says so. The refiner
+has the second encoder alone, and an aesthetic score in place of the target size; it goes on where a picture has been begun.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from studio.conditions import SizeTold
-from studio.errors import ModelUnavailable
+from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.attention import AttentionRecorder
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
@@ -28,28 +29,37 @@ PARTS = "(unet/, vae/, text_encoder/, text_encoder_2/, tokenizer/, tokenizer_2/ 
 
 
 class TwoEncoders(PromptEncoder):
-    """Both encoders of SDXL. The tokens to look at are the first one's."""
+    """Both encoders of SDXL, or the second one alone of the refiner. The tokens to look at are the first one's."""
 
     def __init__(self, pipeline: Any):
-        super().__init__(pipeline.tokenizer, pipeline.text_encoder)
+        super().__init__(pipeline.tokenizer or pipeline.tokenizer_2, pipeline.text_encoder or pipeline.text_encoder_2)
         self.pipeline = pipeline
 
     def encode_afresh(self, text: str, device: torch.device, second: str = "", skip: int = 0) -> Encoded:
         """States (1, L, D1 + D2) and the pooled prompt (1, P). second: for the second encoder; "" = the same. skip: layers left out of both."""
-        first, _ = penultimate(self.pipeline.text_encoder, self.ids(text), device, skip)
-        states, pooled = penultimate(self.pipeline.text_encoder_2, self.ids(second or text, self.pipeline.tokenizer_2), device, skip)
-        return Encoded(torch.cat([first, states], dim=-1), pooled)
+        alone = self.pipeline.text_encoder is None
+        states, pooled = penultimate(self.pipeline.text_encoder_2, self.ids(text if alone else second or text, self.pipeline.tokenizer_2), device, skip)
+        if not alone:
+            first, _ = penultimate(self.pipeline.text_encoder, self.ids(text), device, skip)
+            states = torch.cat([first, states], dim=-1)
+        return Encoded(states, pooled)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StableDiffusionXL(Latent):
-    """A loaded StableDiffusionXLPipeline."""
+    """A loaded StableDiffusionXLPipeline, or SDXL's refiner."""
 
     takes_control = True
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether it only goes on with pictures that are begun."""
+        return self.pipeline.text_encoder is None
 
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The prompt, and the negative one, with the size of the picture. Raises InvalidOption."""
         refuse_class(self.info, options)
+        self._check_refining(options)
         _, height, width = (side * self.factor for side in self.state_shape(options))
         texts = options.texts
         cond = self.prompts.encoded(options.prompt, self.device, second=texts.prompt_2, skip=texts.clip_skip or 0)
@@ -57,10 +67,29 @@ class StableDiffusionXL(Latent):
         uncond = self.prompts.encoded(options.negative_prompt, self.device, second=texts.negative_prompt_2)
         if not (options.negative_prompt or texts.negative_prompt_2) and self.pipeline.config.force_zeros_for_empty_prompt:
             uncond = Encoded(torch.zeros_like(cond.states), torch.zeros_like(cond.pooled))
-        with_size, without = (torch.tensor([ids], device=self.device, dtype=self.network.dtype) for ids in told_sizes(options.size, width, height))
+        with_size, without = (torch.tensor([ids], device=self.device, dtype=self.network.dtype) for ids in self._added_ids(options, width, height))
         return (
             Conditioning(text=cond.states, pooled=cond.pooled, added_ids=with_size), Conditioning(text=uncond.states, pooled=uncond.pooled, added_ids=without),
         )
+
+    def _added_ids(self, options: SampleOptions, width: int, height: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        # diffusers' pipeline that begins with a picture always tells the sizes to avoid, the one that begins with noise where they are given.
+        always = self.is_refiner or options.init_image is not None
+        wanted, avoided = told_sizes(options.size, width, height, always)
+        if self.is_refiner:
+            return (*wanted[:4], options.aesthetic.score), (*avoided[:4], options.aesthetic.negative)
+        return wanted, avoided
+
+    def _check_refining(self, options: SampleOptions) -> None:
+        if self.is_refiner and options.init_image is None and not options.refined.model:
+            raise InvalidOption(
+                f"{self.info.label} is SDXL's refiner, which only finishes pictures: give it one to start from (a strength of about 0.3), or choose a base "
+                "model and name this one as its refiner."
+            )
+        if not self.is_refiner and options.aesthetic.changed and not options.refined.model:
+            raise InvalidOption(
+                f"Of {self.info.label} and its refiner only the refiner is told an aesthetic score: name a refiner, or leave the score as it was."
+            )
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the UNet says at x_t (B, C, h, w), float32."""
@@ -76,15 +105,19 @@ class StableDiffusionXL(Latent):
         return AttentionRecorder(self.network, options.num_images, height, width)
 
 
-def told_sizes(size: SizeTold, width: int, height: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(original height, width, crop top, left, target height, width) for what is wanted, and for what guidance leads away from."""
-    def ids(original: tuple[int, int] | None, crop: tuple[int, int], target: tuple[int, int] | None) -> tuple[int, ...]:
-        return (*reversed(original or (width, height)), *reversed(crop), *reversed(target or (width, height)))
+def told_sizes(size: SizeTold, width: int, height: int, always: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(original height, width, crop top, left, target height, width) for what is wanted, and for what guidance leads away from.
 
-    wanted = ids(size.original, size.crop, size.target)
+    always: what is to be avoided counts although none of its sizes is given; these are then as in what is wanted.
+    """
+    def ids(original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> tuple[float, ...]:
+        return (*reversed(original), *reversed(crop), *reversed(target))
+
+    own = (width, height)
+    wanted = ids(size.original or own, size.crop, size.target or own)
     if size.negative_original is None and size.negative_target is None:
-        return wanted, wanted
-    return wanted, ids(size.negative_original, size.negative_crop, size.negative_target)
+        return wanted, ids(size.original or own, size.negative_crop, size.target or own) if always else wanted
+    return wanted, ids(size.negative_original or own, size.negative_crop, size.negative_target or own)
 
 
 # --- loading -------------------------------------------------------------------------------------------------
@@ -100,19 +133,19 @@ def load(source: Source) -> StableDiffusionXL:
         # This VAE overflows in half precision.
         pipeline.vae.to(torch.float32)
     path, config = discrete_path(pipeline, diffusion_of(scheduler_config_of(pipeline), {"var_type": "fixed_small"}))
-    info = latent_info(source, pipeline, "sdxl", pipeline.unet.config.sample_size, path.num_timesteps)
+    info = latent_info(source, pipeline, "sdxl" if pipeline.text_encoder is not None else "sdxl-refiner", pipeline.unet.config.sample_size, path.num_timesteps)
     return StableDiffusionXL(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=TwoEncoders(pipeline))
 
 
 def _check(name: str, pipeline: Any) -> None:
     unet, first, second = pipeline.unet.config, pipeline.text_encoder, pipeline.text_encoder_2
-    if first is None:
-        raise ModelUnavailable(f"{name!r} is SDXL's refiner: it only finishes pictures that the base model has begun; choose a base model.")
+    if second is None:
+        raise ModelUnavailable(f"{name!r} has no second text encoder (text_encoder_2): base and refiner both read with it. Take all parts from one checkpoint.")
     if unet.in_channels != pipeline.vae.config.latent_channels:
         raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels: it is made for inpainting or the like, not text alone.")
-    together = first.config.hidden_size + second.config.hidden_size
-    width = unet.cross_attention_dim
-    pooled = unet.projection_class_embeddings_input_dim - 6 * unet.addition_time_embed_dim
+    together = second.config.hidden_size + (0 if first is None else first.config.hidden_size)
+    width, ids = unet.cross_attention_dim, 5 if first is None else 6
+    pooled = unet.projection_class_embeddings_input_dim - ids * unet.addition_time_embed_dim
     require_fit(
         name, ("its text encoders give", together, "its UNet reads", width if isinstance(width, int) else None),
         ("its second text encoder projects to", second.config.projection_dim, "its UNet reads", pooled),
