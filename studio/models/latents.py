@@ -19,12 +19,15 @@ from studio.errors import ModelUnavailable, StudioError
 from studio.media.previews import RgbMap
 from studio.models.catalogue import ModelInfo
 from studio.models.conditioning import Unit
+from studio.models.original_configs import write_configs
+from studio.models.originals import read_header, recognised
 from studio.models.sizes import size_of
 from studio.models.sources import READING_FAILS, Source, is_single_file, known_info, scheduler_config_of, why_not
 from studio.models.tracing import Traced
 from studio.options import SampleOptions
 from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath
+from studio.scratch import passing_folder
 
 __all__ = ["Latent", "factor_of", "scaled", "unscaled", "open_pipeline", "latent_info", "discrete_path", "told_residuals"]
 
@@ -218,10 +221,15 @@ def open_pipeline(source: Source, kind: str, what: str, parts: str, **options: A
 def _read(cls: Any, source: Source, options: dict[str, Any]) -> Any:
     if not is_single_file(source.place):
         return cls.from_pretrained(source.place, use_safetensors=True, **options)
-    beside = Path(source.place).with_suffix("")
-    if beside.is_dir():
-        options["config"] = str(beside)
-    return cls.from_single_file(source.place, **{key: value for key, value in options.items() if key not in ("feature_extractor", "image_encoder")})
+    header, beside = read_header(source.place), Path(source.place).with_suffix("")
+    kind = recognised(header, source.name)
+    # A checkpoint in one file has no image encoder and no safety checker to be left out.
+    options = {key: value for key, value in options.items() if key not in ("feature_extractor", "image_encoder", "safety_checker")}
+    if (beside / "model_index.json").is_file():
+        return cls.from_single_file(source.place, config=str(beside), local_files_only=True, **options)
+    with passing_folder() as folder:
+        absent = dict.fromkeys(write_configs(folder, header, kind, beside))
+        return cls.from_single_file(source.place, config=str(folder), local_files_only=True, **absent, **options)
 
 
 def put_on_device(pipeline: Any, source: Source) -> None:

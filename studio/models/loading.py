@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from studio.errors import ModelUnavailable, UnknownName
 from studio.models.catalogue import ASSETS, MODELS
 from studio.models.families import FAMILIES, Family, family_of_pipeline
+from studio.models.originals import ORIGINALS, read_header, recognised
 from studio.models.sources import READING_FAILS, Source, is_single_file
 from studio.models.taught import base_of
 
@@ -95,9 +96,9 @@ def load_model(
 
 def _family(name: str, place: str) -> Family:
     """The family that reads it. Raises ModelUnavailable where none does."""
-    if is_single_file(place) or base_of(place):
-        return FAMILIES["stable-diffusion"]
-    kind = pipeline_class(place)
+    if base := base_of(place):
+        return _family(base, resolve(base))
+    kind = ORIGINALS[recognised(read_header(place), name)].pipeline if is_single_file(place) else pipeline_class(place)
     # The oldest pixel checkpoints have no model_index.json.
     family = FAMILIES["pixel"] if kind is None else family_of_pipeline(kind)
     if family is None:

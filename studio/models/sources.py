@@ -70,10 +70,7 @@ def why_not(name: str, error: Exception, what: str, parts: str) -> str:
     if Path(name).is_dir():
         return f"The folder {name!r} holds no {what} with safetensors weights in diffusers' format {parts}."
     if is_single_file(name):
-        return (
-            f"The file {name!r} is no Stable Diffusion 1 or 2 checkpoint, or its configuration is not in the cache and the Hub cannot be reached; "
-            "a folder of the same name beside it, in diffusers' format, takes its place."
-        )
+        return f"The file {name!r} could not be read as a {what} in its original layout ({text[:200]}): it is damaged, or its parts do not belong together."
     return f"{name!r} could not be fetched: it is not in the cache and the Hub cannot be reached, or it holds no {what} with safetensors weights."
 
 
