@@ -174,7 +174,7 @@ class LayersSkipped(ConditionGroup):
 
 # By the names under which SampleOptions holds them.
 CONDITIONS: Mapping[str, type[ConditionGroup]] = MappingProxyType({
-    "size": SizeTold, "texts": TextsTold, "aesthetic": AestheticTold, "refined": Refined, "flow": FlowTold, "skipped": LayersSkipped,
+    "size": SizeTold, "texts": TextsTold, "refined": Refined, "aesthetic": AestheticTold, "flow": FlowTold, "skipped": LayersSkipped,
 })
 
 

@@ -11,6 +11,8 @@
   const VIEWS = {
     eps: { html: "Show <i>ε̂</i>", title: "Show the noise that the model finds in x_t, as a further picture", always: true },
     guidance: { html: "Guidance", title: "Show what the model believes without and with the prompt, beside the guided belief" },
+    velocity: { html: "Velocity", title: "Show the velocity that the network predicts: from the picture towards the noise" },
+    skipped: { html: "Skipped layers", title: "Show what the model believes without the layers that skip-layer guidance leads away from" },
     clip: { html: "CLIP gradient", title: "Show which change of x_t brings the picture nearer to the prompt, as CLIP sees it" },
   };
   const FULL_ICON = '<svg viewBox="0 0 16 16" width="14" height="14" fill="none" stroke="currentColor" stroke-width="1.6" aria-hidden="true"><path d="M9.5 2H14v4.5M14 2 9 7M6.5 14H2V9.5M2 14l5-5"/></svg>';

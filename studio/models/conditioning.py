@@ -17,7 +17,7 @@ class Conditioning:
 
     text: (B, L, D) states of the text encoders. pooled: (B, D) the prompt as one vector. added_ids: (B, N) sizes and crops.
     label: (B,) class indices. image_embeds: (B, D) of a picture's encoder. concat: (B, C, h, w) channels beside the state
-    (mask, depth, low resolution). control: units of ControlNets, ready for a run.
+    (mask, depth, low resolution). control: units of ControlNets, ready for a run. skipped: layers of the network that are left out.
     """
 
     text: Tensor | None = None
@@ -27,6 +27,7 @@ class Conditioning:
     image_embeds: Tensor | None = None
     concat: Tensor | None = None
     control: "tuple[Unit, ...]" = ()
+    skipped: tuple[int, ...] = ()
 
     def rows(self, chosen: slice) -> "Conditioning":
         """That of some pictures of the batch."""
@@ -56,7 +57,7 @@ class Unit(Protocol):
         """The same in any step, while it does what makes such questions quick from now on."""
 
 
-TENSORS = tuple(field.name for field in dataclasses.fields(Conditioning) if field.name != "control")
+TENSORS = tuple(field.name for field in dataclasses.fields(Conditioning) if field.name not in ("control", "skipped"))
 
 
 def batched(conditions: Sequence[Conditioning], num_images: int) -> Conditioning:
@@ -66,4 +67,4 @@ def batched(conditions: Sequence[Conditioning], num_images: int) -> Conditioning
         tensors = [getattr(condition, name) for condition in conditions]
         if tensors[0] is not None:
             joined[name] = torch.cat([tensor.expand(num_images, *tensor.shape[1:]) for tensor in tensors])
-    return Conditioning(**joined, control=conditions[-1].control)
+    return Conditioning(**joined, control=conditions[-1].control, skipped=conditions[-1].skipped)

@@ -9,7 +9,7 @@ Esser et al. 2024 (arXiv:2403.03206), section 3, for flow and its shift.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +57,9 @@ class NoisePath(Protocol):
 
     def discretize(self, num_steps: int, respacing: str | None = None) -> Discretization:
         """The levels of a run of `num_steps`, or of a respacing such as "ddim50". Raises InvalidOption."""
+
+    def with_shift(self, shift: float | None) -> "NoisePath":
+        """The same path with its steps shifted otherwise, where it has a shift; None = as it is."""
 
     def curve(self) -> dict[str, list[float]]:
         """"t", "log_snr", "signal" (alpha), "noise" (sigma), least noise first, to be drawn."""
@@ -123,6 +126,10 @@ class DiscretePath:
             end=NoiseLevel(timestep=0.0, alpha=math.sqrt(end), sigma=math.sqrt(1 - end)),
         )
 
+    def with_shift(self, shift: float | None) -> "DiscretePath":
+        """Itself: it has no shift."""
+        return self
+
     def _shifted(self, timesteps: list[int]) -> list[int]:
         """Stable Diffusion's "leading" spacing starts at timestep 1; where every timestep is used there is no room for it."""
         offset = self.steps_offset if self.timestep_spacing == "leading" else 0
@@ -176,6 +183,10 @@ class FlowPath:
     def level(self, t: float) -> NoiseLevel:
         """Both at t."""
         return NoiseLevel(timestep=float(t), alpha=self.alpha(t), sigma=self.sigma(t))
+
+    def with_shift(self, shift: float | None) -> "FlowPath":
+        """The same flow, whose steps are spaced by another shift."""
+        return self if shift is None else replace(self, shift=shift)
 
     def shifted(self, s: np.ndarray) -> np.ndarray:
         """The noise levels as the shift moves them, in [0, 1]."""

@@ -55,6 +55,8 @@ class Reader:
     def __call__(self, output: Tensor, x_t: Tensor, level: NoiseLevel, parts: Mapping[str, Tensor] | None = None, **figures: Any) -> Prediction:
         """The whole Prediction."""
         x0_hat, eps_hat = self.both(output, x_t, level)
+        if self.path.prediction_type == "flow_prediction":
+            parts = {**(parts or {}), "velocity": output[:, : x_t.shape[1]]}
         return Prediction(x0_hat=x0_hat, eps_hat=eps_hat, output=output, parts=parts or {}, figures=figures)
 
 

@@ -122,6 +122,8 @@ def _need_of_run(model: "DiffusionModel", options: SampleOptions, quick: bool) -
 
 def _recorded(model: "DiffusionModel", options: SampleOptions, state: int) -> int:
     each = RECORDED_BYTES + (GUIDED_BYTES if options.guidance_scale != 1 else 0) + (GRADIENT_BYTES if options.clip_guidance_scale else 0)
+    # The velocity of a flow, and what is believed without some layers.
+    each += 2 * ((model.path.prediction_type == "flow_prediction") + bool(options.skipped.layers))
     step = state * each
     if options.record_attention and model.prompts is not None:
         from studio.models.attention import MAX_SIDE

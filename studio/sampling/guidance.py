@@ -2,6 +2,7 @@
 
     classifier-free     out = uncond + w (cond - uncond)                    Ho & Salimans 2022, arXiv:2207.12598
     rescaled            out <- r out std(cond)/std(out) + (1 - r) out       Lin et al. 2023, arXiv:2305.08891, 3.4
+    skip-layer          out <- out + s (cond - cond without some layers)    Stability AI 2024, as StableDiffusion3Pipeline has it
     CLIP                eps <- eps + sqrt(ab) sqrt(1 - ab) s grad_x_t d(clip(D(x0_hat)), clip(text))
                         d = 2 arcsin(|a - b| / 2)^2, half the squared great-circle distance (Crowson 2021)
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from studio.models.conditioning import Unit
     from studio.options import SampleOptions
 
-__all__ = ["ClassifierFree", "ClipGuided", "Watched", "guided", "acts_between", "clip_for", "great_circle", "resized"]
+__all__ = ["ClassifierFree", "ClipGuided", "LayerSkipping", "Watched", "guided", "acts_between", "clip_for", "great_circle", "resized"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,43 @@ def _deviation(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerSkipping:
+    """A guided denoiser that is also led away from what the network says without some of its layers.
+
+    without: the network, told the condition and what it leaves out. low, high: it acts in the steps with low < t <= high.
+    """
+
+    inner: Denoiser
+    without: Network
+    scale: float
+    low: float
+    high: float
+
+    def __call__(self, x_t: Tensor, level: NoiseLevel) -> Prediction:
+        """The guided prediction at x_t (B, C, h, w), with what was believed without the layers."""
+        prediction = self.inner(x_t, level)
+        if not self.low < level.timestep <= self.high or "x0_cond" not in prediction.parts:
+            return prediction
+        read, parts = self.without.read, prediction.parts
+        cond = output_from(read.path.prediction_type, parts["x0_cond"], parts["eps_cond"], level)
+        without = self.without.model.predict(x_t, level.timestep, self.without.conditioning)
+        output = prediction.output + self.scale * (cond - without)
+        return read(output, x_t, level, {**parts, "x0_skipped": read.both(without, x_t, level)[0]}, **prediction.figures)
+
+
+def _layer_skipping(inner: Denoiser, alone: Network, options: "SampleOptions", timesteps: Sequence[float]) -> Denoiser:
+    """The denoiser with that of the options; itself where they ask for none, or for no whole step."""
+    told, count = options.skipped, len(timesteps)
+    # Step i of N is inside if start N < i < end N, as in diffusers' pipeline; that is never the first.
+    inside = [i for i in range(count) if count * told.start < i < count * told.end]
+    if not told.layers or not inside:
+        return inner
+    low = timesteps[inside[-1] + 1] if inside[-1] + 1 < count else -math.inf
+    without = replace(alone, conditioning=replace(alone.conditioning, skipped=told.layers))
+    return LayerSkipping(inner=inner, without=without, scale=told.scale, low=low, high=timesteps[inside[0]])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Watched:
     """A denoiser that also tells where each word was looked at while it answered."""
 
@@ -101,6 +139,7 @@ def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], cli
         )
     if options.record_attention:
         denoiser = Watched(inner=denoiser, recorder=model.word_attention(options))
+    denoiser = _layer_skipping(denoiser, alone, options, timesteps)
     return ClipGuided(inner=denoiser, model=model, read=read, clip=clip_for(model, options), options=options) if options.clip_guidance_scale else denoiser
 
 

@@ -64,7 +64,7 @@ def make_sampler(model: DiffusionModel, options: SampleOptions) -> Sampler:
     info = SCHEDULERS[options.scheduler]
     if info.diffusers_class:
         return DiffusersSampler(model, options)
-    steps = model.path.discretize(options.num_steps, options.timesteps)
+    steps = model.path.with_shift(options.flow.shift).discretize(options.num_steps, options.timesteps)
     if options.scheduler == "ddim":
         return DDIM(steps, eta=options.eta)
     if steps.process is None:
@@ -277,7 +277,7 @@ def _make_scheduler(model: DiffusionModel, options: SampleOptions) -> Any:
     info, total = SCHEDULERS[options.scheduler], model.path.num_timesteps
     if not info.min_steps <= options.num_steps <= total:
         raise InvalidOption(f"With {info.label} and this model the number of steps must be {info.min_steps} to {total}, but {options.num_steps=}.")
-    name, levels = _on_flow(model, options.scheduler) if model.path.prediction_type == "flow_prediction" else _on_betas(model, options.scheduler)
+    name, levels = _on_flow(model, options) if model.path.prediction_type == "flow_prediction" else _on_betas(model, options.scheduler)
     scheduler = deepcopy(_constructed(name, json.dumps({
         **model.scheduler_config, "num_train_timesteps": total, "clip_sample": False, "thresholding": False, **levels, **info.config,
         **({f"use_{options.sigmas}_sigmas": True} if options.sigmas else {}),
@@ -294,15 +294,16 @@ def _constructed(name: str, config: str) -> Any:
     return getattr(diffusers, name).from_config(json.loads(config))
 
 
-def _on_flow(model: DiffusionModel, scheduler: str) -> tuple[str, dict[str, Any]]:
+def _on_flow(model: DiffusionModel, options: SampleOptions) -> tuple[str, dict[str, Any]]:
     """The class of diffusers, and what tells it the flow. Raises InvalidOption where there is none."""
+    scheduler, path = options.scheduler, model.path.with_shift(options.flow.shift)
     if scheduler not in FLOW_CLASSES:
         able = ", ".join(SCHEDULERS[name].label for name in FLOW_CLASSES)
         raise InvalidOption(f"{SCHEDULERS[scheduler].label} is not made for flows, and {model.info.label} is one; choose DDIM, {able}.")
     name = FLOW_CLASSES[scheduler]
     if name.startswith("FlowMatch"):
-        return name, {}
-    return name, {"use_flow_sigmas": True, "flow_shift": model.path.shift, "prediction_type": "flow_prediction"}  # type: ignore[attr-defined]
+        return name, {"shift": path.shift}  # type: ignore[attr-defined]
+    return name, {"use_flow_sigmas": True, "flow_shift": path.shift, "prediction_type": "flow_prediction"}  # type: ignore[attr-defined]
 
 
 def _on_betas(model: DiffusionModel, scheduler: str) -> tuple[str, dict[str, Any]]:

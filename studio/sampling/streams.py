@@ -44,6 +44,14 @@ STREAMS: Mapping[str, StreamInfo] = MappingProxyType({
         view="guidance",
     ),
     "x0_hat": StreamInfo(symbol=_X0, label="what it believes", about="x0_hat, what the model believes", kind="clean", decodable=True, live=True),
+    "x0_skipped": StreamInfo(
+        symbol=_X0, label="without some layers", about="x0_skipped, what it predicts without some of its layers", kind="clean", decodable=True,
+        absent="x0_hat", view="skipped",
+    ),
+    "velocity": StreamInfo(
+        symbol="<i>v̂</i>", label="which way the flow goes", about="the velocity of the flow, from picture to noise", kind="gradient", absent="zeros",
+        view="velocity",
+    ),
     "eps_hat": StreamInfo(symbol=_EPS, label="the noise it finds", about="eps_hat, the noise the model finds", kind="noise", view="eps"),
     "eps_uncond": StreamInfo(
         symbol=_EPS, label="the noise without the prompt", about="eps_uncond", kind="noise", kept=False, absent="zeros", view=None,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from studio import SampleOptions, Studio
-from studio.conditions import SizeTold, TextsTold
+from studio.conditions import FlowTold, SizeTold, TextsTold
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models import DiffusionModel, load_model
 from studio.process.schedulers import FLOW_CLASSES, SCHEDULERS
@@ -243,6 +243,7 @@ def test_a_flow_is_refused_schedulers_of_betas_in_a_sentence(models):
     ("sdxl", {"class_label": "goldfish"}, "told what to draw by its prompt"), ("sd3", {"class_label": "3"}, "told what to draw by its prompt"),
     ("dit", {"prompt": "a star", "class_label": None}, "reads no text"), ("dit", {"class_label": "unicorn"}, "unicorn"),
     ("dit", {"class_label": 5000}, "0 to 999"), ("dit", {"class_label": None, "guidance_scale": 4.0}, "no class is chosen"),
+    ("sdxl", {"flow": FlowTold(shift=2.0)}, "'Shift of the flow'"),
     ("sd3", {"size": SizeTold(crop=(1, 1))}, "cannot be told 'Crop"), ("sdxl", {"texts": TextsTold(prompt_3="a")}, "'Third prompt'"),
     ("sdxl", {"texts": TextsTold(clip_skip=9)}, "clip_skip can be at most"), ("dit", {"texts": TextsTold(prompt_2="a")}, "'Second prompt'"),
     ("sd3", {"width": 36}, "multiple of 8"), ("sdxl", {"height": 30}, "28 or 32"),

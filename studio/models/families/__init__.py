@@ -46,7 +46,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         label="Stable Diffusion XL refiner", pipelines=("StableDiffusionXLImg2ImgPipeline",), module="sdxl", text=True, refines=True,
         takes=("size.original", "size.crop", "size.negative_original", "size.negative_crop", "texts.clip_skip", "aesthetic"),
     ),
-    "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True),
+    "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True, takes=("texts", "flow", "skipped")),
     "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit"),
 })
 

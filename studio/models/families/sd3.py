@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from studio.errors import ModelUnavailable
+from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.attention import JointAttentionRecorder
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
@@ -36,13 +36,21 @@ class ThreeEncoders(PromptEncoder):
         super().__init__(pipeline.tokenizer, pipeline.text_encoder)
         self.pipeline = pipeline
 
-    def encode_afresh(self, text: str, device: torch.device) -> Encoded:
-        """States (1, L + 256, D) and the pooled prompt (1, P)."""
+    def encode_afresh(
+        self, text: str, device: torch.device, second: str = "", third: str = "", skip: int = 0, encoders: tuple[str, ...] = ("clip_l", "clip_g", "t5"),
+    ) -> Encoded:
+        """States (1, L + 256, D) and the pooled prompt (1, P).
+
+        second, third: for these encoders; "" = the same. skip: layers left out of both CLIPs. encoders: those that read; zeros stand for the others.
+        """
         pipeline = self.pipeline
-        first, pooled = penultimate(pipeline.text_encoder, self.ids(text), device)
-        second, pooled_2 = penultimate(pipeline.text_encoder_2, self.ids(text, pipeline.tokenizer_2), device)
-        clip, t5 = torch.cat([first, second], dim=-1), self._t5(text, device).to(first.dtype)
-        return Encoded(torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1), torch.cat([pooled, pooled_2], dim=-1))
+        first, pooled = penultimate(pipeline.text_encoder, self.ids(text), device, skip)
+        states, pooled_2 = penultimate(pipeline.text_encoder_2, self.ids(second or text, pipeline.tokenizer_2), device, skip)
+        reads = [1.0 if name in encoders else 0.0 for name in ("clip_l", "clip_g", "t5")]
+        clip = torch.cat([first * reads[0], states * reads[1]], dim=-1)
+        t5 = self._t5(third or text, device).to(first.dtype) * reads[2]
+        both = torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1)
+        return Encoded(both, torch.cat([pooled * reads[0], pooled_2 * reads[1]], dim=-1))
 
     def _t5(self, text: str, device: torch.device) -> Tensor:
         if self.pipeline.text_encoder_3 is None:
@@ -59,9 +67,29 @@ class StableDiffusion3(Latent):
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The prompt, and the negative one. Raises InvalidOption."""
         refuse_class(self.info, options)
-        told = (self.prompts.encoded(text, self.device) for text in (options.prompt, options.negative_prompt))
-        cond, uncond = (Conditioning(text=encoded.states, pooled=encoded.pooled) for encoded in told)
-        return cond, uncond
+        texts = options.texts
+        self._check_encoders(texts.encoders, bool(texts.prompt_3 or texts.negative_prompt_3))
+        self._check_layers(options)
+        cond = self.prompts.encoded(
+            options.prompt, self.device, second=texts.prompt_2, third=texts.prompt_3, skip=texts.clip_skip or 0, encoders=texts.encoders,
+        )
+        # What guidance leads away from is read as the model was trained, as in diffusers' pipeline.
+        uncond = self.prompts.encoded(
+            options.negative_prompt, self.device, second=texts.negative_prompt_2, third=texts.negative_prompt_3, encoders=texts.encoders,
+        )
+        told, avoided = (Conditioning(text=encoded.states, pooled=encoded.pooled) for encoded in (cond, uncond))
+        return told, avoided
+
+    def _check_encoders(self, encoders: tuple[str, ...], third: bool) -> None:
+        if self.pipeline.text_encoder_3 is None and (third or encoders == ("t5",)):
+            raise InvalidOption(f"{self.info.label} was kept without T5: leave the third prompts empty, and let a CLIP read.")
+
+    def _check_layers(self, options: SampleOptions) -> None:
+        layers, count = options.skipped.layers, len(self.network.transformer_blocks)
+        if layers and max(layers) >= count:
+            raise InvalidOption(f"{self.info.label} has the layers 0 to {count - 1}, so it cannot skip {max(layers)}.")
+        if layers and options.guidance_scale == 1:
+            raise InvalidOption("Skip-layer guidance acts where there is guidance: set guidance_scale above 1, or leave the layers empty.")
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """The flow's velocity at x_t (B, C, h, w), float32."""
@@ -70,7 +98,7 @@ class StableDiffusion3(Latent):
         timestep = torch.as_tensor(t, dtype=torch.float32, device=x_t.device).expand(len(x_t))
         return network(
             hidden_states=x_t.to(dtype), timestep=timestep, encoder_hidden_states=conditioning.text.to(dtype),
-            pooled_projections=conditioning.pooled.to(dtype), return_dict=False,
+            pooled_projections=conditioning.pooled.to(dtype), return_dict=False, skip_layers=list(conditioning.skipped) or None,
         )[0].float()
 
     def word_attention(self, options: SampleOptions) -> JointAttentionRecorder:
