@@ -44,7 +44,10 @@ class Conditioning:
 
 
 def _summed(answers: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*answers))
+    # Of transformers, nets of fewer blocks add each of theirs to several.
+    most = max(map(len, answers), default=0)
+    spread = [[answer[i * len(answer) // most] for i in range(most)] for answer in answers]
+    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*spread))
 
 
 class Unit(Protocol):

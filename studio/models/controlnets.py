@@ -8,6 +8,7 @@ There is one r_k for each skip connection and one for the middle, 12 + 1 in Stab
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from studio.models.memory import estimate_gib
 from studio.models.sources import READING_FAILS, is_single_file, why_not
 from studio.models.tracing import Traced
 
-__all__ = ["ControlNet", "estimated_control_gib", "load_controlnet", "make_controlnet", "require_fit_for"]
+__all__ = ["ControlNet", "JointControlNet", "estimated_control_gib", "load_controlnet", "make_controlnet", "require_fit_for"]
 
 # What a ControlNet and the UNet that it adds to must have in common, and how a sentence calls it.
 SHARED = {
@@ -30,15 +31,26 @@ SHARED = {
     "projection_class_embeddings_input_dim": "the size of what it is told beside the text",
 }
 
+JOINT_SHARED = MappingProxyType({
+    "num_attention_heads": "its attention heads", "attention_head_dim": "the width of its heads", "patch_size": "its patches", "in_channels": "its channels",
+    "pooled_projection_dim": "the width of its pooled prompt",
+})
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlNet:
-    """A loaded ControlNetModel. network: it, without its encoder of maps, which is `encoder`."""
+    """A loaded ControlNetModel. network: it, without its encoder of maps, which is `encoder`.
+
+    shared: what it and the network that it adds to must have in common, and how a sentence calls it. adds_to: the class of that network.
+    """
 
     name: str
     info: ControlNetInfo
     network: Any
     encoder: torch.nn.Module
+
+    adds_to = "UNet2DConditionModel"
+    shared = MappingProxyType(SHARED)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -60,8 +72,8 @@ class ControlNet:
         """The network, as graphs where they were made ready."""
         return Traced(self.network, _Ask(self.network), steady=(2, 3))
 
-    def hint(self, maps: Tensor) -> Tensor:
-        """Maps (B, 3, H, W) in [0, 1] as the network reads them: (B, C, h, w)."""
+    def hint(self, maps: Tensor, model: Any = None) -> Tensor:
+        """Maps (B, 3, H, W) in [0, 1] as the network reads them: (B, C, h, w). model: the one that it adds to, where that has to be known."""
         weight = next(self.encoder.parameters())
         with torch.no_grad():
             return self.encoder(maps.to(weight.device, weight.dtype))
@@ -95,12 +107,75 @@ class _Ask(torch.nn.Module):
         return (*down, middle)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JointControlNet(ControlNet):
+    """A loaded SD3ControlNetModel: some of a transformer's blocks, copied. Its residuals are of patches, (B, N, D); its hint is
+    the map through the model's own VAE.
+
+    Published ones differ in what they are told: InstantX's get no pooled prompt and unshifted latents, those of Stability AI for
+    the 8B model no words, and they take the model's own patches (diffusers' StableDiffusion3ControlNetPipeline).
+    """
+
+    adds_to = "SD3Transformer2DModel"
+    shared = JOINT_SHARED
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The networks by name."""
+        return {"controlnet": self.network}
+
+    @property
+    def num_blocks(self) -> int:
+        """Residuals, one a block of its own."""
+        return len(self.network.controlnet_blocks)
+
+    @property
+    def pooled(self) -> bool:
+        """Its residuals are of places."""
+        return False
+
+    def hint(self, maps: Tensor, model: Any = None) -> Tensor:
+        """Maps (B, 3, H, W) in [0, 1] as latents (B, C, h, w) of the model that it adds to.
+
+        The middle of what the VAE says of the map, not a draw from it: the same seed gives the same picture. Raises ModelUnavailable.
+        """
+        config = self.network.config
+        if config.extra_conditioning_channels:
+            raise ModelUnavailable(f"The ControlNet {self.info.label!r} wants more than a map (it is for inpainting); choose another.")
+        if self.network.pos_embed is None or not config.use_pos_embed:
+            # It was made without patches of its own, and is lent the model's.
+            self.network.pos_embed = self.network._get_pos_embed_from_transformer(model.network).to(self.network.device, self.network.dtype)
+        z, _ = model.posterior(2 * maps - 1)
+        vae = model.vae.config
+        shift = 0.0 if config.force_zeros_for_pooled_projection else vae.shift_factor or 0.0
+        return ((z - shift) * vae.scaling_factor).to(self.network.device, self.network.dtype)
+
+    def residuals(self, x_t: Tensor, t: float, hint: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
+        """What it adds at x_t (B, C, h, w) and t: (B, N, D) each. hint: (B, C, h, w)."""
+        assert told.text is not None and told.pooled is not None
+        dtype, config = hint.dtype, self.network.config
+        pooled = told.pooled.to(dtype)
+        answers: Any = self.network(
+            hidden_states=x_t.to(dtype), controlnet_cond=hint, timestep=torch.full((len(x_t),), t, device=x_t.device),
+            encoder_hidden_states=None if config.joint_attention_dim is None else told.text.to(dtype),
+            pooled_projections=torch.zeros_like(pooled) if config.force_zeros_for_pooled_projection else pooled, return_dict=False,
+        )[0]
+        return tuple(answers)
+
+    def make_ready(self, x_t: Tensor, hint: Tensor, told: Conditioning) -> None:
+        """Nothing to be made: it has no graphs."""
+
+
 def require_fit_for(net: ControlNet, model: Any) -> None:
     """Refuse a ControlNet that was made for another kind of model. Raises ModelUnavailable."""
     if not model.takes_control:
-        raise ModelUnavailable(f"{model.info.label} takes no ControlNet; choose a Stable Diffusion 1, 2 or XL model, or leave the units out.")
+        raise ModelUnavailable(f"{model.info.label} takes no ControlNet; choose a Stable Diffusion model, or leave the units out.")
     base = f", it is for {net.info.base}" if net.info.base else ""
-    for key, words in SHARED.items():
+    if type(model.network).__name__ != net.adds_to:
+        raise ModelUnavailable(
+            f"The ControlNet {net.info.label!r} does not fit {model.info.label}{base}: they are networks of different kinds. Choose one of the same base model."
+        )
+    for key, words in net.shared.items():
         ours, its = _plain(net.network.config.get(key)), _plain(model.network.config.get(key))
         if ours != its:
             raise ModelUnavailable(
@@ -156,22 +231,25 @@ def load_controlnet(name: str, device: "torch.device | None" = None, dtype: "tor
         raise
     except READING_FAILS as error:
         raise ModelUnavailable(_why_not(name, place, error)) from error
-    encoder = _taken_out(network)
+    joint = type(network).__name__ == "SD3ControlNetModel"
+    encoder = torch.nn.Identity() if joint else _taken_out(network)
     for part in (network, encoder):
         part.to(device).eval().requires_grad_(False)
-    return ControlNet(name=name, info=control_info(name), network=network, encoder=encoder)
+    return (JointControlNet if joint else ControlNet)(name=name, info=control_info(name), network=network, encoder=encoder)
 
 
 def _read(place: str, dtype: torch.dtype) -> Any:
-    from diffusers import ControlNetModel
+    from diffusers import ControlNetModel, SD3ControlNetModel
 
     if is_single_file(place):
         beside = Path(place).with_suffix("")
         return ControlNetModel.from_single_file(place, dtype=dtype, **({"config": str(beside)} if beside.is_dir() else {}))
     config = ControlNetModel.load_config(place)
-    if config.get("_class_name") != "ControlNetModel":
-        raise ModelUnavailable(f"{place!r} holds a {config.get('_class_name') or 'model of another kind'}, not a ControlNetModel; choose another.")
-    return ControlNetModel.from_pretrained(place, use_safetensors=True, dtype=dtype)
+    kinds = {"ControlNetModel": ControlNetModel, "SD3ControlNetModel": SD3ControlNetModel}
+    kind = config.get("_class_name")
+    if kind not in kinds:
+        raise ModelUnavailable(f"{place!r} holds a {kind or 'model of another kind'}, not a {' or '.join(kinds)}; choose another.")
+    return kinds[kind].from_pretrained(place, use_safetensors=True, dtype=dtype)
 
 
 def _why_not(name: str, place: str, error: Exception) -> str:

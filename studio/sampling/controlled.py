@@ -81,18 +81,21 @@ class BoundUnit:
             answers = tuple(answer * _at(self.mask, answer) for answer in answers)
         self.seen.append(torch.stack([_size(answer[-self.num_images :].detach()) for answer in answers], dim=1))
         missing = len(x_t) - len(answers[0])
-        return tuple(torch.cat([torch.zeros_like(answer[:1]).expand(missing, -1, -1, -1), answer]) for answer in answers) if missing else answers
+        return tuple(torch.cat([torch.zeros_like(answer[:1]).expand(missing, *answer.shape[1:]), answer]) for answer in answers) if missing else answers
 
 
 def _at(mask: Tensor, residual: Tensor) -> Tensor:
-    """The mask in the size of a residual."""
+    """The mask in the size of a residual: (1, 1, h, w), or (1, N, 1) of patches."""
+    if residual.ndim == 3:
+        patch = round((mask.numel() / residual.shape[1]) ** 0.5)
+        return torch.nn.functional.avg_pool2d(mask, patch).reshape(1, -1, 1)
     height, width = residual.shape[-2:]
     return mask if mask.shape[-2:] == residual.shape[-2:] else torch.nn.functional.adaptive_avg_pool2d(mask, (height, width))
 
 
 def _size(residual: Tensor) -> Tensor:
     """(B,) float32: the root of the mean square."""
-    return residual.float().square().mean(dim=(1, 2, 3)).sqrt()
+    return residual.float().square().flatten(1).mean(dim=1).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,7 @@ def _bound(model: DiffusionModel, options: SampleOptions, unit: ControlUnit, tim
     _, height, width = model.state_shape(options)
     low, high = acts_between(timesteps, unit.start, unit.end)
     assert unit.map is not None
-    hint = net.hint((from_images([aligned(unit.map, width * model.factor, height * model.factor, unit.resize)]) + 1) / 2)
+    hint = net.hint((from_images([aligned(unit.map, width * model.factor, height * model.factor, unit.resize)]) + 1) / 2, model)
     return BoundUnit(
         net=net, hint=hint, weights=_weights(unit, net), low=low, high=high, cond_only=unit.mode == "control", num_images=options.num_images,
         mask=None if unit.mask is None else _mask(unit, width, height, hint),
@@ -164,7 +167,8 @@ def _bound(model: DiffusionModel, options: SampleOptions, unit: ControlUnit, tim
 def _weights(unit: ControlUnit, net: ControlNet) -> tuple[float, ...]:
     count = net.num_blocks
     if unit.blocks and len(unit.blocks) != count:
-        raise InvalidOption(f"{net.info.label} has {count} blocks ({count - 1} skip connections and the middle), but {len(unit.blocks)} weights are given.")
+        blocks = f"{count} blocks" + ("" if type(net) is not ControlNet else f" ({count - 1} skip connections and the middle)")
+        raise InvalidOption(f"{net.info.label} has {blocks}, but {len(unit.blocks)} weights are given.")
     # A net whose residuals say nothing of places has no shallow blocks to spare.
     rising = unit.mode != "balanced" and not net.pooled
     modes = torch.logspace(-1, 0, count).tolist() if rising else [1.0] * count

@@ -34,6 +34,14 @@ def xl_net(tmp_path_factory, tiny_sdxl) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory) -> str:
+    """The folder of a tiny random StableDiffusion3Pipeline without T5."""
+    from tests.tiny_families import save_tiny_sd3
+
+    return save_tiny_sd3(tmp_path_factory.mktemp("sd3") / "tiny-sd3", t5=False)
+
+
+@pytest.fixture(scope="session")
 def maps() -> list[Image.Image]:
     """Two maps of 32 x 32."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)

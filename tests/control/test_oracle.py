@@ -1,5 +1,6 @@
 """Our loop with ControlNets against diffusers' pipelines on the same random folders: the same pictures within 1/255."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,10 +14,13 @@ from diffusers import (
 )
 from PIL import Image
 
+from studio.errors import ModelUnavailable
 from studio.models import load_model
 from studio.options import SampleOptions
+from studio.process.schedulers import FLOW_CLASSES, SCHEDULERS
 from studio.sampling.loop import sample
 from studio.units import ControlUnit
+from tests.tiny_control import save_tiny_controlnet, save_tiny_sd3_controlnet
 
 PROMPT, STEPS = "a red star on the background", 5
 
@@ -95,6 +99,81 @@ def test_sdxl_gives_the_picture_of_diffusers(tiny_sdxl, xl_net, maps):
     picture = ours(tiny_sdxl, [unit], scheduler="ddim")
     told = {"controlnet_conditioning_scale": 0.8, "ddim": True, "height": 32, "width": 32}
     assert_same(picture, theirs(StableDiffusionXLControlNetPipeline, tiny_sdxl, [xl_net], maps[:1], **told))
+
+
+@pytest.mark.parametrize(("guidance_scale", "scheduler"), [(4.0, "euler"), (1.0, "dpm++_2m")])
+def test_two_units_on_sdxl_give_the_picture_of_multicontrolnet(tiny_sdxl, xl_net, maps, tmp_path, guidance_scale, scheduler):
+    second = save_tiny_controlnet(tmp_path / "second", tiny_sdxl, seed=6)
+    units = [ControlUnit(net=xl_net, map=maps[0], scale=0.7), ControlUnit(net=second, map=maps[1], scale=1.2, start=0.2)]
+    picture = ours(tiny_sdxl, units, scheduler=scheduler, guidance_scale=guidance_scale)
+    told = {"controlnet_conditioning_scale": [0.7, 1.2], "control_guidance_start": [0.0, 0.2], "control_guidance_end": [1.0, 1.0], "height": 32, "width": 32}
+    kind = getattr(diffusers, SCHEDULERS[scheduler].diffusers_class)
+    assert_same(picture, theirs(StableDiffusionXLControlNetPipeline, tiny_sdxl, [xl_net, second], maps, kind=kind, guidance_scale=guidance_scale, **told))
+
+
+def sd3_pictures(model, nets, maps, scheduler, monkeypatch, guidance_scale=4.0, num_images=1, **options) -> np.ndarray:
+    """What StableDiffusion3ControlNetPipeline makes; it draws from the VAE's posterior of the map, without a seed, where the studio takes its middle."""
+    from diffusers import SD3ControlNetModel, SD3MultiControlNetModel, StableDiffusion3ControlNetPipeline
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    loaded = [SD3ControlNetModel.from_pretrained(net) for net in nets]
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3", "feature_extractor", "image_encoder"))
+    controlnet = loaded[0] if len(loaded) == 1 else SD3MultiControlNetModel(loaded)
+    pipeline = StableDiffusion3ControlNetPipeline.from_pretrained(model, controlnet=controlnet, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    if scheduler != "euler":
+        flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": pipeline.scheduler.config.shift}
+        pipeline.scheduler = getattr(diffusers, FLOW_CLASSES[scheduler]).from_config(dict(pipeline.scheduler.config), **flow)
+    generators = [torch.Generator().manual_seed(i) for i in range(num_images)]
+    return np.asarray(pipeline(
+        PROMPT, control_image=maps if len(maps) > 1 else maps[0], height=32, width=32, num_inference_steps=STEPS, guidance_scale=guidance_scale,
+        num_images_per_prompt=num_images, generator=generators, output_type="np", **options,
+    ).images[-1] * 255, np.float32)
+
+
+SD3_NETS = {
+    "as InstantX's": {"layers": 1}, "told the pooled prompt": {"layers": 2, "force_zeros_for_pooled_projection": False},
+    "as those of the 8B model": {"large": True, "force_zeros_for_pooled_projection": False},
+}
+
+
+@pytest.mark.parametrize("kind", SD3_NETS)
+def test_sd3_gives_the_picture_of_diffusers(tiny_sd3, maps, tmp_path, monkeypatch, kind):
+    net = save_tiny_sd3_controlnet(tmp_path / "net", tiny_sd3, **SD3_NETS[kind])
+    unit = ControlUnit(net=net, map=maps[0], scale=0.8, end=0.8)
+    told = {"controlnet_conditioning_scale": 0.8, "control_guidance_end": 0.8}
+    for scheduler, guidance_scale, num_images in (("euler", 4.0, 2), ("dpm++_2m", 1.0, 1)):
+        finished = list(sample(load_model(tiny_sd3), sd3_options(tiny_sd3, [unit], scheduler, guidance_scale, num_images)))[-1]
+        free = list(sample(load_model(tiny_sd3), sd3_options(tiny_sd3, [], scheduler, guidance_scale, num_images)))[-1]
+        picture = np.asarray(finished.images[-1], np.float32)
+        assert_same(picture, sd3_pictures(tiny_sd3, [net], maps[:1], scheduler, monkeypatch, guidance_scale, num_images, **told))
+        assert np.abs(picture - np.asarray(free.images[-1], np.float32)).max() > 2
+        # How much it added is recorded, block by block: nothing once its window is over.
+        sizes = finished.trajectory.stream("residual_sizes")
+        assert sizes.shape == (STEPS, num_images, 1, SD3_NETS[kind].get("layers", 1)) and sizes[:4].min() > 0 and sizes[4].max() == 0
+
+
+def sd3_options(model, units, scheduler, guidance_scale=4.0, num_images=1):
+    return SampleOptions(
+        model=model, prompt=PROMPT, num_steps=STEPS, guidance_scale=guidance_scale, num_images=num_images, scheduler=scheduler, control=tuple(units),
+    )
+
+
+def test_two_units_on_sd3_give_the_picture_of_multicontrolnet_and_other_nets_are_refused(tiny_sd3, tiny_net, tiny_sd, maps, tmp_path, monkeypatch):
+    nets = [save_tiny_sd3_controlnet(tmp_path / f"net-{seed}", tiny_sd3, seed=seed, layers=2) for seed in (5, 6)]
+    units = [ControlUnit(net=nets[0], map=maps[0], scale=0.7), ControlUnit(net=nets[1], map=maps[1], scale=1.2)]
+    picture = np.asarray(list(sample(load_model(tiny_sd3), sd3_options(tiny_sd3, units, "euler")))[-1].images[0], np.float32)
+    assert_same(picture, sd3_pictures(tiny_sd3, nets, maps, "euler", monkeypatch, controlnet_conditioning_scale=[0.7, 1.2]))
+    # A mask keeps it to a part, in patches; a net of fewer blocks adds each of its own to several.
+    half = Image.new("L", (32, 32))
+    half.paste(255, (0, 0, 16, 32))
+    short = save_tiny_sd3_controlnet(tmp_path / "short", tiny_sd3, seed=7)
+    more = [*units, ControlUnit(net=short, map=maps[0], mask=half, mode="control")]
+    assert np.abs(np.asarray(list(sample(load_model(tiny_sd3), sd3_options(tiny_sd3, more, "euler")))[-1].images[0], np.float32) - picture).max() > 1
+    for model, net in ((tiny_sd3, tiny_net), (tiny_sd, nets[0])):
+        with pytest.raises(ModelUnavailable, match="networks of different kinds"):
+            next(sample(load_model(model), sd3_options(model, [ControlUnit(net=net, map=maps[0])], "euler")))
 
 
 def test_another_scheduler_and_no_guidance_give_the_picture_of_diffusers(tiny_sd, tiny_net, maps):

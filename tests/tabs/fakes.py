@@ -46,6 +46,9 @@ class FakeStudio:
             raise UnknownName.of("model", name, self.models)
         return self.models[name]
 
+    def takes(self, name: str) -> tuple[str, ...]:
+        return ()
+
     def noise_curve(self, options: SampleOptions) -> dict[str, list[float]]:
         rows = [_scales(t) for t in range(T)]
         return {"t": list(range(T)), "log_snr": [row[3] for row in rows], "signal": [row[0] for row in rows], "noise": [row[1] for row in rows]}

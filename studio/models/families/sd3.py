@@ -64,6 +64,8 @@ class ThreeEncoders(PromptEncoder):
 class StableDiffusion3(Latent):
     """A loaded StableDiffusion3Pipeline."""
 
+    takes_control = True
+
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The prompt, and the negative one. Raises InvalidOption."""
         refuse_class(self.info, options)
@@ -99,6 +101,7 @@ class StableDiffusion3(Latent):
         return network(
             hidden_states=x_t.to(dtype), timestep=timestep, encoder_hidden_states=conditioning.text.to(dtype),
             pooled_projections=conditioning.pooled.to(dtype), return_dict=False, skip_layers=list(conditioning.skipped) or None,
+            block_controlnet_hidden_states=list(conditioning.residuals(x_t.to(dtype), t)) or None,
         )[0].float()
 
     def word_attention(self, options: SampleOptions) -> JointAttentionRecorder:
