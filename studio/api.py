@@ -498,6 +498,8 @@ class Studio:
     def _check_companion(self, options: SampleOptions) -> None:
         if self.public and options.clip_model not in ("", *COMPANIONS):
             raise UnknownName.of("CLIP on this public studio", options.clip_model, COMPANIONS)
+        if self.public and options.depth_model:
+            raise InvalidOption("A public studio loads no depth estimator that a visitor names: leave depth_model empty.")
 
     def _prompts(self, name: str) -> "PromptEncoder":
         model = self.model(name)

@@ -6,7 +6,7 @@ from typing import Any
 
 from studio.checks import require_float, require_int
 
-__all__ = ["Group", "OptionInfo", "option"]
+__all__ = ["Group", "OptionInfo", "option", "picture_option"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class OptionInfo:
     """What a form needs to know of an option: its label, what happens when it goes up, its range and its step.
 
     kind: how it is written where its type does not say it: "pair" (two whole numbers), "numbers" (whole numbers), "many" (of
-    `choices`, which are (label, value)), "model" (a name of the menu of models); "" = as its type says.
+    `choices`, which are (label, value)), "model" (a name of the menu of models), "picture"; "" = as its type says.
     """
 
     label: str
@@ -31,6 +31,11 @@ def option(
 ) -> Any:
     """A field of a group with its OptionInfo."""
     return dataclasses.field(default=default, metadata={"option": OptionInfo(label=label, info=info, low=low, high=high, step=step, **more)})
+
+
+def picture_option(label: str, info: str = "") -> Any:
+    """A field of a group that is a picture, none at first."""
+    return option(None, label, info, kind="picture")
 
 
 @dataclass(frozen=True, kw_only=True)

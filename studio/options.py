@@ -1,7 +1,8 @@
 """What a caller asks for: frozen, keyword-only options that refuse nonsense with the value in the message.
 
-SampleOptions is seven groups of options in one: what to draw, how to sample, how to guide, what to start from, what to
-follow, what else a family can be told, what to record. Each group is a dataclass that checks itself; each option carries what a form needs to know of it.
+SampleOptions is nine groups of options in one: what to draw, how to sample, how to guide, what to start from, what of it to draw
+anew, what to be told in pictures, what to follow, what else a family can be told, what to record. Each group is a dataclass that
+checks itself; each option carries what a form needs to know of it.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from studio.checks import MAX_SEED, quoted
 from studio.conditions import CONDITIONS, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold
 from studio.errors import InvalidOption, UnknownName
-from studio.option_groups import Group, OptionInfo, option
+from studio.option_groups import Group, OptionInfo, option, picture_option
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
 from studio.process.schedules import MAX_TIMESTEPS, parse_timesteps
 from studio.units import MAX_UNITS, ControlUnit
@@ -21,7 +22,10 @@ from studio.units import MAX_UNITS, ControlUnit
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["GROUPS", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Following", "Conditioned", "Recording", "OptionInfo", "option_info"]
+__all__ = [
+    "GROUPS", "PICTURES", "SampleOptions", "Drawing", "Sampling", "Guidance", "Start", "Inpainting", "Told", "Following", "Conditioned", "Recording",
+    "OptionInfo", "option_info",
+]
 
 MAX_IMAGES = 64
 MAX_PROMPT = 4_000
@@ -158,20 +162,70 @@ class Start(Group):
         init_image: start from this picture, noised, in place of pure noise.
         strength: how far up the noise the start lies, 0 (the picture itself) to 1 (pure noise): the share of the
             steps that is run.
-        init_mask: inpainting: what is white in it is drawn anew, what is black stays that picture's.
     """
 
-    init_image: "Image.Image | None" = option(None, "Start from a picture")
+    init_image: "Image.Image | None" = picture_option("Start from a picture")
     strength: float = option(1.0, "Strength", "Higher: less of that picture is left to start from. 1 is pure noise.", 0.0, 1.0, 0.05)
-    init_mask: "Image.Image | None" = option(None, "Draw anew")
 
     def _check(self) -> None:
+        _require_picture("init_image", self.init_image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpainting(Group):
+    """What of the picture to start from is drawn anew (Lugmayr et al. 2022, arXiv:2201.09865; inpainting models know the mask themselves).
+
+    Args:
+        init_mask: what is white in it is drawn anew, what is black stays that picture's; of that picture's shape, or of the run's.
+        mask_blur: how soft the mask's edge is where old and new meet, 0 to 64 pixels of the picture (the radius of a Gaussian).
+        mask_padding: work only on the masked part, enlarged to the size of the run, with so many pixels of the picture around it,
+            and put it back into the whole picture; None = work on the whole picture.
+        mask_overlay: put the picture's own pixels back over all that is kept, so that it stays as it is to the last digit.
+    """
+
+    init_mask: "Image.Image | None" = picture_option("Draw anew")
+    mask_blur: float = option(0.0, "Feather", "Pixels. Higher: old and new run into each other more softly.", 0.0, 64.0, 1.0)
+    mask_padding: int | None = option(None, "Only the masked part, with so much around it", "Pixels; empty works on the whole picture.", 0, MAX_SIDE)
+    mask_overlay: bool = option(True, "Keep the rest exactly", "Off: what is kept goes through the decoder too, and changes a little.")
+
+    def _check(self) -> None:
+        if not isinstance(self.mask_overlay, bool):
+            raise InvalidOption(f"mask_overlay must be true or false, but it is {quoted(self.mask_overlay)}.")
         if self.init_mask is None:
             return
-        if self.init_image is None:
+        if getattr(self, "init_image", None) is None:
             raise InvalidOption("A mask says which part of a picture is drawn anew: give the picture to start from, or clear the mask.")
         if not hasattr(self.init_mask, "convert") or not self.init_mask.convert("L").getbbox():
             raise InvalidOption("init_mask must be a picture with something white, which is drawn anew; paint there, or clear the mask.")
+        if self.init_mask.convert("L").getextrema()[0] == 255:
+            raise InvalidOption("The mask is white all over, so nothing of the picture would be kept: leave some of it black, or clear the mask.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Group):
+    """What else the model is told in pictures, by models made for it.
+
+    Args:
+        cond_image: the depth map of a depth model (bright is near; None = made of the picture to start from), the small picture
+            of an upscaler, the picture that an image-variation model varies.
+        cond_image_2: a second picture to vary; cond_mix: its share, 0 (the first alone) to 1, by spherical interpolation.
+        noise_level: noise added to that condition, as a timestep of its own schedule: more frees the model from it. None = as the
+            model's own pipeline has it.
+        depth_model: what makes the depth map: a depth estimator of transformers, folder or Hub id; "" = the model's own.
+    """
+
+    cond_image: "Image.Image | None" = picture_option("Told in a picture")
+    cond_image_2: "Image.Image | None" = picture_option("A second picture, to mix in")
+    cond_mix: float = option(0.5, "Mix", "0 is the first picture, 1 the second; between them along the arc of their embeddings.", 0.0, 1.0, 0.05)
+    noise_level: int | None = option(None, "Noise on what it is told", "Higher: the model keeps less to the picture and invents more.", 0, MAX_TIMESTEPS)
+    depth_model: str = option("", "Depth estimator", "A folder or Hub id of transformers; empty: the model's own.")
+
+    def _check(self) -> None:
+        _require_text("depth_model", self.depth_model)
+        for name in ("cond_image", "cond_image_2"):
+            _require_picture(name, getattr(self, name))
+        if self.cond_image_2 is not None and self.cond_image is None:
+            raise InvalidOption("A second picture is mixed into a first one: give that too, or clear the second.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,13 +295,13 @@ class Recording(Group):
 
 # In the order in which a form shows them.
 GROUPS: Mapping[str, type[Group]] = MappingProxyType({
-    "What to draw": Drawing, "How to sample": Sampling, "How to guide": Guidance, "What to start from": Start, "What to follow": Following,
-    "What else it is told": Conditioned, "What to record": Recording,
+    "What to draw": Drawing, "How to sample": Sampling, "How to guide": Guidance, "What to start from": Start, "What to draw anew": Inpainting,
+    "What to be told in pictures": Told, "What to follow": Following, "What else it is told": Conditioned, "What to record": Recording,
 })
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(Recording, Conditioned, Following, Start, Guidance, Sampling, Drawing):
+class SampleOptions(Recording, Conditioned, Following, Told, Inpainting, Start, Guidance, Sampling, Drawing):
     """One sampling run: the options of every group in GROUPS, where each is described.
 
     Raises:
@@ -261,13 +315,12 @@ class SampleOptions(Recording, Conditioned, Following, Start, Guidance, Sampling
             group._check(self)
 
     def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
-        """The options as JSON-ready values; the picture to start from and its mask are left out (a run file keeps them beside them).
+        """The options as JSON-ready values; PICTURES are left out (a run file keeps them beside them).
 
         maps: with the maps and masks of ControlNets.
         """
-        values = dataclasses.asdict(dataclasses.replace(self, init_image=None, init_mask=None, control=()))
-        del values["init_image"], values["init_mask"], values["control"]
-        values = {name: value for name, value in values.items() if name not in CONDITIONS}
+        left = (*PICTURES, *CONDITIONS, "control")
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in left}
         values |= {name: changed for name in CONDITIONS if (changed := getattr(self, name).to_dict())}
         return values | ({"control": [unit.to_dict(pictures=maps) for unit in self.control]} if self.control else {})
 
@@ -276,7 +329,7 @@ class SampleOptions(Recording, Conditioned, Following, Start, Guidance, Sampling
         """The inverse of `to_dict`; names that this version does not know are an InvalidOption."""
         if not isinstance(values, dict):
             raise InvalidOption(f"Options must be an object, but they are {quoted(values)}.")
-        known = {field.name for field in dataclasses.fields(cls)} - {"init_image", "init_mask"}
+        known = {field.name for field in dataclasses.fields(cls)} - set(PICTURES)
         if unknown := sorted(set(values) - known):
             raise InvalidOption(f"These options are not known to this version of the studio: {', '.join(unknown)}.")
         units = values.get("control", [])
@@ -284,6 +337,15 @@ class SampleOptions(Recording, Conditioned, Following, Start, Guidance, Sampling
             raise InvalidOption(f"control must be a list of units, but it is {quoted(units)}.")
         told = {name: group.from_dict(values[name]) for name, group in CONDITIONS.items() if name in values}
         return cls(**{**values, **told, "control": tuple(map(ControlUnit.from_dict, units[: MAX_UNITS + 1]))})
+
+
+# The options that are pictures.
+PICTURES: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(SampleOptions) if field.metadata["option"].kind == "picture")
+
+
+def _require_picture(name: str, picture: object) -> None:
+    if picture is not None and not hasattr(picture, "convert"):
+        raise InvalidOption(f"{name} must be a picture, but it is {quoted(picture)}.")
 
 
 def _require_text(name: str, text: object) -> None:

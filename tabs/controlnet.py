@@ -12,7 +12,7 @@ import gradio as gr
 from studio.control.annotators import ANNOTATORS, MapRequest, make_map
 from studio.errors import BadImage, InvalidOption
 from studio.media.maps import map_from_text
-from studio.options import SampleOptions
+from studio.options import PICTURES, SampleOptions
 from studio.sampling.compare import plan_grid
 from studio.units import MAX_UNITS, ControlUnit
 from tabs.compare import compared, drawn
@@ -350,7 +350,7 @@ def wire_run(studio: ControlApi, panel: RunPanel, asked: Asked) -> None:
         changes, asked.inputs, [panel.run.click, controls["prompt"].submit], failed=lambda values: {"resident": model_line(studio, values[model])},
     )
     opened = panel.wire_files(
-        {name: part for name, part in controls.items() if name not in ("init_image", "init_mask")}, of_kept,
+        {name: part for name, part in controls.items() if name not in PICTURES}, of_kept,
         beside=[*placed(asked, [FIRST]), *asked.start.restorable],
     )
     shown = [part for card in asked.cards for part in (card.paint, card.line, card.window)]

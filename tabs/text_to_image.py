@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.options import SampleOptions
+from studio.options import PICTURES, SampleOptions
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.parts.api import TextApi
@@ -19,9 +19,12 @@ from tabs.parts.controls import Controls, control, create_controls, options_from
 from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
+from tabs.parts.repainting import Start, create_start, restored_start, wire_start
 from tabs.parts.running import FAILED, LOADING, recorded_film, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, unchecked
+from tabs.parts.told import ToldParts, create_told, restored_told, taken, told_updates
+from tabs.parts.units import size_of_run
 from tabs.parts.words import create_words, tokens_of, unknown_line, words_of
 
 __all__ = ["OPENS_WITH", "create_tab", "record"]
@@ -52,8 +55,11 @@ def create_tab(studio: TextApi) -> FirstPress | None:
                 create_unknown(controls)
                 panel.create_press()
                 create_examples(controls["prompt"])
-                controls |= create_main(models_of(studio, text=True).get(model.value))
-                controls |= create_more()
+                told_box, told = create_told("t2i")
+                controls |= told | create_main(models_of(studio, text=True).get(model.value))
+                with gr.Accordion("Start from a picture", open=False, elem_id="t2i-start") as start_box:
+                    start = create_start("t2i")
+                controls |= start.controls | create_more()
                 conditions = create_conditions(studio, "t2i", model.value)
                 controls |= conditions.controls
                 panel.create_files()
@@ -62,12 +68,13 @@ def create_tab(studio: TextApi) -> FirstPress | None:
                 words = create_words("t2i-words", recorded("text", "words"))
         panel.places |= {"resident": resident, "words": words, **{f"condition {i}": one for i, one in enumerate(conditions.components)}}
         others = create_areas(studio, controls)
-    opened = wire(studio, panel, controls, conditions)
+    wire_start(start, [model, controls["width"], controls["height"]], partial(size_of_run, studio))
+    opened = wire(studio, panel, controls, conditions, start, ToldParts(controls=told, box=told_box, start=start_box))
     for other in others:
         other.success(lambda name: model_line(studio, name), model, resident, **CHEAP)
     if not model.value:
         return None
-    first = options_from(conditions.of(model.value, {name: control.value for name, control in controls.items()}))
+    first = options_from(conditions.of(model.value, taken(studio.models, {name: control.value for name, control in controls.items()})))
     return FirstPress(options=first, changes=partial(generated, studio), opened=opened)
 
 
@@ -111,7 +118,7 @@ def create_more() -> Controls:
         controls |= create_controls("t2i", ("guidance_rescale", "clip_guidance_scale", "sigmas", "eta"))
         with gr.Row():
             controls |= {name: control("t2i", name, 0, min_width=100) for name in ("width", "height")}
-        return controls | create_controls("t2i", ("init_image", "strength", "record_attention"), strength=0.6, record_attention=True)
+        return controls | create_controls("t2i", ("record_attention",), record_attention=True)
 
 
 def create_areas(studio: TextApi, controls: Controls) -> list[Any]:
@@ -126,7 +133,7 @@ def create_areas(studio: TextApi, controls: Controls) -> list[Any]:
     return [compared, gridded, looked]
 
 
-def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Conditions) -> Any:
+def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Conditions, start: Start, told: ToldParts) -> Any:
     """The handlers of the tab; gives the event that shows the recorded run."""
     model, prompt, words, resident = controls["model"], controls["prompt"], panel.places["words"], panel.places["resident"]
     reading: dict[str, Any] = {**PRIVATE, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -138,19 +145,22 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
     def on_model(name: str) -> dict[Any, Any]:
         entry = models_of(studio, text=True).get(name)
         own = {controls["num_steps"]: default_steps(entry), controls["guidance_scale"]: default_guidance(entry)}
-        return {resident: model_line(studio, name), **own, **conditions.updates(name)}
+        return {resident: model_line(studio, name), **own, **conditions.updates(name), **told_updates(told, studio.models, name)}
 
     def of_model(options: SampleOptions) -> dict[Any, Any] | None:
-        foreign = options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models)
-        return None if foreign else {model: options.model, **conditions.updates(options.model, options)}
+        if options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models):
+            return None
+        pictures = restored_start(start, options, size_of_run(studio, options.model, options.width, options.height))
+        return {model: options.model, **conditions.updates(options.model, options), **pictures, **restored_told(told, studio.models, options)}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        options = options_from(conditions.of(values[model], {name: values[control] for name, control in controls.items()}))
-        return generated(studio, options, switch, values[panel.session], conditions)
+        said = taken(studio.models, {name: values[control] for name, control in controls.items()})
+        return generated(studio, options_from(conditions.of(values[model], said)), switch, values[panel.session], conditions)
 
     opened = gr.on(None, on_open_page, None, model, **CHEAP)
     keep_fresh(model, studio, text=True)
-    model.input(on_model, model, [resident, controls["num_steps"], controls["guidance_scale"], *conditions.components], **CHEAP)
+    changed = [resident, controls["num_steps"], controls["guidance_scale"], *conditions.components, *told.outputs]
+    model.input(on_model, model, changed, **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
     gr.on([prompt.focus, prompt.change, model.change], lambda name, text: words_of(studio, name, text), [model, prompt], words, **reading)
     wire_scheduler(controls)
@@ -158,7 +168,10 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
         changes, controls.values(), [panel.run.click, prompt.submit],
         failed=lambda values: {"stage": FAILED, "resident": model_line(studio, values[model])},
     )
-    panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model, beside=conditions.folds.values())
+    panel.wire_files(
+        {name: control for name, control in controls.items() if name not in PICTURES}, of_model,
+        beside=[*conditions.folds.values(), *start.restorable, *told.restorable],
+    )
     return opened
 
 

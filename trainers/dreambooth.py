@@ -52,9 +52,9 @@ def load_parts(name: str) -> dict[str, Any]:
     float32, frozen, on the GPU if there is one."""
     from diffusers import DDPMScheduler
 
-    from studio.models import load_model
+    from studio.models.loading import load_text_model
 
-    pipeline = load_model(name, own_device(), dtype=torch.float32).pipeline  # type: ignore[attr-defined]
+    pipeline = load_text_model(name, own_device(), dtype=torch.float32).pipeline  # type: ignore[attr-defined]
     names = (*PARTS, "tokenizer", "scheduler", *(name for name in SECOND if hasattr(pipeline, name)))
     parts = {part: getattr(pipeline, part) for part in names}
     return {**parts, "process": DDPMScheduler.from_config(pipeline.scheduler.config)}

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio.models import load_model
 from studio.models.facts import STUDIO_FACTS
+from studio.models.loading import load_text_model
 from studio.process.conversions import NoiseLevel, output_from
 from studio.rewards import load_reward
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
@@ -48,7 +48,7 @@ class ReFLTask(Task):
         check(options)
         self.options, self.keeps_best = options, options.result == "best"
         torch.manual_seed(options.seed)
-        self.model = load_model(options.base, own_device(), dtype=torch.float32)
+        self.model = load_text_model(options.base, own_device(), dtype=torch.float32)
         self.pairs: Pairs | None = ranked_pairs(options) if options.algorithm == "dpo" else None
         self.trained, self.held_out = split_prompts(options, self.pairs)
         self.size = len(self.pairs.trained) if self.pairs else len(self.trained)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.models import load_model
 from studio.models.activations import kept_for_backward
+from studio.models.loading import load_text_model
 from studio.runs.trainers.dreambooth import RunCost
 from studio.runs.trainers.refl import BASE, ReFLOptions
 from trainers.costs import PASSING, PROCESS_GIB, START_S, passes_of, timed
@@ -25,7 +25,7 @@ LEARNING, FROZEN = 3, 2
 
 def estimate(options: ReFLOptions) -> RunCost:
     """Time and memory of a run. Loads the base model and the scorers. Raises what loading them raises."""
-    model = load_model(options.base, own_device(), dtype=torch.float32)
+    model = load_text_model(options.base, own_device(), dtype=torch.float32)
     follow, network = followed(options), make_network(model, options)
     rollout = training_rollout(options, model)
     cond, _ = rollout.conditions.of([PROMPT] * options.batch_size)

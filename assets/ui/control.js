@@ -18,32 +18,14 @@
     box.innerHTML = template;
     const part = (selector) => box.querySelector(selector);
     const slider = part("input"), heat = part(".ds-control-heat");
-    let value = null, overlay = null, unit = 0;
+    const overlay = Studio.overlay(stage);
+    let value = null, unit = 0;
 
-    const lay = () => {
-      overlay = document.createElement("canvas");
-      overlay.className = "ds-control-overlay";
-      overlay.setAttribute("aria-hidden", "true");
-      stage.panes.x0_hat.figure.append(overlay);
-    };
     const ready = () => value && stage.value === value;
 
-    const drawOverlay = async () => {
-      const opacity = Number(slider.value) / 100;
+    const drawOverlay = () => {
       part(".ds-control-over span").textContent = `${slider.value} %`;
-      if (overlay) overlay.hidden = !ready() || opacity === 0;
-      if (!ready() || opacity === 0 || !value.control.maps[unit]) return;
-      const mine = value, bitmap = await createImageBitmap(await (await fetch(value.control.maps[unit])).blob());
-      if (mine !== value) return bitmap.close();
-      if (!overlay) lay();
-      const box2 = stage.layoutOf([bitmap.width, bitmap.height]), context = overlay.getContext("2d");
-      overlay.hidden = false;
-      overlay.width = box2.width;
-      overlay.height = box2.height;
-      overlay.style.aspectRatio = `${box2.width} / ${box2.height}`;
-      overlay.style.opacity = opacity;
-      for (let i = 0; i < box2.count; i++) context.drawImage(bitmap, (i % box2.columns) * (box2.w + box2.gap), Math.floor(i / box2.columns) * (box2.h + box2.gap));
-      bitmap.close();
+      ready() ? overlay.show(value.control.maps[unit], Number(slider.value) / 100) : overlay.hide();
     };
 
     const drawHeat = () => {
@@ -71,7 +53,7 @@
     };
     const draw = () => {
       box.hidden = !ready();
-      if (overlay && !ready()) overlay.hidden = true;
+      if (!ready()) overlay.hide();
       if (ready()) drawHeat();
     };
 

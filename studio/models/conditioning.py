@@ -34,6 +34,10 @@ class Conditioning:
         parts = {name: tensor[chosen] for name in TENSORS if (tensor := getattr(self, name)) is not None}
         return replace(self, **parts)
 
+    def beside(self, x_t: Tensor) -> Tensor:
+        """The state x_t (B, C, h, w) with the channels of `concat` behind its own, where there are any."""
+        return x_t if self.concat is None else torch.cat([x_t, self.concat.to(x_t.dtype)], dim=1)
+
     def residuals(self, x_t: Tensor, t: float) -> tuple[Tensor, ...]:
         """What the units of ControlNets add to a network's states at x_t (B, C, h, w): one a skip connection, then the middle; () where none acts."""
         return _summed([answer for unit in self.control if (answer := unit.residuals(x_t, t, self))])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from studio.media.previews import RgbMap
     from studio.models.attention import AttentionRecorder
+    from studio.models.beginning import Beginning
     from studio.models.catalogue import ModelInfo
     from studio.models.conditioning import Conditioning, Unit
     from studio.models.prompts import PromptEncoder
@@ -29,7 +30,8 @@ class DiffusionModel(Protocol):
     names of their folders, in the order in which a run meets them; memory, anatomy and offload go through them.
     network: the one of them that predicts. prompts: reads words; None where it reads none. factor: pixels a state's side
     (1 of a pixel model). rgb_map: how its latents look; None where states are pictures. scheduler_config: as its folder
-    has it. encode_draws: how often `encode` draws noise. takes_control: whether ControlNets can add to its states.
+    has it. takes_control: whether ControlNets can add to its states. takes: the options of pictures that it is told, of
+    studio.models.beginning.TOLD.
     """
 
     name: str
@@ -38,8 +40,8 @@ class DiffusionModel(Protocol):
     prompts: "PromptEncoder | None"
     factor: int
     scheduler_config: Mapping[str, Any]
-    encode_draws: int
     takes_control: bool
+    takes: tuple[str, ...]
 
     @property
     def parts(self) -> Mapping[str, Any]:
@@ -65,6 +67,10 @@ class DiffusionModel(Protocol):
 
         Raises InvalidOption or UnknownName for what this family does not know, in a sentence.
         """
+
+    def begin(self, options: "SampleOptions", generators: "Sequence[torch.Generator]") -> "Beginning":
+        """What a run has before its first step, drawn from each picture's generator. Raises what `condition` raises, and InvalidOption
+        where a picture that the model is told is missing or says nothing."""
 
     def predict(self, x_t: "Tensor", t: float, conditioning: "Conditioning") -> "Tensor":
         """What the network says at x_t (B, C, h, w) of the conditioning of B pictures: (B, C or 2C, h, w) float32."""

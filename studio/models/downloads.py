@@ -12,9 +12,11 @@ from studio.errors import ModelUnavailable
 __all__ = ["download", "Fetch", "LoadProgress"]
 
 # What the studio reads of a repository: configs, tokenizer, and the full-precision safetensors; no pickles, no variants.
+ENCODERS = ("depth_estimator", "image_encoder", "image_normalizer")
 PATTERNS = (
     "model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors", "scheduler/*.json", "tokenizer*/*",
     *(f"{part}/{file}" for part in ("unet", "transformer", "vae") for file in ("config.json", "diffusion_pytorch_model*.safetensors*")),
+    "*scheduler/*.json", "feature_extractor/*", *(f"{part}/config.json" for part in ENCODERS), *(f"{part}/*model*.safetensors*" for part in ENCODERS),
     *(f"text_encoder{number}/{file}" for number in ("", "_2", "_3") for file in ("config.json", "model*.safetensors*")),
 )
 IGNORED = ("*.fp16.*", "*.non_ema.*", "*.fp16-*")

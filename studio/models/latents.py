@@ -17,8 +17,10 @@ from torch import Tensor
 
 from studio.errors import ModelUnavailable, StudioError
 from studio.media.previews import RgbMap
+from studio.models.beginning import Beginning, begun
 from studio.models.catalogue import ModelInfo
 from studio.models.conditioning import Unit
+from studio.models.families import FAMILIES
 from studio.models.original_configs import write_configs
 from studio.models.originals import read_header, recognised
 from studio.models.sizes import size_of
@@ -49,14 +51,14 @@ class Latent:
     scheduler_config: Mapping[str, Any]
     prompts: Any = None
 
-    # The VAE's posterior is drawn from, as diffusers' pipelines do.
-    encode_draws = 1
     takes_control = False
 
     @property
     def parts(self) -> dict[str, Any]:
         """The networks that there are, by the names of their folders."""
-        names = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet", "transformer", "vae")
+        names = (
+            "text_encoder", "text_encoder_2", "text_encoder_3", "depth_estimator", "image_encoder", "image_normalizer", "unet", "transformer", "vae",
+        )
         parts = {name: getattr(self.pipeline, name, None) for name in names}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -88,7 +90,21 @@ class Latent:
     def state_shape(self, options: SampleOptions) -> tuple[int, int, int]:
         """(C, h, w) of one state for these options. Raises InvalidOption with the nearest size that can be made."""
         width, height = size_of(self.info, options, self.multiple)
-        return self.network.config.in_channels, height // self.factor, width // self.factor
+        return self.vae.config.latent_channels, height // self.factor, width // self.factor
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The options of pictures that it is told and others are not."""
+        return FAMILIES[self.info.family].takes
+
+    @property
+    def concat_channels(self) -> int:
+        """Channels that the network takes beside the state."""
+        return self.network.config.in_channels - self.vae.config.latent_channels
+
+    def begin(self, options: SampleOptions, generators: Sequence[torch.Generator]) -> Beginning:
+        """What a run begins with: nothing told in pictures. Raises InvalidOption, UnknownName."""
+        return begun(self, options, generators)
 
     def make_ready(self, options: SampleOptions, control: tuple[Unit, ...] = ()) -> None:
         """Nothing to be made: a family with small networks has graphs."""

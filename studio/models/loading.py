@@ -1,12 +1,13 @@
 """Loading of diffusion models in diffusers' format: an embedded one, a folder, a .safetensors file, or a Hub id."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from studio.errors import ModelUnavailable, UnknownName
-from studio.models.catalogue import ASSETS, MODELS
-from studio.models.families import FAMILIES, Family, family_of_pipeline
+from studio.errors import ModelUnavailable, StudioError, UnknownName
+from studio.models.catalogue import ASSETS, MODELS, ModelInfo
+from studio.models.families import FAMILIES, Family, family_in, family_of_pipeline
 from studio.models.originals import ORIGINALS, read_header, recognised
 from studio.models.sources import READING_FAILS, Source, is_single_file
 from studio.models.taught import base_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from studio.models.contract import DiffusionModel
 
-__all__ = ["load_model", "resolve", "is_hub_id", "estimated_gib"]
+__all__ = ["known_family", "load_model", "load_text_model", "resolve", "is_hub_id", "estimated_gib"]
 
 # Characters that file systems take, in all and between two slashes.
 MAX_PATH, MAX_PART = 1_000, 255
@@ -92,6 +93,42 @@ def load_model(
     device = device or pick_device()
     source = Source(name=name, place=place, device=device, dtype=dtype or pick_dtype(device), offload=offload)
     return _family(name, place).load(source)
+
+
+def load_text_model(name: str, device: "torch.device | None" = None, *, dtype: "torch.dtype | None" = None) -> "DiffusionModel":
+    """As `load_model`, of a model that makes pictures of words alone, as trainers want it. Raises ModelUnavailable also for others."""
+    model = load_model(name, device, dtype=dtype)
+    if FAMILIES[model.info.family].takes:
+        raise ModelUnavailable(f"{name!r} is {FAMILIES[model.info.family].label}, which is told pictures too; take a model for text alone.")
+    return model
+
+
+def known_family(name: str, menu: Mapping[str, ModelInfo] = MODELS) -> Family | None:
+    """The family that would read a model, from the menu or from the configs of a folder or the cache; None where nothing is known of it yet."""
+    if name in menu:
+        return FAMILIES.get(menu[name].family)
+    if not name or len(name) > MAX_PATH:
+        return None
+    # What is foreign or damaged is said when it is loaded.
+    with suppress(StudioError):
+        if is_single_file(name):
+            return family_of_pipeline(ORIGINALS[recognised(read_header(name), name)].pipeline)
+        folder = Path(name) if Path(name).is_dir() else _cached(name)
+        found = family_in(folder) if folder else None
+        return FAMILIES[found] if found else None
+    return None
+
+
+def _cached(name: str) -> Path | None:
+    """Where a Hub id lies in the cache; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "model_index.json")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _family(name: str, place: str) -> Family:

@@ -24,6 +24,7 @@ from studio.process.conversions import NoiseLevel, eps_from, output_from, x0_fro
 from studio.sampling.denoisers import Denoiser, Network, Prediction, Reader
 
 if TYPE_CHECKING:
+    from studio.models.beginning import Beginning
     from studio.models.companions import Clip
     from studio.models.conditioning import Unit
     from studio.options import SampleOptions
@@ -119,13 +120,15 @@ class Watched:
         return prediction if maps is None else replace(prediction, parts={**prediction.parts, "attention": maps})
 
 
-def guided(model: Any, options: "SampleOptions", timesteps: Sequence[float], clip_x0: bool, control: "tuple[Unit, ...]" = ()) -> Denoiser:
+def guided(
+    model: Any, options: "SampleOptions", timesteps: Sequence[float], clip_x0: bool, control: "tuple[Unit, ...]" = (), start: "Beginning | None" = None,
+) -> Denoiser:
     """The denoiser for the options: the model told its condition, guided and watched where the options ask for it.
 
     timesteps: of the whole schedule, descending; the interval of guidance is counted in them. control: ControlNets that add
-    to the network's states. Raises InvalidOption.
+    to the network's states. start: the run's beginning, with what it is told; None asks the model. Raises InvalidOption.
     """
-    cond, uncond = model.condition(options)
+    cond, uncond = (start.cond, start.uncond) if start is not None else model.condition(options)
     cond = replace(cond, control=control)
     read = Reader(path=model.path, clip_x0=clip_x0)
     alone = Network(model=model, conditioning=batched([cond], options.num_images), read=read)

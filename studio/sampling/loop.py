@@ -11,17 +11,18 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption
-from studio.media.images import fit, from_images, to_image, to_pixels
+from studio.media.images import to_image, to_pixels
+from studio.models.beginning import Beginning
 from studio.models.classes import refuse_untold
 from studio.models.contract import DiffusionModel
 from studio.models.device import Stop
 from studio.options import SampleOptions
 from studio.process.conversions import output_from
-from studio.process.noise import draw_noise
 from studio.sampling.controlled import GetNet, bound_units, controlled
 from studio.sampling.denoisers import Denoiser, Prediction
 from studio.sampling.events import Finished, StepDone
@@ -31,20 +32,6 @@ from studio.sampling.samplers import Sampler, clips, make_sampler
 from studio.sampling.trajectory import Lineage, Recorder, Trajectory
 
 __all__ = ["sample", "resume"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """Inpainting: what stays of the picture to start from. x0, noise: (B, C, h, w); mask: (1, 1, h, w), 1 where it is drawn anew."""
-
-    x0: Tensor
-    noise: Tensor
-    mask: Tensor
-
-    def put_back(self, sampler: Sampler, state: Tensor, index: int) -> Tensor:
-        """The state at step `index`, with what stays as noisy as the step wants it."""
-        there = sampler.start(self.noise, self.x0, index) if index < len(sampler.levels) else self.x0
-        return (1 - self.mask) * there + self.mask * state
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -58,8 +45,16 @@ class _Run:
     generators: list[torch.Generator]
     first: int
     recorder: Recorder
-    kept: "_Kept | None" = None
+    start: Beginning
     refining: "Refining | None" = None
+
+    def put_back(self, state: Tensor, index: int) -> Tensor:
+        """The state at step `index`; of inpainting with what stays of the picture to start from as noisy as the step wants it."""
+        anew, x0 = self.start.anew, self.start.x0
+        if anew is None or x0 is None:
+            return state
+        there = self.sampler.start(self.start.noise, x0, index) if index < len(self.sampler.levels) else x0
+        return (1 - anew) * there + anew * state
 
     def hand_over(self, index: int) -> None:
         """Let the refiner take over where its turn has come; its sampler remembers nothing of the steps before."""
@@ -77,28 +72,10 @@ def sample(
     name; None loads them anew.
     Raises StudioError before the first step if the options do not fit.
     """
-    shape = model.state_shape(options)
     run = _prepared(model, options, Recorder(options, model.facts()), get_net, get_model)
-    x0, noise = _start(run, shape)
-    run.kept = _kept(run, x0, noise)
     # Of what is drawn anew nothing is left at full strength.
-    state = run.sampler.start(noise, None if run.kept is not None and options.strength == 1 else x0, run.first)
-    yield from _loop(run, state, stop)
-
-
-def _start(run: _Run, shape: tuple[int, int, int]) -> tuple[Tensor | None, Tensor]:
-    """What the picture to start from is encoded to, where there is one, and the noise, both drawn from the run's generators."""
-    model, options = run.model, run.options
-    x0 = None if options.init_image is None else model.encode(_start_pictures(model, options, shape), run.generators)
-    return x0, draw_noise(run.generators, shape, model.device)
-
-
-def _kept(run: _Run, x0: Tensor | None, noise: Tensor) -> _Kept | None:
-    if run.options.init_mask is None or x0 is None:
-        return None
-    height, width = (side * run.model.factor for side in x0.shape[-2:])
-    anew = from_images([fit(run.options.init_mask.convert("L"), width, height)], 1)[..., :: run.model.factor, :: run.model.factor] >= 0
-    return _Kept(x0=x0, noise=noise, mask=anew.to(x0))
+    x0 = None if run.start.anew is not None and options.strength == 1 else run.start.x0
+    yield from _loop(run, run.sampler.start(run.start.noise, x0, run.first), stop)
 
 
 def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder, get_net: GetNet | None, get_model: GetModel | None) -> _Run:
@@ -106,20 +83,14 @@ def _prepared(model: DiffusionModel, options: SampleOptions, recorder: Recorder,
     sampler = make_sampler(model, options)
     timesteps, first = [level.timestep for level in sampler.levels], first_step(len(sampler.levels), options)
     units = bound_units(model, options, timesteps[first:], get_net)
+    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)]
+    start = model.begin(options, generators)
+    recorder.tell(start.shown)
+    denoiser = controlled(guided(model, options, timesteps, clips(model, options), units, start), units)
     return _Run(
-        model=model, options=options, sampler=sampler, recorder=recorder, first=first,
-        denoiser=controlled(guided(model, options, timesteps, clips(model, options), units), units),
-        generators=[torch.Generator().manual_seed(options.seed + i) for i in range(options.num_images)],
+        model=model, options=options, sampler=sampler, recorder=recorder, first=first, denoiser=denoiser, generators=generators, start=start,
         refining=refining(model, options, timesteps, first, get_model),
     )
-
-
-def _start_pictures(model: DiffusionModel, options: SampleOptions, shape: tuple[int, int, int]) -> Tensor:
-    """(B, C, H, W) in [-1, 1]: the picture to start from, cut and resized to fit, once for every seed."""
-    assert options.init_image is not None
-    _, height, width = shape
-    picture = fit(options.init_image.convert("RGB"), width * model.factor, height * model.factor)
-    return from_images([picture] * options.num_images, model.info.channels).to(model.device)
 
 
 def first_step(num_steps: int, options: SampleOptions) -> int:
@@ -131,7 +102,7 @@ def first_step(num_steps: int, options: SampleOptions) -> int:
 
 
 def _loop(run: _Run, state: Tensor, stop: Stop | None) -> Iterator[StepDone | Finished]:
-    levels, model = run.sampler.levels, run.model
+    levels = run.sampler.levels
     for index in range(run.first, len(levels)):
         run.hand_over(index)
         # Neither may stay on across the yield: it would leak into whoever consumes the events. CLIP's gradient is taken
@@ -140,16 +111,15 @@ def _loop(run: _Run, state: Tensor, stop: Stop | None) -> Iterator[StepDone | Fi
             x_t = run.sampler.to_model_scale(state, index)
             prediction = run.denoiser(x_t, levels[index])
             state = run.sampler.step(run.denoiser, prediction, state, index, run.generators)
-            if run.kept is not None:
-                state = run.kept.put_back(run.sampler, state, index + 1)
+            state = run.put_back(state, index + 1)
         event = _event(run, index, x_t, prediction)
         run.recorder.add(event)
         yield event
         if stop is not None and stop.is_set() and index + 1 < len(levels):
             # The picture of a stopped run is the model's prediction at the last step taken, not the noisy state.
-            yield _finished(model, run.recorder, state, prediction.x0_hat)
+            yield _finished(run, state, prediction.x0_hat)
             return
-    yield _finished(model, run.recorder, state, state)
+    yield _finished(run, state, state)
 
 
 def _event(run: _Run, index: int, x_t: Tensor, prediction: Prediction) -> StepDone:
@@ -162,10 +132,14 @@ def _event(run: _Run, index: int, x_t: Tensor, prediction: Prediction) -> StepDo
     )
 
 
-def _finished(model: DiffusionModel, recorder: Recorder, state: Tensor, x0: Tensor) -> Finished:
+def _finished(run: _Run, state: Tensor, x0: Tensor) -> Finished:
     with torch.inference_mode():
-        pixels = to_pixels(model.decode(x0))
-    return Finished(images=[to_image(one) for one in pixels], trajectory=recorder.trajectory(state, pixels if model.rgb_map is not None else None))
+        pixels = to_pixels(run.model.decode(x0))
+    images, canvas = [to_image(one) for one in pixels], run.start.canvas
+    if canvas is not None and (canvas.box is not None or run.options.mask_overlay):
+        images = [canvas.put_back(image) for image in images]
+        pixels = np.stack([np.asarray(image) for image in images])
+    return Finished(images=images, trajectory=run.recorder.trajectory(state, None if run.model.rgb_map is None and canvas is None else pixels))
 
 
 # --- forks ---------------------------------------------------------------------------------------------------
@@ -188,7 +162,7 @@ def resume(
     history = trajectory.before(index)
     run = _prepared(model, options, Recorder(options, model.facts(), history, Lineage.of(trajectory, index, changes)), get_net, get_model)
     _check_levels(run, model, trajectory)
-    _replay(run, history, shape)
+    _replay(run, history)
     run.first = len(run.sampler.levels) - trajectory.steps[0].num_steps + index
     x_t = trajectory.exact("x_t", index).to(model.device)
     yield from _loop(run, run.sampler.from_model_scale(x_t, run.first), stop)
@@ -200,13 +174,8 @@ def _check_levels(run: _Run, model: DiffusionModel, trajectory: Trajectory) -> N
         raise InvalidOption("A fork keeps the scheduler's timesteps; change the number of steps in a new run.")
 
 
-def _replay(run: _Run, history: Any, shape: tuple[int, int, int]) -> None:
+def _replay(run: _Run, history: Any) -> None:
     """Let the sampler remember the steps before the fork, and every generator draw what it drew by then."""
-    if run.options.init_mask is not None:
-        run.kept = _kept(run, *_start(run, shape))
-    else:
-        for _ in range(1 + (run.model.encode_draws if run.options.init_image is not None else 0)):
-            draw_noise(run.generators, shape, run.model.device)
     kind = run.model.path.prediction_type
     # The steps that the first run of the line skipped (img2img) were never taken.
     for index, (x0_hat, eps_hat) in enumerate(zip(history["x0_hat"], history["eps_hat"]), start=run.first):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["STREAMS", "StreamInfo", "ALWAYS"]
+__all__ = ["STREAMS", "StreamInfo", "ALWAYS", "TOLD", "ToldInfo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +72,26 @@ STREAMS: Mapping[str, StreamInfo] = MappingProxyType({
 
 # The streams of every run.
 ALWAYS = ("x_t", "x0_hat", "eps_hat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldInfo:
+    """What a network is told in a picture, the same at every step.
+
+    label: what it shows, in a few words. kind: "state" is a latent, "picture" has colours, "grey" one channel. over: it may be laid over
+    the belief, since it shows the same place.
+    """
+
+    label: str
+    kind: str
+    over: bool = False
+
+
+# In the order in which the stage shows them.
+TOLD: Mapping[str, ToldInfo] = MappingProxyType({
+    "mask": ToldInfo(label="drawn anew (white)", kind="grey", over=True),
+    "masked": ToldInfo(label="what it sees of the picture", kind="state", over=True),
+    "depth": ToldInfo(label="depth map", kind="grey", over=True),
+    "low_res": ToldInfo(label="the small picture, as told", kind="picture", over=True),
+    "varied": ToldInfo(label="varied", kind="picture"),
+})

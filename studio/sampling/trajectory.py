@@ -22,10 +22,10 @@ from torch import Tensor
 
 from studio.checks import require_float, require_int
 from studio.errors import BadRunFile, StudioError
-from studio.options import SampleOptions
+from studio.options import PICTURES, SampleOptions
 from studio.process.schedules import MAX_TIMESTEPS
 from studio.sampling.steps import StepDone, StepInfo
-from studio.sampling.streams import ALWAYS, STREAMS
+from studio.sampling.streams import ALWAYS, STREAMS, TOLD
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,6 +45,8 @@ HISTORY = ("x0_hat", "eps_hat")
 # multistep solvers weigh several of the other against each other.
 RESTS = ("x_t", "eps_hat")
 REST_SCALE = 4096.0
+# Of a kind of picture that the network was told, at most so many.
+MAX_TOLD = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,10 @@ class Trajectory:
     x_t, x0_hat, eps_hat: (S, B, C, H, W) float16 on the CPU. x_final: (B, C, H, W) float32, the state after the
     last step: the picture itself (or its latents), or the noisy state where the run was stopped.
     extras: further streams, (S, B, ...) float16; those of guidance hold x0_hat at steps without it.
-    final_pixels: (B, H, W, 3) uint8, what the decoder made of a latent run; None in a pixel run.
+    final_pixels: (B, H, W, 3) uint8, the pictures where they are not the states: decoded, or put back into the picture they started from.
     rests: what float16 leaves out of the streams of RESTS, (S, B, C, H, W) float8; none in files of versions 1 and 2.
     history: of a fork, the streams of HISTORY at the steps before it, (P, B, ...) float32; lineage: where it comes from.
+    told: what the network was told in pictures, by the names of TOLD, (1 or B, C, h, w) float16.
     """
 
     options: SampleOptions
@@ -88,6 +91,7 @@ class Trajectory:
     rests: Mapping[str, Tensor] = field(default_factory=dict)
     history: Mapping[str, Tensor] = field(default_factory=dict)
     lineage: Lineage | None = None
+    told: Mapping[str, Tensor] = field(default_factory=dict)
 
     def exact(self, name: str, index: int | slice) -> Tensor:
         """Steps of a stream as float32, with what float16 leaves out where it was kept."""
@@ -114,10 +118,10 @@ class Trajectory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is kept, the picture that the run started from and its mask among it."""
-        tensors = [self.x_final, *(self.stream(name) for name in self.streams), *self.rests.values(), *self.history.values()]
+        """Bytes of all that is kept, the pictures among its options too."""
+        tensors = [self.x_final, *self.told.values(), *(self.stream(name) for name in self.streams), *self.rests.values(), *self.history.values()]
         tensors += [] if self.final_pixels is None else [self.final_pixels]
-        starts = [picture for picture in (self.options.init_image, self.options.init_mask) if picture is not None]
+        starts = [picture for name in PICTURES if (picture := getattr(self.options, name)) is not None]
         return sum(tensor.nbytes for tensor in tensors) + sum(3 * picture.width * picture.height for picture in starts)
 
     @property
@@ -152,6 +156,13 @@ class Trajectory:
 
         return as_pictures(self.stream(stream)[index], STREAMS[stream].kind, self.rgb_map)
 
+    def told_pictures(self, name: str) -> Tensor:
+        """What the network was told, by a name of `told`, to look at: (1 or B, 3 or 1, h, w) in about [-1, 1]; no model is needed."""
+        from studio.media.previews import as_pictures
+
+        told = self.told[name].float()
+        return as_pictures(told, "state", self.rgb_map) if TOLD[name].kind == "state" else told
+
     @property
     def images(self) -> "list[Image.Image]":
         """The pictures that the run ended with, the last x0_hat where it was stopped; no model is needed."""
@@ -174,10 +185,10 @@ class Trajectory:
         tensors |= {f"history.{name}": tensor.contiguous() for name, tensor in self.history.items()}
         if self.final_pixels is not None:
             tensors["final_pixels"] = self.final_pixels.contiguous()
-        if self.options.init_image is not None:
-            tensors["init_image"] = torch.from_numpy(np.array(self.options.init_image.convert("RGB")))
-        if self.options.init_mask is not None:
-            tensors["init_mask"] = torch.from_numpy(np.array(self.options.init_mask.convert("RGB")))
+        tensors |= {f"told.{name}": tensor.contiguous() for name, tensor in self.told.items()}
+        for name in PICTURES:
+            if (picture := getattr(self.options, name)) is not None:
+                tensors[name] = torch.from_numpy(np.array(picture.convert("RGB")))
         save_file(tensors, path, metadata=metadata)
         return Path(path)
 
@@ -193,7 +204,7 @@ class Trajectory:
             options, model = SampleOptions.from_dict(json.loads(metadata["options"])), _object("model", json.loads(metadata["model"]))
             lineage = Lineage(**json.loads(metadata["lineage"])) if "lineage" in metadata else None
             _check_tensors(tensors, len(steps), model)
-            pictures: dict[str, Any] = {name: _image(tensors[name]) for name in ("init_image", "init_mask") if name in tensors}
+            pictures: dict[str, Any] = {name: _image(tensors[name]) for name in PICTURES if name in tensors}
             options = dataclasses.replace(options, **pictures)
         except BadRunFile:
             raise
@@ -205,7 +216,7 @@ class Trajectory:
         return cls(
             options=options, steps=steps, model=model, x_final=tensors["x_final"], final_pixels=tensors.get("final_pixels"),
             extras={name: tensors[name] for name in EXTRAS if name in tensors}, **{name: tensors[name] for name in ALWAYS}, lineage=lineage,
-            rests=_group("rest", RESTS, tensors), history=_group("history", HISTORY, tensors),
+            rests=_group("rest", RESTS, tensors), history=_group("history", HISTORY, tensors), told=_group("told", tuple(TOLD), tensors),
         )
 
 
@@ -265,11 +276,12 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
     for name, ndim in (("attention", 5), ("residual_sizes", 4)):
         if fits and name in tensors:
             fits = tensors[name].ndim == ndim and tensors[name].shape[:2] == (num_steps, len(x_final)) and tensors[name].is_floating_point()
-    for name, ndim in (("final_pixels", 4), ("init_image", 3), ("init_mask", 3)):
+    for name, ndim in (("final_pixels", 4), *((name, 3) for name in PICTURES)):
         if name in tensors:
             fits = fits and tensors[name].dtype == torch.uint8 and tensors[name].ndim == ndim and tensors[name].shape[-1] == 3 and tensors[name].numel() > 0
     if fits and "final_pixels" in tensors:
         fits = len(tensors["final_pixels"]) == len(x_final)
+    fits = fits and all(_fits_told(TOLD[name].kind, told, x_final) for name, told in _group("told", tuple(TOLD), tensors).items())
     if not fits:
         raise BadRunFile("This run file is damaged: its pictures and its steps do not match. Save it again from the studio.")
     if is_latent:
@@ -277,6 +289,11 @@ def _check_tensors(tensors: dict[str, Tensor], num_steps: int, model: dict[str, 
 
         if RgbMap.from_json(model["rgb_map"]).weight.shape[1] != x_final.shape[1]:
             raise BadRunFile("The colours of this run's latents are damaged; save it again from the studio.")
+
+
+def _fits_told(kind: str, told: Tensor, x_final: Tensor) -> bool:
+    channels = {"state": (x_final.shape[1],), "picture": (3,), "grey": (1,)}[kind]
+    return told.is_floating_point() and told.ndim == 4 and told.shape[1] in channels and 1 <= len(told) <= MAX_TOLD and all(told.shape)
 
 
 def _group(prefix: str, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -301,10 +318,15 @@ class Recorder:
 
     def __init__(self, options: SampleOptions, model: dict[str, Any], history: Mapping[str, Tensor] | None = None, lineage: Lineage | None = None):
         self.options, self.model, self.history, self.lineage = options, model, history or {}, lineage
+        self.told: dict[str, Tensor] = {}
         self.steps: list[StepInfo] = []
         self._streams: dict[str, Tensor] = {}
         self._rests: dict[str, Tensor] = {}
         self._room = 0
+
+    def tell(self, shown: Mapping[str, Tensor]) -> None:
+        """Keep what the network is told in pictures, by the names of TOLD."""
+        self.told = {name: picture.to("cpu", torch.float16) for name, picture in shown.items()}
 
     def add(self, step: StepDone) -> None:
         """Keep one step."""
@@ -329,7 +351,7 @@ class Recorder:
         streams = {name: self._taken(stream) for name, stream in self._streams.items()}
         return Trajectory(
             options=self.options, steps=list(self.steps), model=self.model, x_final=x_final.float().cpu(), history=self.history, lineage=self.lineage,
-            final_pixels=None if final_pixels is None else torch.from_numpy(final_pixels),
+            final_pixels=None if final_pixels is None else torch.from_numpy(final_pixels), told=self.told,
             rests={name: self._taken(rest) for name, rest in self._rests.items()},
             extras={name: streams.pop(name) for name in EXTRAS if name in streams}, **streams,
         )

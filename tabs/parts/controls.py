@@ -14,7 +14,7 @@ from studio.errors import InvalidOption
 from studio.media.maps import map_from_text
 from studio.media.uploads import open_picture
 from studio.option_groups import OptionInfo
-from studio.options import SampleOptions, option_info
+from studio.options import PICTURES, SampleOptions, option_info
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
 from tabs.parts.stage import CHEAP, picture_input, unchecked
 
@@ -25,14 +25,17 @@ Controls = dict[str, Any]
 SEED_END = 2**31
 OWN_SIGMAS = ("the scheduler's own", "")
 # Of a range that is wider than a hand can aim at, what its slider offers: from, to, step.
-SLIDERS: Mapping[str, tuple[float, float, float]] = MappingProxyType({"guidance_scale": (1, 15, 0.5), "clip_guidance_scale": (0, 1000, 10)})
+SLIDERS: Mapping[str, tuple[float, float, float]] = MappingProxyType({
+    "guidance_scale": (1, 15, 0.5), "clip_guidance_scale": (0, 1000, 10), "mask_blur": (0, 32, 1), "noise_level": (0, 999, 1),
+})
 # Numbers that are written although their range is short: they stand in pairs.
 WRITTEN = ("guidance_start", "guidance_end")
 # The short names by which the page knows its controls.
 IDS = {
     "class_label": "class", "negative_prompt": "negative", "num_steps": "steps", "num_images": "images", "timesteps": "respacing", "clip_x0": "clip-x0",
     "init_image": "init", "guidance_scale": "guidance", "guidance_start": "guide-from", "guidance_end": "guide-to", "guidance_rescale": "rescale",
-    "clip_guidance_scale": "clip", "record_attention": "attention",
+    "clip_guidance_scale": "clip", "record_attention": "attention", "cond_image": "told-picture", "cond_image_2": "told-second", "cond_mix": "told-mix",
+    "noise_level": "told-noise", "depth_model": "told-estimator", "mask_blur": "feather", "mask_padding": "padding", "mask_overlay": "exactly",
 }
 # What the written ones say while they are empty, and how large they are.
 TEXTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
@@ -69,13 +72,11 @@ def _kind_of(name: str, first: Any, kind: Callable[..., Any] | None) -> tuple[Ca
         return _written_kind(info)
     # Where None is the default it says nothing of the kind; the first value does.
     like = DEFAULTS[name] if DEFAULTS[name] is not None else first
-    if name == "init_image":
-        return _picture, {"sources": ["upload", "webcam", "clipboard"], "height": 190, "format": "png"}
     if name in CHOSEN:
         return _dropdown, CHOSEN[name](first)
     if isinstance(like, bool):
         return gr.Checkbox, {}
-    if isinstance(like, float) and name not in WRITTEN and kind is None:
+    if name in SLIDERS or isinstance(like, float) and name not in WRITTEN and kind is None:
         return _slider, _range_of(name)
     if isinstance(like, int | float):
         return gr.Number, {"precision": 0} if isinstance(like, int) else {"step": option_info(name).step}
@@ -85,6 +86,8 @@ def _kind_of(name: str, first: Any, kind: Callable[..., Any] | None) -> tuple[Ca
 
 
 def _written_kind(info: OptionInfo) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if info.kind == "picture":
+        return _picture, {"sources": ["upload", "webcam", "clipboard"], "height": 190, "format": "png"}
     if info.kind == "many":
         return gr.CheckboxGroup, {"choices": list(info.choices)}
     if info.kind == "model":
@@ -148,7 +151,7 @@ def wire_scheduler(controls: Controls) -> None:
 
 def restored(controls: Controls, options: SampleOptions) -> dict[Any, Any]:
     """The controls' values for these options; those of the model are the tab's."""
-    left = ("model", "class_label", "init_image", "init_mask")
+    left = ("model", "class_label", *PICTURES)
     values = {control: getattr(options, name) for name, control in controls.items() if name not in left and "." not in name}
     return {**values, **scheduler_updates(controls, options.scheduler, options)}
 
@@ -156,19 +159,21 @@ def restored(controls: Controls, options: SampleOptions) -> dict[Any, Any]:
 def options_from(values: Mapping[str, Any]) -> SampleOptions:
     """The one SampleOptions that a tab builds from its controls, by name; what is left empty is the model's own.
 
-    Strength and mask count only where there is a picture to start from; that is the path of its file, the mask a PNG in a data URI.
+    Strength and mask count only where there is a picture to start from; pictures are the paths of their files, the mask a PNG in a data URI.
     """
     given = dict(values)
     model, picture, strength, mask = given.pop("model"), given.pop("init_image", None), given.pop("strength", 1.0), given.pop("init_mask", "")
+    feathered: dict[str, Any] = {name: given.pop(name) for name in ("mask_blur", "mask_padding", "mask_overlay") if name in given}
+    told: dict[str, Any] = {name: open_picture(path) for name in ("cond_image", "cond_image_2") if (path := given.pop(name, None))}
     if not model:
         raise InvalidOption("Choose a model first: type a folder, a .safetensors file or a Hub id.")
     for name in ("class_label", "timesteps", "width", "height"):
         if name in given:
             given[name] = (given[name].strip() if isinstance(given[name], str) else given[name]) or None
     start = {"init_image": open_picture(picture), "strength": strength} if picture else {}
-    start |= {"init_mask": map_from_text(mask)} if picture and mask else {}
+    start |= {"init_mask": map_from_text(mask), **feathered} if picture and mask else {}
     conditions = conditions_from({name: given.pop(name) for name in list(given) if "." in name})
-    return SampleOptions(model=model.strip(), **start, **given, **conditions)
+    return SampleOptions(model=model.strip(), **start, **told, **given, **conditions)
 
 
 # --- what only some families can be told ---------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What the stage is shown: live frames while a run goes on, and the whole run as a filmstrip when it is over.
 
     film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
-                 sprite_columns, curve, autoplay, options, decodes, decoded, attention, control}; one PNG sprite a stream, tile
+                 sprite_columns, curve, autoplay, options, decodes, decoded, attention, control, told}; one PNG sprite a stream, tile
                  frame * images + image, row by row. Of latents these are small previews: `decodes` names the streams that
                  the real decoder can be asked for, `decoded` holds what it was asked already.
     begin       {kind: "begin", run, curve, options, address}: where the live frames of a run come from (tabs.parts.live)
@@ -27,7 +27,7 @@ from studio.media.maps import aligned
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone, StepInfo
 from studio.sampling.export import options_text
-from studio.sampling.streams import STREAMS
+from studio.sampling.streams import STREAMS, TOLD
 
 if TYPE_CHECKING:
     from studio.models.prompts import Tokens
@@ -73,7 +73,7 @@ def film(
         "decodes": [name for name in trajectory.streams if STREAMS[name].decodable] if trajectory.latent else [],
         "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],
         "attention": attention(trajectory, tokens, frames) if tokens and "attention" in trajectory.streams else None,
-        "control": controlled(trajectory, frames) if trajectory.options.units else None,
+        "control": controlled(trajectory, frames) if trajectory.options.units else None, "told": told(trajectory),
     }
 
 
@@ -116,6 +116,17 @@ def controlled(trajectory: "Trajectory", frames: list[int]) -> dict[str, Any]:
         "maps": [data_uri(one) for one in maps],
         "sizes": None if sizes is None else [[[round(size, 5) for size in blocks] for blocks in unit] for unit in sizes.tolist()],
     }
+
+
+def told(trajectory: "Trajectory") -> list[dict[str, Any]]:
+    """What the network was told in pictures: {name, label, over, sources}; where each picture of a run was told its own, the first's."""
+    shown = []
+    for name, info in TOLD.items():
+        if name in trajectory.told:
+            pictures = trajectory.told_pictures(name)
+            sources = [data_uri(one) for one in to_pixels(pictures if info.kind == "picture" and not info.over else pictures[:1])]
+            shown.append({"name": name, "label": info.label, "over": info.over, "sources": sources})
+    return shown
 
 
 def begin(options: SampleOptions, *, run: str, curve: dict[str, Any], address: str) -> dict[str, Any]:

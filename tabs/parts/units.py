@@ -25,7 +25,7 @@ from studio.models.controlnet_menu import control_info
 from studio.options import SampleOptions
 from studio.process.schedules import MAX_TIMESTEPS
 from studio.units import MAX_UNITS, MODES, ControlUnit, controlled_steps
-from tabs.parts.api import ControlApi
+from tabs.parts.api import ControlApi, SamplingApi
 from tabs.parts.stage import drawn_by, picture_input, to_stage, unchecked
 
 __all__ = ["FIELDS", "FIRST", "Card", "create_card", "line_of", "map_asked", "preview", "restored_card", "setting_updates", "unit_of", "window_line"]
@@ -321,7 +321,7 @@ def window_line(values: Mapping[str, Any], num_steps: int, strength: float | Non
     return f"Acts in steps {steps[0] + 1} to {steps[-1] + 1} of {count}."
 
 
-def size_of_run(studio: ControlApi, model: str | None, width: Any, height: Any) -> tuple[int, int]:
+def size_of_run(studio: SamplingApi, model: str | None, width: Any, height: Any) -> tuple[int, int]:
     """(width, height) of the pictures: as asked, or the model's own."""
     info = studio.models.get(model or "")
     own = (info.width, info.height) if info else (512, 512)

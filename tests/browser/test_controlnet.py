@@ -170,7 +170,7 @@ def test_what_is_drawn_anew_is_painted_on_the_picture_to_start_from_and_a_kept_r
     assert again.init_mask.tobytes() == asked.init_mask.tobytes() and again.init_image.tobytes() == asked.init_image.tobytes()
     tab.click("#ctl-sampling >> text=How to sample")
     tab.click("#ctl-anew [data-clear]")
-    tab.wait_for_function("document.querySelector('#ctl-anew-line').innerText.trim() === ''")
+    tab.wait_for_function("document.querySelector('#ctl-anew-line').innerText.includes('choose Draw anew')")
     run(tab)
     assert studio.asked[-1].init_mask is None and studio.asked[-1].init_image is not None
 

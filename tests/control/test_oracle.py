@@ -86,7 +86,8 @@ def test_inpainting_gives_the_picture_of_diffusers(tiny_sd, tiny_net, maps, stre
     pixels = np.zeros((32, 32), np.uint8)
     pixels[6:27, 10:30] = 255
     mask, told = Image.fromarray(pixels), {"controlnet_conditioning_scale": 1.0, "strength": strength}
-    picture = ours(tiny_sd, [ControlUnit(net=tiny_net, map=maps[0])], init_image=maps[1], init_mask=mask, strength=strength, scheduler=scheduler)
+    anew = {"init_image": maps[1], "init_mask": mask, "mask_overlay": False, "strength": strength, "scheduler": scheduler}
+    picture = ours(tiny_sd, [ControlUnit(net=tiny_net, map=maps[0])], **anew)
     kind = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler, "euler": EulerDiscreteScheduler}[scheduler]
     other = theirs(StableDiffusionControlNetInpaintPipeline, tiny_sd, [tiny_net], maps[:1], image=maps[1], mask_image=mask, kind=kind, **told)
     assert_same(picture, other)

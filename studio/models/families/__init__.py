@@ -16,8 +16,9 @@ __all__ = ["FAMILIES", "Family", "family_in", "family_of_pipeline"]
 class Family:
     """label: in words. pipelines: the classes of diffusers whose folders it reads. module: its file here, with load(Source).
 
-    text: whether it reads a prompt. takes: what of studio.conditions it can be told, groups or single options of them.
-    refines: whether it goes on with what another model began.
+    text: whether it reads a prompt. takes: what only some families can be told: groups of studio.conditions or single options of them, and
+    options of pictures. refines: whether it goes on with what another model began. picture: what cond_image is to it. noise: the highest
+    noise_level, and the one of diffusers' pipeline.
     """
 
     label: str
@@ -26,6 +27,8 @@ class Family:
     text: bool = False
     takes: tuple[str, ...] = ()
     refines: bool = False
+    picture: str = ""
+    noise: tuple[int, int] = (0, 0)
 
     def load(self, source: Any) -> Any:
         """The loaded model. Raises ModelUnavailable."""
@@ -46,9 +49,33 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         label="Stable Diffusion XL refiner", pipelines=("StableDiffusionXLImg2ImgPipeline",), module="sdxl", text=True, refines=True,
         takes=("size.original", "size.crop", "size.negative_original", "size.negative_crop", "texts.clip_skip", "aesthetic"),
     ),
+    "sd-inpainting": Family(
+        label="Stable Diffusion inpainting", pipelines=("StableDiffusionInpaintPipeline",), module="stable_diffusion", text=True,
+        takes=("init_mask",),
+    ),
+    "sdxl-inpainting": Family(
+        label="Stable Diffusion XL inpainting", pipelines=("StableDiffusionXLInpaintPipeline",), module="sdxl", text=True,
+        takes=("init_mask", "size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip"),
+    ),
+    "sd-depth": Family(
+        label="Stable Diffusion with depth", pipelines=("StableDiffusionDepth2ImgPipeline",), module="depth", text=True, takes=("cond_image", "depth_model"),
+        picture="Depth map: bright is near. Empty: made of the picture to start from.",
+    ),
+    "sd-upscaler": Family(
+        label="Stable Diffusion upscaler", pipelines=("StableDiffusionUpscalePipeline",), module="upscaler", text=True, takes=("cond_image", "noise_level"),
+        picture="The small picture; what is drawn is four times as wide and high.", noise=(350, 20),
+    ),
+    "unclip": Family(
+        label="Stable unCLIP image variations", pipelines=("StableUnCLIPImg2ImgPipeline",), module="unclip", text=True,
+        takes=("cond_image", "cond_image_2", "cond_mix", "noise_level"), picture="The picture to vary.", noise=(999, 0),
+    ),
     "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True, takes=("texts", "flow", "skipped")),
     "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit"),
 })
+
+
+# Families whose UNet is told a mask, beside those whose is not.
+MASKED = (("stable-diffusion", "sd-inpainting"), ("sdxl", "sdxl-inpainting"))
 
 
 def family_of_pipeline(name: str) -> Family | None:
@@ -57,10 +84,16 @@ def family_of_pipeline(name: str) -> Family | None:
 
 
 def family_in(folder: Path) -> str | None:
-    """The key of the family whose model lies in the folder, by its model_index.json alone; None where that says nothing. Raises DamagedFile."""
+    """The key of the family whose model lies in the folder, by its configs alone; None where they say nothing. Raises DamagedFile."""
     index = read_object(folder / "model_index.json") or {}
     kind = index.get("_class_name")
     # Of the two that are kept as this pipeline the refiner has no first text encoder.
     if kind == "StableDiffusionXLImg2ImgPipeline" and index.get("text_encoder") not in (None, [None, None]):
         kind = "StableDiffusionXLPipeline"
-    return next((name for name, family in FAMILIES.items() if kind in family.pipelines), None)
+    found = next((name for name, family in FAMILIES.items() if kind in family.pipelines), None)
+    plain, masked = next((pair for pair in MASKED if found in pair), (found, found))
+    if plain == masked:
+        return found
+    # Which of the two it is, the UNet says: beside the latents it takes the mask and what it leaves of a picture.
+    unet, vae = (read_object(folder / part / "config.json") or {} for part in ("unet", "vae"))
+    return masked if unet.get("in_channels") == 2 * vae.get("latent_channels", 4) + 1 else plain

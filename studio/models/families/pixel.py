@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from studio.models.attention import AttentionRecorder
+from studio.models.beginning import Beginning, begun
 from studio.models.catalogue import ModelInfo
 from studio.models.classes import check_class_guidance, class_index, refuse_words
 from studio.models.conditioning import Conditioning, Unit, batched
@@ -39,8 +40,8 @@ class PixelModel:
     prompts = None
     factor = 1
     rgb_map = None
-    encode_draws = 0
     takes_control = False
+    takes = ()
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -66,6 +67,10 @@ class PixelModel:
         index = class_index(self.info, options.class_label, self.null_class)
         check_class_guidance(self.info, options, index, self.null_class)
         return self._told(index), None if self.null_class is None else self._told(self.null_class)
+
+    def begin(self, options: SampleOptions, generators: Sequence[torch.Generator]) -> Beginning:
+        """What a run begins with. Raises InvalidOption, UnknownName."""
+        return begun(self, options, generators)
 
     def _told(self, index: int | None) -> Conditioning:
         return Conditioning(label=None if index is None else torch.tensor([index], device=self.device))

@@ -16,6 +16,7 @@ from torch import Tensor
 from studio.conditions import SizeTold
 from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.attention import AttentionRecorder
+from studio.models.beside import MaskTold, told_mask
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
@@ -96,8 +97,9 @@ class StableDiffusionXL(Latent):
         network, dtype = self.network, self.network.dtype
         assert conditioning.text is not None and conditioning.pooled is not None
         added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": conditioning.added_ids}
-        told = {"encoder_hidden_states": conditioning.text.to(dtype), "added_cond_kwargs": added, **told_residuals(conditioning.residuals(x_t.to(dtype), t))}
-        return network(x_t.to(dtype), torch.as_tensor(t), return_dict=False, **told)[0].float()
+        x_t = x_t.to(dtype)
+        told = {"encoder_hidden_states": conditioning.text.to(dtype), "added_cond_kwargs": added, **told_residuals(conditioning.residuals(x_t, t))}
+        return network(conditioning.beside(x_t), torch.as_tensor(t), return_dict=False, **told)[0].float()
 
     def word_attention(self, options: SampleOptions) -> AttentionRecorder:
         """Of the UNet's cross-attention."""
@@ -120,6 +122,10 @@ def told_sizes(size: SizeTold, width: int, height: int, always: bool) -> tuple[t
     return wanted, ids(size.negative_original or own, size.negative_crop, size.negative_target or own)
 
 
+class StableDiffusionXLInpainting(MaskTold, StableDiffusionXL):
+    """A loaded StableDiffusionXLInpaintPipeline whose UNet is told the mask."""
+
+
 # --- loading -------------------------------------------------------------------------------------------------
 
 def load(source: Source) -> StableDiffusionXL:
@@ -133,16 +139,18 @@ def load(source: Source) -> StableDiffusionXL:
         # This VAE overflows in half precision.
         pipeline.vae.to(torch.float32)
     path, config = discrete_path(pipeline, diffusion_of(scheduler_config_of(pipeline), {"var_type": "fixed_small"}))
-    info = latent_info(source, pipeline, "sdxl" if pipeline.text_encoder is not None else "sdxl-refiner", pipeline.unet.config.sample_size, path.num_timesteps)
-    return StableDiffusionXL(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=TwoEncoders(pipeline))
+    plain = "sdxl" if pipeline.text_encoder is not None else "sdxl-refiner"
+    kind, family = (StableDiffusionXLInpainting, "sdxl-inpainting") if told_mask(pipeline) else (StableDiffusionXL, plain)
+    info = latent_info(source, pipeline, family, pipeline.unet.config.sample_size, path.num_timesteps)
+    return kind(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=TwoEncoders(pipeline))
 
 
 def _check(name: str, pipeline: Any) -> None:
     unet, first, second = pipeline.unet.config, pipeline.text_encoder, pipeline.text_encoder_2
     if second is None:
         raise ModelUnavailable(f"{name!r} has no second text encoder (text_encoder_2): base and refiner both read with it. Take all parts from one checkpoint.")
-    if unet.in_channels != pipeline.vae.config.latent_channels:
-        raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels: it is made for inpainting or the like, not text alone.")
+    if unet.in_channels != pipeline.vae.config.latent_channels and not told_mask(pipeline):
+        raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels: it is made neither for text alone nor for inpainting.")
     together = second.config.hidden_size + (0 if first is None else first.config.hidden_size)
     width, ids = unet.cross_attention_dim, 5 if first is None else 6
     pooled = unet.projection_class_embeddings_input_dim - ids * unet.addition_time_embed_dim

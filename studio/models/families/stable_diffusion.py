@@ -13,8 +13,9 @@ from torch import Tensor
 
 from studio.errors import ModelUnavailable
 from studio.models.attention import AttentionRecorder
+from studio.models.beside import MaskTold, told_mask
 from studio.models.classes import refuse_class
-from studio.models.conditioning import Conditioning, Unit
+from studio.models.conditioning import Conditioning, Unit, batched
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
 from studio.models.prompts import PromptEncoder
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
@@ -22,7 +23,7 @@ from studio.models.taught import base_of, taught
 from studio.models.tracing import Traced
 from studio.options import SampleOptions
 
-__all__ = ["StableDiffusion", "load"]
+__all__ = ["StableDiffusion", "StableDiffusionInpainting", "PARTS", "built", "load"]
 
 PARTS = "(unet/, vae/, text_encoder/, tokenizer/ and scheduler/)"
 
@@ -52,18 +53,21 @@ class StableDiffusion(Latent):
         """What the UNet says at x_t (B, C, h, w), float32."""
         assert conditioning.text is not None
         x_t = x_t.to(self.dtype)
-        return self.traced(x_t, torch.as_tensor(t), conditioning.text.to(self.dtype), *conditioning.residuals(x_t, t)).float()
+        text, residuals = conditioning.text.to(self.dtype), conditioning.residuals(x_t, t)
+        return self.traced(conditioning.beside(x_t), torch.as_tensor(t), text, *residuals).float()
 
     def make_ready(self, options: SampleOptions, control: tuple[Unit, ...] = ()) -> None:
         """Graphs for runs of these options: alone and guided, watched where they ask for it, and for the decoder."""
         state = torch.zeros(options.num_images, *self.state_shape(options), device=self.device, dtype=self.dtype)
-        text = self.prompts.encode(options.prompt, self.device).to(self.dtype)
+        cond, _ = self.condition(options)
         for copies in (1,) if options.guidance_scale == 1 else (1, 2) if options.guidance_end - options.guidance_start < 1 else (2,):
-            inputs = state.repeat(copies, 1, 1, 1), torch.tensor(1.0), text.expand(len(state) * copies, -1, -1).contiguous()
+            told, states = batched([cond] * copies, len(state)), state.repeat(copies, 1, 1, 1)
+            assert told.text is not None
+            inputs = told.beside(states), torch.tensor(1.0), told.text.to(self.dtype)
             with self.word_attention(options).recording() if options.record_attention else nullcontext():
                 self.traced.prepare(*inputs)
                 if control:
-                    residuals = Conditioning(text=inputs[2], control=control).make_units_ready(inputs[0])
+                    residuals = Conditioning(text=inputs[2], control=control).make_units_ready(states)
                     self.traced.prepare(*inputs, *residuals)
         self.make_decoder_ready(options)
 
@@ -71,6 +75,10 @@ class StableDiffusion(Latent):
         """Of the UNet's cross-attention."""
         _, height, width = self.state_shape(options)
         return AttentionRecorder(self.network, options.num_images, height, width, self.traced)
+
+
+class StableDiffusionInpainting(MaskTold, StableDiffusion):
+    """A loaded StableDiffusionInpaintPipeline whose UNet is told the mask."""
 
 
 class _Ask(torch.nn.Module):
@@ -90,11 +98,22 @@ def load(source: Source) -> StableDiffusion:
     """From a folder, Hub id or single file; what was taught to a base is put into it. Raises ModelUnavailable."""
     pipeline = _pipeline(source, source.place)
     _check(source.name, pipeline)
+    kind, family = (StableDiffusionInpainting, "sd-inpainting") if told_mask(pipeline) else (StableDiffusion, "stable-diffusion")
+    return built(kind, family, source, pipeline)
+
+
+def built(kind: type[StableDiffusion], family: str, source: Source, pipeline: Any) -> StableDiffusion:
+    """The model of an opened pipeline, as that class and family. Raises ModelUnavailable where its parts do not fit."""
+    unet = pipeline.unet.config
+    require_fit(
+        source.name, ("its text encoder gives", pipeline.text_encoder.config.hidden_size, "its UNet reads", _width(unet)),
+        ("its VAE has latents of", pipeline.vae.config.latent_channels, "its UNet makes", unet.out_channels),
+    )
     put_on_device(pipeline, source)
     path, config = discrete_path(pipeline, diffusion_of(scheduler_config_of(pipeline), {"var_type": "fixed_small"}))
-    info = latent_info(source, pipeline, "stable-diffusion", pipeline.unet.config.sample_size, path.num_timesteps)
+    info = latent_info(source, pipeline, family, pipeline.unet.config.sample_size, path.num_timesteps)
     prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
-    return StableDiffusion(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=prompts)
+    return kind(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=prompts)
 
 
 def _pipeline(source: Source, place: str) -> Any:
@@ -112,10 +131,15 @@ def _pipeline(source: Source, place: str) -> Any:
 
 def _check(name: str, pipeline: Any) -> None:
     unet, latents = pipeline.unet.config, pipeline.vae.config.latent_channels
-    if unet.in_channels != latents:
-        raise ModelUnavailable(f"{name!r} takes {unet.in_channels} channels for latents of {latents}: it is made for inpainting or the like, not text alone.")
+    if unet.in_channels != latents and not told_mask(pipeline):
+        raise ModelUnavailable(
+            f"{name!r} takes {unet.in_channels} channels for latents of {latents}, which is neither for text alone nor for inpainting "
+            f"({2 * latents + 1}); a depth model or an upscaler is read where its model_index.json names its own pipeline."
+        )
     # "text" pools the prompt's own features into the time embedding, so it wants nothing more than the prompt.
     if unet.addition_embed_type not in (None, "text") or unet.class_embed_type or unet.time_cond_proj_dim:
         raise ModelUnavailable(f"{name!r} wants more than a prompt (a size, a class or a guidance scale); the studio takes Stable Diffusion 1 and 2.")
-    width = unet.cross_attention_dim
-    require_fit(name, ("its text encoder gives", pipeline.text_encoder.config.hidden_size, "its UNet reads", width if isinstance(width, int) else None))
+
+
+def _width(unet: Any) -> int | None:
+    return unet.cross_attention_dim if isinstance(unet.cross_attention_dim, int) else None
