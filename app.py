@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--add-user", metavar="NAME", help=f"ask for NAME's password, write it hashed into the --auth-file (default: {USERS_FILE}), and end")
     parser.add_argument(
         "--folder", type=Path, action="append", default=[], metavar="PATH",
-        help="a folder that trainings started from the page may use beside the folder of runs: pictures, models; may be given several times",
+        help="a folder that the page may use beside that of runs: LoRAs, embeddings and VAEs, pictures and models of trainings; may be given several times",
     )
     parser.add_argument("--public", action="store_true", help="for strangers: embedded models only, no folders or Hub ids (always on in Hugging Face Spaces)")
     return parser.parse_args()

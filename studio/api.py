@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import COMPANIONS, MODELS, ModelInfo
 from studio.models.controlnet_menu import CONTROLNETS, ControlNetInfo
 from studio.models.device import Device
 from studio.models.downloads import LoadProgress
+from studio.models.wanted import Wanted, added_to, name_of
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.streams import STREAMS
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from studio.models.memory import Resident, Residents
     from studio.models.prompts import PromptEncoder, Tokens
     from studio.models.room import Need
+    from studio.models.shelf import ShelfFile
     from studio.rankings import Rankings
     from studio.rankings.background import Makings
     from studio.rankings.making import TaskMade, TaskOptions
@@ -243,12 +246,32 @@ class Studio:
         if any(Path(resident.name).is_relative_to(path) for resident in self.residents()):
             self.free()
 
-    def model(self, name: str) -> "DiffusionModel":
-        """The loaded model; others give way by least-recent use. Raises UnknownName, ModelUnavailable."""
+    def model(self, name: str, added: Added = NOTHING_ADDED) -> "DiffusionModel":
+        """The loaded model with what is put into it; others give way by least-recent use. Raises UnknownName, ModelUnavailable, InvalidOption."""
         self._check_public(name)
-        return self._memory.get(name)
+        return self._memory.get(self._wanted(name, added))
 
-    def _beside(self, model: str) -> "GetModel":
+    def _wanted(self, name: str, added: Added) -> str | Wanted:
+        """By what a model with what is put into it is held in memory. Raises InvalidOption."""
+        if not added.changed:
+            return name
+        if self.public:
+            raise InvalidOption("LoRAs, embeddings and other VAEs are off on this public studio; start the studio on your own machine to use yours.")
+        from studio.models.shelf import find_file
+
+        what = {**{lora.file: "LoRA" for lora in added.loras}, **dict.fromkeys(added.embeddings, "embedding"), added.vae: "VAE"}
+        found = {file: find_file(file, self.runs.folders, what[file], or_folder=file == added.vae) for file in added.files}
+        added = added.renamed(found)
+        stamps = tuple(Path(file).stat().st_mtime for file in added.files)
+        return Wanted(name=name, added=added, stamps=stamps) if added.changed else name
+
+    def shelf(self, kind: str) -> "list[ShelfFile]":
+        """The files of a kind ("model", "lora", "embedding", "vae") in the folders that the studio may use; none on a public studio."""
+        from studio.models.shelf import shelf
+
+        return [] if self.public else shelf(self.runs.folders, kind)
+
+    def _beside(self, model: str | Wanted) -> "GetModel":
         """What gives a second model, for which the first must not give way."""
         def get(name: str) -> "DiffusionModel":
             self._check_public(name)
@@ -286,7 +309,7 @@ class Studio:
         from studio.sampling.controlled import make_ready
 
         self.require_room(options)
-        make_ready(self.model(options.model), options, self.controlnet)
+        make_ready(self.model(options.model, options.added), options, self.controlnet)
 
     def residents(self) -> "list[Resident]":
         """What is loaded: name, GiB on the device, when it was last used; used last first."""
@@ -315,7 +338,8 @@ class Studio:
             if self._residents is None:
                 self._set_threads()
                 self._residents = Residents(
-                    load=lambda name, offload: load_model(name, offload=offload), estimate=estimated_gib, measure=measured_gib,
+                    load=lambda wanted, offload: load_model(name_of(wanted), offload=offload, added=added_to(wanted)),
+                    estimate=lambda wanted: estimated_gib(name_of(wanted)), measure=measured_gib,
                     budget=self.memory_gib, can_offload=lambda: pick_device().type == "cuda",
                 )
             return self._residents
@@ -370,7 +394,9 @@ class Studio:
         if family is None and not self.public:
             with suppress(StudioError, OSError, ValueError):
                 family = family_in(Path(name))
-        return FAMILIES[family].takes if family else ()
+        taken = FAMILIES[family].takes if family else ()
+        # Files of one's own are for one's own studio.
+        return tuple(one for one in taken if not self.public or one.partition(".")[0] != "added")
 
     def sample(self, options: SampleOptions, stop: "Stop | None" = None) -> Iterator[StepDone | Finished]:
         """Draw pictures: see studio.sampling.loop.sample. Raises TooLarge before the first step for what does not fit."""
@@ -379,7 +405,8 @@ class Studio:
         self._check_companion(options)
         with self._out_of_memory_said():
             self.require_room(options)
-            yield from sample(self.model(options.model), options, stop, self.controlnet, self._beside(options.model))
+            beside = self._beside(self._wanted(options.model, options.added))
+            yield from sample(self.model(options.model, options.added), options, stop, self.controlnet, beside)
 
     def resume(self, trajectory: "Trajectory", index: int, stop: "Stop | None" = None, **changes: Any) -> Iterator[StepDone | Finished]:
         """Fork a run at a step: see studio.sampling.loop.resume."""
@@ -389,7 +416,8 @@ class Studio:
         self._check_companion(options)
         with self._out_of_memory_said():
             self.require_room(options)
-            yield from resume(self.model(options.model), trajectory, index, stop, self.controlnet, self._beside(options.model), **changes)
+            beside = self._beside(self._wanted(options.model, options.added))
+            yield from resume(self.model(options.model, options.added), trajectory, index, stop, self.controlnet, beside, **changes)
 
     def require_room(self, *runs: SampleOptions, keep: bool = True) -> None:
         """Refuse, in numbers, runs that do not fit into the memory that is free, or are more than a public studio does.
@@ -401,9 +429,9 @@ class Studio:
 
         for options in runs:
             self._check_asked(options)
-        for name in dict.fromkeys(options.model for options in runs):
-            asked = [options for options in runs if options.model == name]
-            self._require(name, partial(need_of_runs, runs=asked, keep=keep))
+        for name, added in dict.fromkeys((options.model, options.added) for options in runs):
+            asked = [options for options in runs if (options.model, options.added) == (name, added)]
+            self._require(self._wanted(name, added), partial(need_of_runs, runs=asked, keep=keep))
 
     def _check_asked(self, options: SampleOptions) -> None:
         """What can be known without the model. Raises TooLarge, UnknownName."""
@@ -415,12 +443,12 @@ class Studio:
             if self.public:
                 check_public(info, options)
 
-    def _require(self, name: str, need: "Callable[..., Need]") -> None:
+    def _require(self, wanted: str | Wanted, need: "Callable[..., Need]") -> None:
         from studio.models.room import require_room
 
-        offloaded = any(resident.offloaded for resident in self.residents() if resident.name == name)
-        model = self.model(name)
-        require_room(model, lambda quick: need(model, quick=quick), offloaded=offloaded, let_others_go=lambda: self._memory.only(name))
+        model = self._memory.get(wanted)
+        offloaded = self._memory.offloads(wanted)
+        require_room(model, lambda quick: need(model, quick=quick), offloaded=offloaded, let_others_go=lambda: self._memory.only(wanted))
 
     def _out_of_memory_said(self, what: str = "sampling") -> "AbstractContextManager[None]":
         from studio.models.memory import out_of_memory_said
@@ -433,15 +461,15 @@ class Studio:
         Raises TooLarge for options that no run can have, before the model is loaded.
         """
         self._check_asked(options)
-        return self.model(options.model).path.curve()
+        return self.model(options.model, options.added).path.curve()
 
-    def tokens(self, model: str, prompt: str) -> "Tokens":
+    def tokens(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> "Tokens":
         """The prompt as the model's tokenizer sees it, and what was cut off. Raises InvalidOption for a model without text."""
-        return self._prompts(model).tokens(prompt)
+        return self._prompts(model, added).tokens(prompt)
 
-    def text_embedding(self, model: str, prompt: str) -> "np.ndarray":
+    def text_embedding(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> "np.ndarray":
         """(L, D) float32: the states that the UNet is told, one row a token. Raises InvalidOption for a model without text."""
-        return self._prompts(model).embedding(prompt)
+        return self._prompts(model, added).embedding(prompt)
 
     def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]":
         """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is.
@@ -456,11 +484,13 @@ class Studio:
         if not trajectory.latent or not STREAMS[stream].decodable:
             return to_images(trajectory.pictures(stream, index))
         num_images, _, height, width = trajectory.x_final.shape
-        model = self.model(trajectory.options.model)
+        wanted = self._wanted(trajectory.options.model, trajectory.options.added)
+        self._check_public(trajectory.options.model)
+        model = self._memory.get(wanted)
         if self.public:
             # The run may be a stranger's file.
             check_public_work(model.info, width * model.factor, height * model.factor, num_images, 1)
-        self._require(model.name, partial(need_of_decoding, num_images=num_images, height=height, width=width))
+        self._require(wanted, partial(need_of_decoding, num_images=num_images, height=height, width=width))
         with torch.inference_mode():
             return to_images(model.decode(trajectory.stream(stream)[index].to(model.device, torch.float32)))
 
@@ -501,8 +531,8 @@ class Studio:
         if self.public and options.depth_model:
             raise InvalidOption("A public studio loads no depth estimator that a visitor names: leave depth_model empty.")
 
-    def _prompts(self, name: str) -> "PromptEncoder":
-        model = self.model(name)
+    def _prompts(self, name: str, added: Added = NOTHING_ADDED) -> "PromptEncoder":
+        model = self.model(name, added)
         if model.prompts is None:
             raise InvalidOption(f"{model.info.label} reads no text (it is a pixel model, or one of classes); choose a text-to-image model.")
         return model.prompts

@@ -7,14 +7,19 @@ one option of it.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Self
 
+from studio.additions import MAX_EMBEDDINGS, MAX_LORAS, Lora
 from studio.checks import quoted, require_int, require_text
 from studio.errors import InvalidOption
 from studio.option_groups import Group, option
 
-__all__ = ["CONDITIONS", "is_taken", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup", "TEXT_ENCODERS"]
+__all__ = [
+    "CONDITIONS", "NOTHING_ADDED", "Added", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup",
+    "TEXT_ENCODERS", "is_taken",
+]
 
 MAX_TOLD_SIDE = 16_384
 MAX_PROMPT = 4_000
@@ -172,9 +177,66 @@ class LayersSkipped(ConditionGroup):
             raise InvalidOption(f"Skip-layer guidance must start before it ends, but start={self.start:g} and end={self.end:g}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Added(ConditionGroup):
+    """What is put into the model before it draws. Files are .safetensors in the folders that the studio may use, by path or by name.
+
+    Args:
+        loras: LoRAs with their weights, at most 8. embeddings: textual inversion embeddings, at most 16; the name of each file is
+            its word. vae: a VAE in place of the model's own, a file or a folder in diffusers' format; "" = its own.
+    """
+
+    loras: tuple[Lora, ...] = option((), "LoRA", "One a line: the file, and its weight. Higher: more of it; 1 is as it was taught, 0 is none.", kind="loras")
+    embeddings: tuple[str, ...] = option((), "Embeddings", "One file a line. Its name, written in the prompt, is its word.", kind="files")
+    vae: str = option("", "VAE", "In place of the model's own: a file or a folder. Empty is its own.")
+
+    def _check(self) -> None:
+        require_text("vae", self.vae, 1_000)
+        if not isinstance(self.loras, tuple) or len(self.loras) > MAX_LORAS or not all(isinstance(lora, Lora) for lora in self.loras):
+            raise InvalidOption(f"loras must be at most {MAX_LORAS} of Lora(file=..., weight=...), but it is {quoted(self.loras)}.")
+        if not isinstance(self.embeddings, tuple) or len(self.embeddings) > MAX_EMBEDDINGS:
+            raise InvalidOption(f"embeddings must be at most {MAX_EMBEDDINGS} files, but it is {quoted(self.embeddings)}.")
+        for file in self.embeddings:
+            require_text("the file of an embedding", file, 1_000)
+        words = [PurePath(file).stem for file in self.embeddings]
+        if len(set(words)) < len(words):
+            raise InvalidOption(f"Two embeddings have the same word: rename one of the files {quoted(self.embeddings)}.")
+
+    def __str__(self) -> str:
+        loras = [f"{PurePath(lora.file).stem} {lora.weight:g}" for lora in self.loras]
+        return ", ".join([*loras, *(PurePath(file).stem for file in self.embeddings), *([PurePath(self.vae).stem] if self.vae else [])])
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that is read."""
+        return (*(lora.file for lora in self.loras), *self.embeddings, *([self.vae] if self.vae else []))
+
+    def renamed(self, named: Mapping[str, str]) -> "Added":
+        """The same with other names of the files; LoRAs whose weight is 0 are left out."""
+        return Added(
+            loras=tuple(Lora(file=named[lora.file], weight=lora.weight) for lora in self.loras if lora.weight),
+            embeddings=tuple(named[file] for file in self.embeddings), vae=named[self.vae] if self.vae else "",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-ready values."""
+        return super().to_dict() | ({"loras": [lora.to_dict() for lora in self.loras]} if self.loras else {})
+
+    @classmethod
+    def from_dict(cls, values: object) -> "Added":
+        """The inverse of `to_dict`. Raises InvalidOption."""
+        loras = values.get("loras", []) if isinstance(values, dict) else []
+        if not isinstance(loras, list):
+            raise InvalidOption(f"loras must be a list, but it is {quoted(loras)}.")
+        return super().from_dict({**values, "loras": [Lora.from_dict(one) for one in loras[: MAX_LORAS + 1]]} if isinstance(values, dict) else values)
+
+
+NOTHING_ADDED = Added()
+
 # By the names under which SampleOptions holds them.
 CONDITIONS: Mapping[str, type[ConditionGroup]] = MappingProxyType({
     "size": SizeTold, "texts": TextsTold, "refined": Refined, "aesthetic": AestheticTold, "flow": FlowTold, "skipped": LayersSkipped,
+    "added": Added,
 })
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from studio.checks import MAX_SEED, quoted
-from studio.conditions import CONDITIONS, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold
+from studio.conditions import CONDITIONS, Added, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold
 from studio.errors import InvalidOption, UnknownName
 from studio.option_groups import Group, OptionInfo, option, picture_option
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
@@ -258,6 +258,7 @@ class Conditioned(Group):
         size: the picture's size and crop as SDXL is told them. texts: second and third prompts, and how the text encoders read.
         aesthetic: the scores that SDXL's refiner is told. refined: a refiner that takes over at a share of the steps.
         flow: how a flow spaces its steps. skipped: guidance away from what the network says without some of its layers.
+        added: LoRAs, embeddings and a VAE that are put into the model.
     """
 
     size: SizeTold = option(SizeTold(), "Size as the model is told it")
@@ -266,6 +267,7 @@ class Conditioned(Group):
     refined: Refined = option(Refined(), "Refiner")
     flow: FlowTold = option(FlowTold(), "Flow")
     skipped: LayersSkipped = option(LayersSkipped(), "Skip-layer guidance")
+    added: Added = option(Added(), "LoRA, embeddings, VAE")
 
     def _check(self) -> None:
         for name, group in CONDITIONS.items():

@@ -193,7 +193,7 @@ def wire_given(studio: ScoringApi, panel: RunPanel, files: gr.File, prompt: gr.T
         with said_in_a_sentence(), passing_folder() as folder:
             run = last_run(studio, asker_of(request).page)
             options = run.options
-            paths = [str(save_png(image, folder / f"{i + 1}.png", options)) for i, image in enumerate(run.images)]
+            paths = [str(save_png(image, folder / f"{i + 1}.png", options, alone=True)) for i, image in enumerate(run.images)]
             # Gradio copies the files before it goes on.
             yield {files: paths, prompt: options.prompt or gr.skip(), panel.status: f"{len(paths)} pictures of the run that was drawn last."}
 

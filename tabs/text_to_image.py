@@ -148,10 +148,11 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
         return {resident: model_line(studio, name), **own, **conditions.updates(name), **told_updates(told, studio.models, name)}
 
     def of_model(options: SampleOptions) -> dict[Any, Any] | None:
-        if options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models):
+        name = named_model(studio, options.model)
+        if name is None:
             return None
-        pictures = restored_start(start, options, size_of_run(studio, options.model, options.width, options.height))
-        return {model: options.model, **conditions.updates(options.model, options), **pictures, **restored_told(told, studio.models, options)}
+        pictures = restored_start(start, options, size_of_run(studio, name, options.width, options.height))
+        return {model: name, **conditions.updates(name, options), **pictures, **restored_told(told, studio.models, options)}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         said = taken(studio.models, {name: values[control] for name, control in controls.items()})
@@ -191,6 +192,16 @@ def model_line(studio: TextApi, name: str | None) -> str:
     return f"{escape(about)}<br>{escape(resident_line(studio))}"
 
 
+def named_model(studio: TextApi, name: str) -> str | None:
+    """The text-to-image model of that name: of the menu, a file in the studio's folders by its name alone, a folder or Hub id; None where it is none."""
+    if name in models_of(studio, text=True):
+        return name
+    if studio.public or name in studio.models:
+        return None
+    on_shelf = {Path(file.path).stem: file.path for file in studio.shelf("model")}
+    return on_shelf.get(name) or (name if "/" in name or "\\" in name else None)
+
+
 def about_of(entry: Any, name: str | None) -> str:
     if entry is not None:
         size = "" if entry.embedded else f" {entry.size_mib / 1024:.1f} GiB to fetch, {entry.memory_gib:.1f} GiB of memory, licence {entry.licence}."
@@ -213,7 +224,10 @@ def resident_line(studio: TextApi) -> str:
     residents = studio.residents()
     if not residents:
         return "No model is in memory."
-    held = ", ".join(f"{Path(one.name).name} {one.memory_gib:.2f} GiB{' (lent part by part)' if one.offloaded else ''}" for one in residents)
+    held = ", ".join(
+        f"{Path(one.name).name}{f' with {one.added}' if one.added else ''} {one.memory_gib:.2f} GiB{f' ({one.about})' if one.about else ''}"
+        for one in residents
+    )
     return f"In memory: {held}; room for {studio.memory_gib():.1f} GiB."
 
 
@@ -234,7 +248,7 @@ def generated(
     def beside() -> dict[str, Any]:
         known = conditions.updates(options.model) if conditions and not before else {}
         seen = {f"condition {i}": known[one] for i, one in enumerate(conditions.components)} if conditions and known else {}
-        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt), **seen}
+        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt, options.added), **seen}
 
     yield from run_shown(studio, options, switch, session, lambda: tokens_of(studio, options), beside=beside)
 

@@ -37,8 +37,8 @@
     for (const token of tokens) {
       const last = groups.at(-1);
       if (token.kind === "padding" && last && last.kind === "padding") last.count++;
-      else if (token.kind === "piece" && last && last.kind === "piece" && last.word === token.word) last.pieces.push(token);
-      else groups.push({ kind: token.kind, word: token.word, pieces: [token], count: 1 });
+      else if (token.kind === "piece" && last && last.kind === "piece" && last.word === token.word && last.weight === token.weight) last.pieces.push(token);
+      else groups.push({ kind: token.kind, word: token.word, weight: token.weight, pieces: [token], count: 1 });
     }
     return groups;
   };
@@ -48,7 +48,7 @@
     node.textContent = text;
     return node;
   };
-  Studio.wordChip = ({ kind, pieces, count }, tag = "span") => {
+  Studio.wordChip = ({ kind, pieces, count, weight }, tag = "span") => {
     const chip = make(tag, `ds-chip ds-chip-${kind}`, "");
     if (kind !== "piece") {
       chip.textContent = count > 1 ? `${WORDS[kind]} × ${count}` : WORDS[kind];
@@ -56,6 +56,7 @@
     }
     for (const piece of pieces) chip.append(make("span", "ds-piece", piece.text));
     chip.title = pieces.length > 1 ? `one word in ${pieces.length} pieces: ${pieces.map((piece) => piece.text).join(" + ")}` : `token ${pieces[0].id ?? ""}`;
+    if (weight !== undefined) chip.append(make("span", "ds-weight ds-num", `×${weight}`));
     return chip;
   };
 
@@ -115,7 +116,8 @@
       chips.forEach((chip) => chip.setAttribute("role", "listitem"));
       part(".ds-chips").replaceChildren(...chips);
       const used = value.tokens.filter(({ kind }) => kind !== "padding").length;
-      part(".ds-words-count").textContent = `${used} of ${value.limit} places`;
+      const chunks = Math.max(1, value.tokens.length / value.limit);
+      part(".ds-words-count").textContent = chunks > 1 ? `${used} places in ${chunks} chunks of ${value.limit}` : `${used} of ${value.limit} places`;
       if (value.cut_off) cut.replaceChildren(make("s", "", value.cut_off), make("span", "ds-muted", ` is beyond the ${value.limit} places and was not read.`));
       if (details.open && value.embedding) drawMap();
     };

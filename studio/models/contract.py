@@ -84,6 +84,9 @@ class DiffusionModel(Protocol):
     def decode(self, x0: "Tensor") -> "Tensor":
         """States -> pictures (B, 3 or C, H, W) float32, about [-1, 1]. Gradients flow where they are wanted."""
 
+    def spare_memory(self) -> bool:
+        """Work in smaller pieces from now on, where this family can; whether that is a change."""
+
     def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
         """Of states of that size, the height and width that are decoded together: all, or a tile."""
 

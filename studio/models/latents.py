@@ -7,7 +7,7 @@ Rombach et al. 2022 (arXiv:2112.10752). The scaling makes the latents' deviation
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from studio.errors import ModelUnavailable, StudioError
 from studio.media.previews import RgbMap
+from studio.models.added import put_in
 from studio.models.beginning import Beginning, begun
 from studio.models.catalogue import ModelInfo
 from studio.models.conditioning import Unit
@@ -37,6 +38,13 @@ __all__ = ["Latent", "factor_of", "scaled", "unscaled", "open_pipeline", "latent
 TILING_PIXELS = 1024 * 1024
 
 
+@dataclass(kw_only=True)
+class Tiling:
+    """From how many pixels on the VAE works in tiles; `early`: from one tile on, to spare memory."""
+
+    early: bool = False
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Latent:
     """A loaded pipeline of a latent family; each family says how its network is told and asked.
@@ -50,6 +58,7 @@ class Latent:
     path: Any
     scheduler_config: Mapping[str, Any]
     prompts: Any = None
+    tiling: Tiling = field(default_factory=Tiling)
 
     takes_control = False
 
@@ -139,17 +148,32 @@ class Latent:
     def make_decoder_ready(self, options: SampleOptions) -> None:
         """A graph for the pictures of these options."""
         channels, height, width = self.state_shape(options)
-        if height * width * self.factor**2 <= TILING_PIXELS:
+        if height * width * self.factor**2 <= self.tiling_pixels:
             self.decoder.prepare(torch.zeros(options.num_images, channels, height, width, device=self.device, dtype=self.vae.dtype))
 
     def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
         """Of latents of that size, the height and width that go through the decoder together: all, or a tile."""
-        if height * width * self.factor**2 <= TILING_PIXELS:
+        if height * width * self.factor**2 <= self.tiling_pixels:
             return height, width
         return min(height, self.vae.tile_latent_min_size), min(width, self.vae.tile_latent_min_size)
 
+    @property
+    def tiling_pixels(self) -> int:
+        """So many pixels go through the VAE together; more of them in tiles."""
+        return min(TILING_PIXELS, (self.vae.tile_latent_min_size * self.factor) ** 2) if self.tiling.early else TILING_PIXELS
+
+    @property
+    def tiles_early(self) -> bool:
+        """Whether it works in tiles to spare memory."""
+        return self.tiling.early
+
+    def spare_memory(self) -> bool:
+        """Take smaller pieces from now on; whether that is a change."""
+        changed, self.tiling.early = not self.tiling.early, True
+        return changed
+
     def _tile(self, pixels: int) -> None:
-        self.vae.use_tiling = pixels > TILING_PIXELS
+        self.vae.use_tiling = pixels > self.tiling_pixels
 
     @cached_property
     def rgb_map(self) -> RgbMap:
@@ -249,8 +273,14 @@ def _read(cls: Any, source: Source, options: dict[str, Any]) -> Any:
 
 
 def put_on_device(pipeline: Any, source: Source) -> None:
-    """Its networks where they work, in eval mode, without gradients of their weights."""
-    if source.offload:
+    """Its networks, with what is put into them, where they work, in eval mode, without gradients of their weights. Raises ModelUnavailable."""
+    put_in(pipeline, source.name, source.added)
+    if source.offload == "fp8":
+        network = getattr(pipeline, "unet", None) or pipeline.transformer
+        network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=source.dtype)
+    if source.offload == "layers":
+        pipeline.enable_sequential_cpu_offload(device=source.device)
+    elif source.offload:
         pipeline.enable_model_cpu_offload(device=source.device)
     else:
         pipeline.to(source.device)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import ModelUnavailable, StudioError, UnknownName
 from studio.models.catalogue import ASSETS, MODELS, ModelInfo
 from studio.models.families import FAMILIES, Family, family_in, family_of_pipeline
@@ -81,24 +82,25 @@ def estimated_gib(name: str) -> float:
 
 
 def load_model(
-    name: str, device: "torch.device | None" = None, *, offload: bool = False, dtype: "torch.dtype | None" = None,
+    name: str, device: "torch.device | None" = None, *, offload: str = "", dtype: "torch.dtype | None" = None,
+    added: Added = NOTHING_ADDED,
 ) -> "DiffusionModel":
     """Load a model by menu name, folder, file or Hub id. Raises UnknownName, or ModelUnavailable with what to do.
 
-    device: where it is put; None = the best there is. offload: keep a latent model in the computer's memory and lend
-    its parts to the device as they are needed (slower, and a third less memory). dtype: of a latent model's weights; None =
-    half precision on CUDA, else float32.
+    device: where it is put; None = the best there is. offload: the name of a Holding of
+    studio.models.memory: how a latent model is held where the device is too small for it. dtype: of a latent model's weights; None =
+    half precision on CUDA, else float32. added: what is put into it; its files are named in full.
     """
     place = resolve(name)
     device = device or pick_device()
-    source = Source(name=name, place=place, device=device, dtype=dtype or pick_dtype(device), offload=offload)
+    source = Source(name=name, place=place, device=device, dtype=dtype or pick_dtype(device), offload=offload, added=added)
     return _family(name, place).load(source)
 
 
 def load_text_model(name: str, device: "torch.device | None" = None, *, dtype: "torch.dtype | None" = None) -> "DiffusionModel":
     """As `load_model`, of a model that makes pictures of words alone, as trainers want it. Raises ModelUnavailable also for others."""
     model = load_model(name, device, dtype=dtype)
-    if FAMILIES[model.info.family].takes:
+    if {"init_mask", "cond_image"} & set(FAMILIES[model.info.family].takes):
         raise ModelUnavailable(f"{name!r} is {FAMILIES[model.info.family].label}, which is told pictures too; take a model for text alone.")
     return model
 

@@ -1,8 +1,7 @@
 """What is resident on the device, and what gives way: models by least-recent use within a budget in GiB.
 
-A model that does not fit beside the others evicts those used longest ago; one that does not fit alone is kept in the
-computer's memory and lent to the device part by part (diffusers' cpu offload); one that does not fit even so is
-refused in numbers.
+A model that does not fit beside the others evicts those used longest ago; one that does not fit alone is held in the first
+way of HOLDINGS that fits; one that fits in none is refused in numbers.
 """
 
 import gc
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import InvalidOption, ModelUnavailable, RunFailed
 from studio.machine import free_ram
+from studio.models.wanted import Wanted, name_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +28,8 @@ GIB = 2**30
 VARIABLE = "DIFFUSION_STUDIO_MEMORY_GIB"
 # Of what the device has, so much is left to the activations of a run and to others.
 SHARE_OF_GPU, SHARE_OF_RAM = 0.85, 0.5
-# Offloaded, the device holds one part at a time; the UNet is the largest, about this share of the whole.
-OFFLOADED_SHARE = 0.65
 RUN_GIB = 0.05
+TILED = "VAE in tiles"
 # By these a folder says that it holds a model.
 SAID = ("model_index.json", "config.json", "studio.json", "unet/config.json", "transformer/config.json")
 # Second copies of the weights, which are not loaded.
@@ -38,20 +37,51 @@ VARIANTS = (".fp16.safetensors", ".non_ema.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Holding:
+    """A way to hold a model. name: as models.load_model takes it, "" = whole. about: in words. share: of its weights, what the device holds at a time."""
+
+    name: str
+    about: str
+    share: float
+
+
+# From quick to slow. Before weights are rounded they are lent; layer by layer is exact as well, and by far the slowest.
+HOLDINGS = (
+    Holding(name="", about="", share=1.0),
+    # One part at a time; the UNet is the largest, about this share of the whole.
+    Holding(name="parts", about="lent part by part", share=0.65),
+    # Its layers in 8 bits (float8_e4m3fn, diffusers' layerwise casting), norms and embeddings whole.
+    Holding(name="fp8", about="network in 8 bits, lent part by part", share=0.36),
+    # diffusers' sequential offload: the largest layer, and what torch keeps at hand.
+    Holding(name="layers", about="lent layer by layer", share=0.12),
+)
+
+
+def holding_for(needed_gib: float, budget_gib: float, able: bool = True) -> Holding | None:
+    """The first way to hold a model of that size that fits into the budget; None where none does. able: to hold it otherwise than whole."""
+    return next((one for one in HOLDINGS if needed_gib * one.share <= budget_gib and (able or not one.name)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resident:
-    """A loaded model. memory_gib: what it takes on the device; last_used: seconds since 1970; offloaded: lent part by part."""
+    """A loaded model. memory_gib: what it takes on the device; last_used: seconds since 1970; offloaded: not held whole.
+
+    added: what was put into it; about: how it is held; both in words.
+    """
 
     name: str
     memory_gib: float
     last_used: float
     offloaded: bool = False
+    added: str = ""
+    about: str = ""
 
 
 class Residents:
     """The loaded models. One lock guards all: two threads never load at once.
 
     Args:
-        load: (name, offload) -> model.
+        load: (name, name of a Holding) -> model.
         estimate: name -> GiB that it will take, before it is loaded.
         measure: model -> GiB that it takes.
         budget: () -> GiB in all, asked at every load.
@@ -59,21 +89,21 @@ class Residents:
     """
 
     def __init__(
-        self, *, load: Callable[[str, bool], Any], estimate: Callable[[str], float], measure: Callable[[Any], float], budget: Callable[[], float],
+        self, *, load: Callable[[Any, str], Any], estimate: Callable[[Any], float], measure: Callable[[Any], float], budget: Callable[[], float],
         can_offload: Callable[[], bool],
     ):
         self._load, self._estimate, self._measure, self._budget, self._can_offload = load, estimate, measure, budget, can_offload
-        self._models: OrderedDict[str, tuple[Any, Resident]] = OrderedDict()
+        self._models: OrderedDict[str | Wanted, tuple[Any, Resident]] = OrderedDict()
         self._lock = RLock()
         self._listed: tuple[Resident, ...] = ()
 
-    def get(self, name: str, beside: str = "") -> Any:
+    def get(self, name: str | Wanted, beside: str | Wanted = "") -> Any:
         """The model, loaded if need be. beside: one that must not give way to it. Raises ModelUnavailable with the numbers where it cannot fit."""
         with self._lock:
             if name not in self._models:
                 self._models[name] = self._fit(name, beside)
             model, resident = self._models[name]
-            self._models[name] = model, replace(resident, last_used=time.time())
+            self._models[name] = model, replace(resident, last_used=time.time(), about=_about(model, resident))
             self._models.move_to_end(name)
             self._listed = self._residents()
             return model
@@ -90,7 +120,11 @@ class Residents:
             self._listed = ()
         release()
 
-    def only(self, name: str) -> bool:
+    def offloads(self, name: str | Wanted) -> bool:
+        """Whether a model is lent to the device part by part."""
+        return name in self._models and self._models[name][1].offloaded
+
+    def only(self, name: str | Wanted) -> bool:
         """Let go of every model but this one; whether there were others."""
         with self._lock:
             others = [other for other in self._models if other != name]
@@ -104,37 +138,46 @@ class Residents:
     def _residents(self) -> tuple[Resident, ...]:
         return tuple(resident for _, resident in reversed(self._models.values()))
 
-    def _fit(self, name: str, beside: str) -> tuple[Any, Resident]:
+    def _fit(self, name: str | Wanted, beside: str | Wanted) -> tuple[Any, Resident]:
         budget, needed = self._budget(), self._estimate(name)
-        offload = needed > budget and self._can_offload()
-        if offload:
-            needed *= OFFLOADED_SHARE
-        if needed > budget:
+        able = needed > budget and self._can_offload()
+        holding = holding_for(needed, budget, able)
+        if holding is None:
+            needed *= HOLDINGS[-1].share if able else 1
             raise ModelUnavailable(
-                f"{name!r} needs about {needed:.1f} GiB{' even part by part' if offload else ''} and the studio may use {budget:.1f} GiB: "
+                f"{str(name)!r} needs about {needed:.1f} GiB{' even layer by layer' if able else ''} and the studio may use {budget:.1f} GiB: "
                 f"{needed - budget:.1f} GiB are missing. Choose a smaller model, or raise {VARIABLE} if the device has more."
             )
+        needed *= holding.share
         self._make_room(budget - needed, beside)
-        model = self._load(name, offload)
-        measured = self._measure(model) * (OFFLOADED_SHARE if offload else 1)
+        model = self._load(name, holding.name)
+        # What is measured has its 8 bits in it already.
+        measured = self._measure(model) * (HOLDINGS[1].share if holding.name == "fp8" else holding.share)
         # The estimate may have been too low: what is known now decides.
         self._make_room(budget - measured, beside)
-        return model, Resident(name=name, memory_gib=measured, last_used=time.time(), offloaded=offload)
+        added = "" if isinstance(name, str) else str(name.added)
+        return model, Resident(name=name_of(name), added=added, memory_gib=measured, last_used=time.time(), offloaded=bool(holding.name), about=holding.about)
 
-    def _make_room(self, limit: float, beside: str) -> None:
+    def _make_room(self, limit: float, beside: str | Wanted) -> None:
         """Evict by least-recent use until the others take at most `limit` GiB."""
         evicted = False
         while self._models and (taken := sum(resident.memory_gib for _, resident in self._models.values())) > limit:
             name = next((name for name in self._models if name != beside), None)
             if name is None:
                 raise ModelUnavailable(
-                    f"There is no room for a second model beside {beside!r}: together they need {taken - limit:.1f} GiB more than the studio may use. "
+                    f"There is no room for a second model beside {str(beside)!r}: together they need {taken - limit:.1f} GiB more than the studio may use. "
                     f"Leave it out, or raise {VARIABLE} if the device has more."
                 )
             del self._models[name]
             evicted = True
         if evicted:
             release()
+
+
+def _about(model: Any, resident: Resident) -> str:
+    """How a model is held, with what it does to spare memory."""
+    holding = resident.about.removesuffix(TILED).removesuffix(", ")
+    return ", ".join(part for part in (holding, TILED if getattr(model, "tiles_early", False) else "") if part)
 
 
 def release() -> None:

@@ -17,7 +17,7 @@ from studio.errors import ModelUnavailable
 from studio.models.catalogue import ASSETS
 from studio.models.originals import ORIGINALS, UNET, Header
 
-__all__ = ["write_configs", "vae_config", "VAE_SCALES"]
+__all__ = ["VAE_SCALES", "vae_config", "write_config", "write_configs"]
 
 Config = dict[str, Any]
 CLIP_WORDS = ASSETS / "tokenizers" / "clip"
@@ -65,16 +65,17 @@ def write_configs(folder: Path, header: Header, kind: str, beside: Path) -> list
     index: Config = {"_class_name": ORIGINALS[kind].pipeline, **family.more, **dict.fromkeys(ABSENT[kind], [None, None])}
     for name, config in (parts | schedulers).items():
         index[name] = ["transformers" if name in parts and "text" in name else "diffusers", config["_class_name"]]
-        _write(folder / name / ("config.json" if name in parts else "scheduler_config.json"), config)
+        write_config(folder / name / ("config.json" if name in parts else "scheduler_config.json"), config)
     for name, config in parts.items():
         if "text" in name:
             words = name.replace("text_encoder", "tokenizer")
             index[words] = ["transformers", _write_tokenizer(folder / words, beside / words, config)]
-    _write(folder / "model_index.json", index)
+    write_config(folder / "model_index.json", index)
     return [name for name, value in index.items() if value == [None, None]]
 
 
-def _write(path: Path, config: Config) -> None:
+def write_config(path: Path, config: Config) -> None:
+    """Write a config as JSON, with the folder that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config))
 
@@ -232,7 +233,7 @@ def _write_tokenizer(folder: Path, beside: Path, encoder: Config) -> str:
         shutil.copytree(CLIP_WORDS, folder)
         marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
         pad = "<|endoftext|>" if encoder["hidden_act"] == "quick_gelu" else "!"
-        _write(folder / "tokenizer_config.json", {**marks, "pad_token": pad, "model_max_length": encoder["max_position_embeddings"]})
+        write_config(folder / "tokenizer_config.json", {**marks, "pad_token": pad, "model_max_length": encoder["max_position_embeddings"]})
     return "T5TokenizerFast" if t5 else "CLIPTokenizer"
 
 

@@ -7,15 +7,19 @@ The last hidden state of CLIP's text tower is the condition (Rombach et al. 2022
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from studio.errors import InvalidOption
+from studio.models.weighting import Chunk, chunked, read_chunks
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from studio.options import SampleOptions
 
 __all__ = ["Encoded", "PromptEncoder", "Token", "Tokens", "penultimate", "tokenize"]
 
@@ -27,20 +31,21 @@ class Token:
     """One place of the text encoder's input.
 
     text: the piece as the tokenizer knows it, without its end-of-word mark. word: 0, 1, ... the word of the prompt that
-    it belongs to, None for the marks of start, end and padding.
+    it belongs to, None for the marks of start, end and padding. weight: what its states are multiplied by.
     """
 
     id: int
     text: str
     word: int | None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """A prompt as the tokenizer sees it.
 
-    tokens: as many as the encoder takes. words: the prompt's words, joined from their pieces. cut_off: the text beyond
-    the limit, "" where all of it fits. limit: places in all, start and end marks among them.
+    tokens: of all chunks, one after the other. words: the prompt's words, joined from their pieces. cut_off: the text that no
+    encoder reads, "" where all of it is read. limit: places of a chunk, start and end marks among them.
     """
 
     tokens: tuple[Token, ...]
@@ -72,9 +77,9 @@ class PromptEncoder:
         # Some tokenizers say no limit (1e30); the encoder's positions are the truth.
         return min(int(self.tokenizer.model_max_length), int(self.text_encoder.config.max_position_embeddings))
 
-    def encode(self, text: str, device: "torch.device | None" = None) -> "Tensor":
+    def encode(self, text: str, device: "torch.device | None" = None, **how: Any) -> "Tensor":
         """(1, L, D) states of a text, in the encoder's dtype, on `device` (default: where the encoder lies)."""
-        return self.encoded(text, device).states
+        return self.encoded(text, device, **how).states
 
     def encoded(self, text: str, device: "torch.device | None" = None, **how: Any) -> Encoded:
         """All that a network is told of a text. how: what else `encode_afresh` of a family can be told."""
@@ -88,17 +93,37 @@ class PromptEncoder:
             states, pooled = self._kept[key]
             return Encoded(states.to(device), None if pooled is None else pooled.to(device))
 
-    def encode_afresh(self, text: str, device: "torch.device") -> Encoded:
-        """As `encoded`, by the text encoder itself whatever is kept."""
+    def encode_afresh(self, text: str, device: "torch.device", *, chunks: int = 1) -> Encoded:
+        """As `encoded`, by the text encoder itself whatever is kept. chunks: at least so many of `limit` places."""
         import torch
 
-        with self._tokenizing:
-            inputs = tokenize(self.tokenizer, text, self.limit)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = inputs.attention_mask.to(device) if masked else None
-        # no_grad, not inference mode: CLIP guidance takes gradients of what is computed from these.
-        with torch.no_grad():
-            return Encoded(self.text_encoder(inputs.input_ids.to(device), attention_mask=mask)[0])
+
+        def run(ids: "Tensor", mask: "Tensor") -> "tuple[Tensor, None]":
+            # no_grad, not inference mode: CLIP guidance takes gradients of what is computed from these.
+            with torch.no_grad():
+                return self.text_encoder(ids, attention_mask=mask if masked else None)[0], None
+
+        return Encoded(*self.read(text, device, run, chunks=chunks))
+
+    def read(
+        self, text: str, device: "torch.device", run: "Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]", tokenizer: Any = None, *, chunks: int = 1,
+    ) -> "tuple[Tensor, Tensor | None]":
+        """What an encoder makes of a prompt with its weights, chunk by chunk: see studio.models.weighting.read_chunks."""
+        return read_chunks(run, self.chunks(text, tokenizer, chunks), device)
+
+    def chunks(self, text: str, tokenizer: Any = None, least: int = 1) -> list[Chunk]:
+        """The prompt in chunks of `limit` places, with the weights of its tokens."""
+        with self._tokenizing:
+            return chunked(tokenizer or self.tokenizer, text, self.limit, least)
+
+    def count(self, *texts: str) -> int:
+        """How many chunks the longest of these prompts takes: all that a network is told at once must have the same."""
+        return max(len(self.chunks(text)) for text in texts)
+
+    def places(self, options: "SampleOptions") -> int:
+        """How many of CLIP's tokens a network is told in a run of these options."""
+        return self.limit * self.count(options.prompt, options.negative_prompt, options.texts.prompt_2, options.texts.negative_prompt_2)
 
     def ids(self, text: str, tokenizer: Any = None, places: int | None = None) -> "Tensor":
         """(1, L) ids of a text, padded or cut to `places`: the encoder's limit unless told."""
@@ -110,28 +135,16 @@ class PromptEncoder:
         return self.encode(text)[0].float().cpu().numpy()
 
     def tokens(self, text: str) -> Tokens:
-        """The text as the encoder is given it, and what did not fit."""
-        with self._tokenizing:
-            ids = self.tokenizer(text, padding="max_length", max_length=self.limit, truncation=True).input_ids
-            whole = self.tokenizer(text).input_ids
-        cut_off = self.tokenizer.decode(whole[self.limit - 1 : -1]).strip() if len(whole) > self.limit else ""
-        tokens = self._grouped(ids, num_pieces=min(len(whole), self.limit) - 2)
-        words: dict[int, str] = {}
-        for token in tokens:
-            if token.word is not None:
-                words[token.word] = words.get(token.word, "") + token.text
-        return Tokens(tokens=tokens, words=tuple(words.values()), cut_off=cut_off, limit=self.limit)
-
-    def _grouped(self, ids: list[int], num_pieces: int) -> tuple[Token, ...]:
-        """Tokens with the number of their word; the start mark is first, `num_pieces` pieces follow."""
-        tokens, word = [], 0
-        for place, (id_, piece) in enumerate(zip(ids, self.tokenizer.convert_ids_to_tokens(ids))):
-            if not 1 <= place <= num_pieces:
-                tokens.append(Token(id=id_, text=piece, word=None))
-                continue
-            tokens.append(Token(id=id_, text=piece.removesuffix("</w>"), word=word))
-            word += piece.endswith("</w>")
-        return tuple(tokens)
+        """The text as the encoder is given it, chunk by chunk."""
+        tokens, words = [], dict[int, str]()
+        for chunk in self.chunks(text):
+            with self._tokenizing:
+                names = self.tokenizer.convert_ids_to_tokens(list(chunk.ids))
+            for id_, name, piece in zip(chunk.ids, names, (None, *chunk.pieces, *[None] * len(names))):
+                tokens.append(Token(id=id_, text=name, word=None) if piece is None else Token(id=id_, text=piece.text, word=piece.word, weight=piece.weight))
+            for piece in chunk.pieces:
+                words[piece.word] = words.get(piece.word, "") + piece.text
+        return Tokens(tokens=tuple(tokens), words=tuple(words.values()), cut_off="", limit=self.limit)
 
 
 def tokenize(tokenizer: Any, texts: "str | list[str]", places: int | None = None) -> Any:

@@ -46,7 +46,7 @@ class Need:
 
 
 def require_room(model: "DiffusionModel", need: Callable[[bool], Need], *, offloaded: bool, let_others_go: Callable[[], bool]) -> None:
-    """Refuse, in numbers, what does not fit. Raises TooLarge.
+    """Refuse, in numbers, what does not fit, neither beside other models nor in smaller pieces. Raises TooLarge.
 
     Args:
         need: (quick) -> Need; quick: a bound that is much too high, in no time.
@@ -59,6 +59,9 @@ def require_room(model: "DiffusionModel", need: Callable[[bool], Need], *, offlo
     counted = need(False)
     missing = _missing(model, counted, lent)
     if missing and let_others_go():
+        missing = _missing(model, counted, lent)
+    if missing and model.spare_memory():
+        counted = need(False)
         missing = _missing(model, counted, lent)
     if missing:
         raise TooLarge(f"This needs about {missing}: make it smaller, or take fewer pictures or steps.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import ModelUnavailable
 from studio.models.catalogue import MODELS, ModelInfo
 from studio.models.facts import model_facts
@@ -23,14 +24,16 @@ READING_FAILS = (OSError, ValueError, KeyError, TypeError, AttributeError, Runti
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """What to load. name: as it was asked for. place: the folder, file or Hub id. device: where it is put. dtype: of the
-    weights of a latent model. offload: keep it in the computer's memory and lend its parts to the device as they are needed.
+    weights of a latent model. offload: the name of a Holding (studio.models.memory), "" = whole.
+    added: what is put into it, with the files' paths in full.
     """
 
     name: str
     place: str
     device: "torch.device"
     dtype: "torch.dtype"
-    offload: bool = False
+    offload: str = ""
+    added: Added = NOTHING_ADDED
 
     def facts(self) -> dict[str, Any]:
         """What the studio's own trainers say beside diffusers' configs; empty for other models. Raises DamagedFile."""

@@ -7,8 +7,10 @@
 from pathlib import Path
 from typing import Any
 
+from studio.additions import Lora
 from studio.errors import DamagedFile, ModelUnavailable
 from studio.manifest import MANIFEST, verify_manifest
+from studio.models.added import add_loras
 from studio.models.facts import TaughtOptions, model_facts, taught_options
 
 __all__ = ["base_of", "taught"]
@@ -39,15 +41,13 @@ def taught(pipeline: Any, source: str) -> Any:
     try:
         options = _taught_here(source)
         _learn_checkpoint(pipeline, Path(source), options) if options else _learn_lora(pipeline, source)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, DamagedFile) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, DamagedFile, ModelUnavailable) as error:
         raise ModelUnavailable(f"What was taught in {source!r} does not fit its base model, or is damaged: {error}") from error
     return pipeline
 
 
 def _learn_lora(pipeline: Any, source: str) -> None:
-    pipeline.load_lora_weights(source, weight_name=LORA_FILE, use_safetensors=True, local_files_only=True)
-    pipeline.fuse_lora(components=["unet"])
-    pipeline.unload_lora_weights()
+    add_loras(pipeline, source, (Lora(file=str(Path(source) / LORA_FILE)),))
 
 
 def _learn_checkpoint(pipeline: Any, folder: Path, options: TaughtOptions) -> None:

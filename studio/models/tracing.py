@@ -52,7 +52,9 @@ class Traced:
 
     @cached_property
     def _small(self) -> bool:
-        return sum(p.numel() for p in self.network.parameters()) <= MAX_PARAMETERS
+        weights = list(self.network.parameters())
+        # Weights that are kept in 8 bits are cast by hooks of the layers, which a trace does not see.
+        return sum(p.numel() for p in weights) <= MAX_PARAMETERS and all(p.dtype != torch.float8_e4m3fn for p in weights)
 
     @cached_property
     def _folds(self) -> list[Fold]:

@@ -128,7 +128,7 @@ def _recorded(model: "DiffusionModel", options: SampleOptions, state: int) -> in
     if options.record_attention and model.prompts is not None:
         from studio.models.attention import MAX_SIDE
 
-        step += ATTENTION_BYTES * model.prompts.limit * MAX_SIDE**2
+        step += ATTENTION_BYTES * model.prompts.places(options) * MAX_SIDE**2
     return num_steps_of(options) * options.num_images * step
 
 

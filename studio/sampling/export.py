@@ -22,6 +22,7 @@ from studio.errors import BadImage, InvalidOption, StudioError, TooLarge, Unknow
 from studio.machine import Room, require_ram
 from studio.media.images import from_images, grid, to_pixels
 from studio.options import SampleOptions
+from studio.sampling.infotext import Parameters, parameters_text, read_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "frames", "save_gif", "save_mp4", "contact_sheet", "decoded_run", "labelled_grid", "require_room_for_grid",
-    "save_png", "options_text", "read_options", "STREAMS",
+    "save_png", "options_text", "read_options", "read_picture", "STREAMS",
 ]
 
 STREAMS = ("x_t", "x0_hat", "eps_hat", "both")
@@ -39,6 +40,8 @@ LOOKAHEAD = 60
 MIN_SIDE = 256
 HOLD_S = 1.5
 KEY = "diffusion-studio"
+# Where AUTOMATIC1111 keeps its own.
+PARAMETERS = "parameters"
 VERSION = 1
 # The maps of ControlNets travel with the options; Pillow reads texts of up to 1 MiB.
 MAX_JSON = 960 * 1024
@@ -427,10 +430,14 @@ def labelled_grid(pictures: Sequence[Image.Image], rows: Sequence[str], columns:
 
 # --- pictures that know how they were made -------------------------------------------------------------------
 
-def save_png(image: Image.Image, path: str | Path, options: SampleOptions) -> Path:
-    """Write a PNG that carries the options as JSON in an iTXt chunk named "diffusion-studio"; returns the path."""
+def save_png(image: Image.Image, path: str | Path, options: SampleOptions, *, alone: bool = False) -> Path:
+    """Write a PNG that carries the options as JSON in an iTXt chunk named "diffusion-studio", and in AUTOMATIC1111's form as "parameters".
+
+    alone: it is one picture as it was drawn, not a sheet of several, so its size is that of the run. Returns the path.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, options_text(options))
+    info.add_itxt(PARAMETERS, parameters_text(options, image.size if alone else None))
     image.save(path, "PNG", pnginfo=info)
     return Path(path)
 
@@ -442,17 +449,24 @@ def options_text(options: SampleOptions, *, maps: bool = True) -> str:
 
 
 def read_options(path: str | Path | BinaryIO) -> SampleOptions:
-    """The options that a PNG (or GIF) of the studio carries; no pixel is decoded.
+    """The options that a PNG (or GIF) of the studio, or a PNG of AUTOMATIC1111, carries; no pixel is decoded.
 
     Raises:
         BadImage: not a PNG or GIF, or it carries none or damaged ones. InvalidOption, UnknownName: they say nonsense.
     """
-    text = _read_text(path)
+    return read_picture(path).options
+
+
+def read_picture(path: str | Path | BinaryIO) -> Parameters:
+    """The same, with the names of what AUTOMATIC1111's form says besides and the studio does not know."""
+    own, text = _read_text(path)
+    if not own:
+        return read_parameters(text)
     try:
         envelope = json.loads(text)
         if envelope["version"] != VERSION:
             raise BadImage(f"This picture's options have version {envelope['version']!r} and this studio reads version {VERSION}; set them by hand.")
-        return SampleOptions.from_dict(envelope["options"])
+        return Parameters(SampleOptions.from_dict(envelope["options"]), ())
     except StudioError:
         raise
     # RecursionError: JSON nested a thousand deep.
@@ -460,18 +474,20 @@ def read_options(path: str | Path | BinaryIO) -> SampleOptions:
         raise BadImage("The options in this picture are damaged; drop another picture that the studio saved.") from error
 
 
-def _read_text(path: str | Path | BinaryIO) -> str:
+def _read_text(path: str | Path | BinaryIO) -> tuple[bool, str]:
+    """Whether the text is the studio's own, and the text."""
     try:
         with Image.open(path, formats=("PNG", "GIF")) as image:
-            text = image.info.get(KEY) if isinstance(image, PngImagePlugin.PngImageFile) else _comment(image)
+            png = isinstance(image, PngImagePlugin.PngImageFile)
+            text, other = (image.info.get(KEY), image.info.get(PARAMETERS)) if png else (_comment(image), None)
     # Pillow stops inflating a text chunk at 1 MiB and says so by ValueError; SyntaxError is its word for broken chunks.
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise BadImage("This file is not a PNG or GIF that can be read; drop a picture that the studio saved.") from error
-    if not text:
-        raise BadImage("This picture carries no options of the studio; drop a picture that the studio saved.")
-    if len(text) > MAX_JSON:
+    if not (text or other):
+        raise BadImage("This picture carries no options of the studio or of AUTOMATIC1111; drop a picture that one of them saved.")
+    if len(str(text or other)) > MAX_JSON:
         raise BadImage("The options in this picture are too long to be the studio's; drop a picture that the studio saved.")
-    return str(text)
+    return bool(text), str(text or other)
 
 
 def _comment(image: Image.Image) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.conditioning import Conditioning, batched
+from studio.models.weighting import plain_text
 from studio.process.conversions import NoiseLevel, eps_from, output_from, x0_from
 from studio.sampling.denoisers import Denoiser, Network, Prediction, Reader
 
@@ -174,7 +175,7 @@ class ClipGuided:
     def __init__(self, *, inner: Denoiser, model: Any, read: Reader, clip: "Clip", options: "SampleOptions"):
         self.inner, self.model, self.read, self.clip = inner, model, read, clip
         self.scale, self.seed = options.clip_guidance_scale, options.seed
-        self.text = clip.embed_text(options.prompt)
+        self.text = clip.embed_text(plain_text(options.prompt))
 
     def __call__(self, x_t: Tensor, level: NoiseLevel) -> Prediction:
         """The guided prediction at x_t (B, C, h, w); it must not be an inference tensor."""

@@ -1,7 +1,8 @@
 """Controls of what only some families can be told (studio.conditions): to be seen where the chosen model is of one of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ from studio.conditions import CONDITIONS, is_taken
 from studio.options import SampleOptions, option_info
 from tabs.parts.api import SamplingApi
 from tabs.parts.controls import DEFAULTS, Controls, control, written
+from tabs.parts.shelf import create_shelf
 
 __all__ = ["Conditions", "create_conditions"]
 
@@ -62,7 +64,13 @@ def create_conditions(studio: SamplingApi, prefix: str, model: str | None) -> Co
                         of_menu = option_info(name).kind == "model"
                         more: dict[str, Any] = {"choices": refiners(studio), "allow_custom_value": not studio.public} if of_menu else {}
                         controls[name] = control(prefix, name, visible=is_taken(name, takes), **more)
+            if group in BESIDE:
+                BESIDE[group](studio, prefix, controls)
     return Conditions(studio=studio, controls=controls, folds=folds)
+
+
+# What else stands in the fold of a group.
+BESIDE: Mapping[str, Callable[[SamplingApi, str, Controls], None]] = MappingProxyType({"added": create_shelf})
 
 
 def rows_of(names: list[str]) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.additions import Lora
 from studio.checks import require_choice
 from studio.conditions import CONDITIONS
 from studio.errors import InvalidOption
@@ -43,6 +44,8 @@ TEXTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "negative_prompt": {"placeholder": "What it is not to show", "max_lines": 3},
     "timesteps": {"placeholder": "ddim50 or 10,15,20", "max_lines": 1},
 })
+# Options that are written one a line, by their kind: what stands there while nothing is written.
+LINES: Mapping[str, str] = MappingProxyType({"loras": "style.safetensors 0.8", "files": "word.safetensors"})
 # Which schedulers an option means something to; the others hide it.
 OF_SCHEDULER: Mapping[str, Callable[[SchedulerInfo], bool]] = MappingProxyType({
     "eta": lambda scheduler: scheduler.takes_eta, "timesteps": lambda scheduler: scheduler.diffusers_class is None,
@@ -92,6 +95,8 @@ def _written_kind(info: OptionInfo) -> tuple[Callable[..., Any], dict[str, Any]]
         return gr.CheckboxGroup, {"choices": list(info.choices)}
     if info.kind == "model":
         return _dropdown, {"allow_custom_value": True}
+    if info.kind in LINES:
+        return gr.Textbox, {"placeholder": LINES[info.kind], "lines": 2, "max_lines": 8, "min_width": 120}
     return gr.Textbox, {"placeholder": {"pair": "1024x1024", "numbers": "7, 8, 9"}[info.kind], "max_lines": 1, "min_width": 120}
 
 
@@ -192,6 +197,8 @@ def written(name: str, value: Any) -> Any:
     kind = option_info(name).kind
     if kind in ("pair", "numbers"):
         return "" if value is None else ("x" if kind == "pair" else ", ").join(map(str, value))
+    if kind in LINES:
+        return "\n".join(f"{one.file} {one.weight:g}" if isinstance(one, Lora) else one for one in value)
     return list(value) if kind == "many" else "" if value is None and option_info(name).low is None else value
 
 
@@ -202,10 +209,24 @@ def read(name: str, said: Any) -> Any:
         return _numbers(info, said) if said else default
     if info.kind == "many":
         return tuple(said or ())
+    if info.kind in LINES:
+        lines = [line.strip() for line in str(said or "").splitlines() if line.strip()]
+        return tuple(map(_lora, lines)) if info.kind == "loras" else tuple(lines)
     if isinstance(said, str):
         return said.strip()
     # Where the model has its own, 0 stands for it.
     return default if said is None or said == 0 and default is None else said
+
+
+def _lora(line: str) -> Lora:
+    """A LoRA of a line: its file, and its weight where the last word is a number."""
+    file, _, weight = line.rpartition(" ")
+    try:
+        return Lora(file=file.strip(), weight=float(weight)) if file.strip() else Lora(file=line)
+    except ValueError as error:
+        if isinstance(error, InvalidOption):
+            raise
+        return Lora(file=line)
 
 
 def _numbers(info: OptionInfo, said: str) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ DOWNLOAD = """(file) => {
 def save_pictures(trajectory: "Trajectory", folder: Path) -> list[Path]:
     """The pictures as PNG files, each with the options that make it alone; a stopped run gives its last belief."""
     alone = each_alone(trajectory.options)
-    return [save_png(image, folder / f"{file_stem(one)}.png", one) for image, one in zip(trajectory.images, alone)]
+    return [save_png(image, folder / f"{file_stem(one)}.png", one, alone=True) for image, one in zip(trajectory.images, alone)]
 
 
 def file_stem(options: SampleOptions) -> str:

@@ -23,7 +23,7 @@ import gradio as gr
 from studio.errors import InvalidOption, StudioError
 from studio.models.device import Work
 from studio.options import SampleOptions
-from studio.sampling.export import read_options
+from studio.sampling.export import read_picture
 from studio.scratch import passing_folder
 from tabs.parts.api import SamplingApi, TextApi
 from tabs.parts.arguments import event_value
@@ -217,7 +217,9 @@ class RunPanel:
             if path is None:
                 raise InvalidOption("No file was given; choose a run file, or a picture that was kept.")
             if Path(path).suffix.lower() != ".safetensors":
-                return self._restored(read_options(path), f"The options of this picture are set; press {self.verb} to make it again.")
+                options, left_out = read_picture(path)
+                said = f" Not known here, and left out: {', '.join(left_out)}." if left_out else ""
+                return self._restored(options, f"The options of this picture are set; press {self.verb} to make it again.{said}")
             trajectory = session.of(request).open(self.studio, path)
             shown = film(trajectory, run=session.run, title=f"Run file {Path(path).name}", autoplay=True, tokens=self._tokens_of(trajectory.options))
             return {self.stage: to_stage(shown), **self._restored(trajectory.options, f"Opened a run of {len(trajectory.steps)} steps.")}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
+from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import StudioError
 from studio.models.catalogue import MODELS
+from studio.models.weighting import plain_text
 from studio.options import SampleOptions
 from studio.toybox import unknown_words
 from tabs.parts.api import TextApi
@@ -30,15 +32,20 @@ def create_words(elem_id: str, value: str = "") -> gr.HTML:
     return drawn_by("words", '<div class="ds-words"></div>', elem_id=elem_id, value=value)
 
 
-def words_of(studio: TextApi, model: str | None, prompt: str) -> str:
-    """JSON text: tokens with what they are, what was cut off, and the embedding; or a note where they cannot be had."""
+def words_of(studio: TextApi, model: str | None, prompt: str, added: Added = NOTHING_ADDED) -> str:
+    """JSON text: tokens with what they are, what was cut off, and the embedding; or a note where they cannot be had.
+
+    added: what is put into the model; it counts where a model with that is in memory already.
+    """
     if not model:
         return to_stage({"note": ""})
     if not at_hand(studio, model):
         return to_stage({"note": "The model's own tokenizer says how it reads the prompt: press Generate once to load it."})
+    added = added if (model, str(added)) in [(one.name, one.added) for one in studio.residents()] else NOTHING_ADDED
     try:
-        tokens = studio.tokens(model, prompt)
-        return to_stage({"prompt": prompt, "limit": tokens.limit, "cut_off": tokens.cut_off, **tokens_shown(tokens), **embedding_shown(studio, model, prompt)})
+        tokens = studio.tokens(model, prompt, added)
+        shown = {**tokens_shown(tokens), **embedding_shown(studio, model, prompt, added)}
+        return to_stage({"prompt": prompt, "limit": tokens.limit, "cut_off": tokens.cut_off, **shown})
     except StudioError as error:
         return to_stage({"note": str(error)})
 
@@ -46,7 +53,7 @@ def words_of(studio: TextApi, model: str | None, prompt: str) -> str:
 def unknown_line(model: str | None, prompt: str | None) -> str:
     """HTML: which words of the prompt the small world of an embedded model does not hold; empty where there is none, or for any other model."""
     entry = MODELS.get(model or "")
-    unknown = unknown_words(prompt or "") if entry and entry.embedded and entry.text else ()
+    unknown = unknown_words(plain_text(prompt or "")) if entry and entry.embedded and entry.text else ()
     if not unknown:
         return ""
     named = [f"“{escape(word)}”" for word in unknown[:MOST_NAMED]]
@@ -58,14 +65,19 @@ def unknown_line(model: str | None, prompt: str | None) -> str:
 
 
 def tokens_shown(tokens: Any) -> dict[str, Any]:
-    pieces = sum(token.word is not None for token in tokens.tokens)
-    kinds = ["start", *["piece"] * pieces, "end", *["padding"] * len(tokens.tokens)]
-    return {"tokens": [{"id": token.id, "text": token.text, "word": token.word, "kind": kind} for token, kind in zip(tokens.tokens, kinds)]}
+    """Tokens with what each is; of a long prompt chunk by chunk, each with marks of its own."""
+    shown, last = [], "end"
+    for place, token in enumerate(tokens.tokens):
+        starts = place % tokens.limit == 0
+        last = "start" if starts else "piece" if token.word is not None else "end" if last in ("start", "piece") else "padding"
+        weight = {} if token.weight == 1 else {"weight": round(token.weight, 3)}
+        shown.append({"id": token.id, "text": token.text, "word": token.word, "kind": last, **weight})
+    return {"tokens": shown}
 
 
-def embedding_shown(studio: TextApi, model: str, prompt: str) -> dict[str, Any]:
+def embedding_shown(studio: TextApi, model: str, prompt: str, added: Added) -> dict[str, Any]:
     """(L, D) as bytes: 0 is -reach, 255 is reach."""
-    states = studio.text_embedding(model, prompt)
+    states = studio.text_embedding(model, prompt, added)
     reach = float(DEVIATIONS * states.std()) or 1.0
     levels = np.rint(127.5 * (1 + np.clip(states / reach, -1, 1))).astype(np.uint8)
     return {"embedding": {"rows": states.shape[0], "columns": states.shape[1], "reach": reach, "levels": b64encode(levels.tobytes()).decode()}}
@@ -76,7 +88,7 @@ def tokens_of(studio: TextApi, options: SampleOptions, even_unloaded: bool = Tru
     if not options.record_attention or not (even_unloaded or at_hand(studio, options.model)):
         return None
     try:
-        return studio.tokens(options.model, options.prompt)
+        return studio.tokens(options.model, options.prompt, options.added)
     except StudioError:
         return None
 

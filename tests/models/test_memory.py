@@ -3,11 +3,12 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
 from studio import SampleOptions, Studio
-from studio.errors import InvalidOption, ModelUnavailable, RunFailed, UnknownName
+from studio.errors import InvalidOption, ModelUnavailable, RunFailed, TooLarge, UnknownName
 from studio.models.downloads import LoadProgress, download
 from studio.models.loading import resolve
 from studio.models.memory import GIB, RUN_GIB, VARIABLE, Residents, budget_gib, estimate_gib
@@ -20,7 +21,7 @@ class Weights:
         self.gib = gib
 
 
-SIZES = {"small": 1.0, "other": 1.5, "large": 3.0, "huge": 5.0, "giant": 9.0}
+SIZES = {"small": 1.0, "other": 1.5, "large": 3.0, "huge": 5.0, "giant": 9.0, "vast": 20.0, "titan": 40.0}
 
 
 def residents(budget: float = 4.0, offload: bool = True, loads: list | None = None) -> Residents:
@@ -40,7 +41,7 @@ def test_models_stay_until_another_needs_their_room():
     assert memory.get("small") is small and [one.name for one in memory.list()] == ["small", "other"]
     memory.get("large")  # 3 beside 1 fit in 4; the other, used longest ago, gave way
     assert [one.name for one in memory.list()] == ["large", "small"] and memory.get("small") is small
-    assert loads == [("small", False), ("other", False), ("large", False)]
+    assert loads == [("small", ""), ("other", ""), ("large", "")]
     assert [one.memory_gib for one in memory.list()] == [1.0, 3.0] and memory.list()[0].last_used >= memory.list()[1].last_used
 
 
@@ -56,12 +57,65 @@ def test_what_does_not_fit_alone_is_offloaded_and_then_refused_in_numbers():
     loads: list = []
     memory = residents(loads=loads)
     memory.get("huge")  # 5 GiB, part by part 3.25
-    assert loads == [("huge", True)] and memory.list()[0].offloaded and memory.list()[0].memory_gib == pytest.approx(3.25)
-    with pytest.raises(ModelUnavailable, match=r"5\.9 GiB even part by part.*4\.0 GiB: 1\.9 GiB are missing"):
-        memory.get("giant")
+    assert loads == [("huge", "parts")] and memory.list()[0].offloaded and memory.list()[0].memory_gib == pytest.approx(3.25)
+    with pytest.raises(ModelUnavailable, match=r"4\.8 GiB even layer by layer.*4\.0 GiB: 0\.8 GiB are missing"):
+        memory.get("titan")
     assert [one.name for one in memory.list()] == ["huge"]  # a refusal costs nobody their place
     with pytest.raises(ModelUnavailable, match=r"needs about 5\.0 GiB and the studio may use 4\.0 GiB: 1\.0"):
         residents(offload=False).get("huge")
+
+
+@pytest.mark.parametrize(("name", "holding", "about"), [
+    ("large", "", ""), ("huge", "parts", "lent part by part"), ("giant", "fp8", "network in 8 bits, lent part by part"),
+    ("vast", "layers", "lent layer by layer"),
+])
+def test_a_model_is_held_in_the_first_way_that_fits_and_that_is_said(name, holding, about):
+    loads: list = []
+    memory = residents(loads=loads)
+    memory.get(name)
+    assert loads == [(name, holding)] and memory.list()[0].about == about
+
+
+def test_a_network_in_8_bits_takes_less_and_draws_nearly_the_same(tiny_sd, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    from studio.models import load_model
+    from studio.models.memory import measured_gib
+    from studio.sampling.loop import sample
+
+    def drawn(model):
+        options = SampleOptions(model=tiny_sd, prompt="a red star", num_steps=3, seed=3)
+        model.make_ready(options)
+        *_, finished = sample(model, options)
+        return np.asarray(finished.images[0]).astype(int)
+
+    # There is no second device here that anything could be lent to.
+    monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", lambda self, device: None)
+    whole, rounded = load_model(tiny_sd), load_model(tiny_sd, offload="fp8")
+    assert any(weight.dtype == torch.float8_e4m3fn for weight in rounded.network.parameters()) and measured_gib(rounded) < measured_gib(whole)
+    assert 0 < np.abs(drawn(rounded) - drawn(whole)).mean() < 16
+
+
+def test_what_does_not_fit_is_tried_in_tiles_before_it_is_refused_and_that_is_said(tiny_sd, monkeypatch):
+    from studio.models import load_model, room
+    from studio.models.room import Need, require_room
+
+    model = load_model(tiny_sd)
+    model.vae.tile_latent_min_size = 4
+    monkeypatch.setattr(room, "free_ram", lambda: 100)
+
+    def need(quick):
+        at_once = model.decoded_at_once(8, 8)
+        return Need(phases=((at_once[0] * at_once[1] * 2, 0),))
+
+    require_room(model, need, offloaded=False, let_others_go=lambda: False)
+    assert model.decoded_at_once(8, 8) == (4, 4) and model.tiles_early
+    held = Residents(load=lambda name, how: model, estimate=lambda name: 0.1, measure=lambda model: 0.1, budget=lambda: 1.0, can_offload=lambda: False)
+    held.get("x")
+    assert held.list()[0].about == "VAE in tiles" == (held.get("x"), held.list()[0].about)[1]
+    monkeypatch.setattr(room, "free_ram", lambda: 10)
+    with pytest.raises(TooLarge):
+        require_room(model, need, offloaded=False, let_others_go=lambda: False)
 
 
 def test_the_budget_is_read_from_the_device_or_said(monkeypatch):

@@ -128,6 +128,15 @@ def test_what_shapes_do_not_say_is_taken_from_the_metadata_and_from_marks(tmp_pa
     assert marked.path.prediction_type == "v_prediction" and marked.scheduler_config["rescale_betas_zero_snr"]
 
 
+def test_a_folder_of_the_files_name_beside_it_is_its_configuration(tmp_path):
+    torch.manual_seed(0)
+    pipeline, weights, _ = sd1(tmp_path)
+    pipeline.scheduler = diffusers.DDIMScheduler(**DDIM, prediction_type="v_prediction")
+    pipeline.save_pretrained(tmp_path / "my-checkpoint")
+    model = load_model(tiny.save_original(tmp_path / "my-checkpoint.safetensors", weights, {}))
+    assert model.path.prediction_type == "v_prediction" and model.info.label == "my-checkpoint" and model.info.text
+
+
 def test_the_vocabulary_of_clip_is_the_published_one():
     from transformers import CLIPTokenizer
 

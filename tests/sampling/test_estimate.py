@@ -134,6 +134,9 @@ def test_a_gpu_and_the_computer_are_weighed_apart(tiny_model, free, monkeypatch)
     class OnGpu:
         device = torch.device("cuda")
 
+        def spare_memory(self):
+            return False
+
     weigh = {"offloaded": False, "let_others_go": lambda: False}
     monkeypatch.setattr(room, "free_bytes", lambda device: 2 * GIB)
     free(GIB)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import StudioError
 from studio.media.images import to_images, to_pixels
 from studio.media.previews import RgbMap
@@ -55,7 +56,7 @@ class FakeTextStudio(FakeStudio):
     def memory_gib(self) -> float:
         return 8.0
 
-    def tokens(self, model: str, prompt: str) -> Tokens:
+    def tokens(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> Tokens:
         """Words by blanks, those of more than six letters in two pieces."""
         pieces = [(piece, number) for number, word in enumerate(prompt.split()) for piece in ([word[:6], word[6:]] if len(word) > 6 else [word])]
         room = LIMIT - 2
@@ -65,7 +66,7 @@ class FakeTextStudio(FakeStudio):
         words = tuple(dict.fromkeys(prompt.split()))
         return Tokens(tokens=(Token(id=0, text="start", word=None), *middle, *padding), words=words, cut_off=" ".join(text for text, _ in beyond), limit=LIMIT)
 
-    def text_embedding(self, model: str, prompt: str) -> np.ndarray:
+    def text_embedding(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> np.ndarray:
         return np.random.default_rng(len(prompt)).normal(size=(LIMIT, 20)).astype(np.float32)
 
     def decode(self, trajectory: Trajectory, stream: str, index: int) -> list[Any]:

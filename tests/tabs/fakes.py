@@ -93,6 +93,9 @@ class FakeStudio:
     def residents(self) -> list[Resident]:
         return [Resident(name=name, memory_gib=0.25, last_used=0.0) for name in self.loaded]
 
+    def shelf(self, kind: str) -> list[Any]:
+        return []
+
     def load_run(self, path: str | Path) -> Trajectory:
         return Trajectory.load(path)
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from studio.files import read_object
+from studio.models.originals import ORIGINALS, read_header, recognised
 
 __all__ = ["FAMILIES", "Family", "family_in", "family_of_pipeline"]
 
@@ -39,38 +40,39 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
     "pixel": Family(label="pixel diffusion", pipelines=("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"), module="pixel"),
     "stable-diffusion": Family(
         label="Stable Diffusion 1 and 2", pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), module="stable_diffusion", text=True,
+        takes=("added",),
     ),
     "sdxl": Family(
         label="Stable Diffusion XL", pipelines=("StableDiffusionXLPipeline",), module="sdxl", text=True,
-        takes=("size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip", "refined", "aesthetic"),
+        takes=("size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip", "refined", "aesthetic", "added"),
     ),
     # A base model may be kept as this pipeline too: its file says which it is.
     "sdxl-refiner": Family(
         label="Stable Diffusion XL refiner", pipelines=("StableDiffusionXLImg2ImgPipeline",), module="sdxl", text=True, refines=True,
-        takes=("size.original", "size.crop", "size.negative_original", "size.negative_crop", "texts.clip_skip", "aesthetic"),
+        takes=("size.original", "size.crop", "size.negative_original", "size.negative_crop", "texts.clip_skip", "aesthetic", "added"),
     ),
     "sd-inpainting": Family(
         label="Stable Diffusion inpainting", pipelines=("StableDiffusionInpaintPipeline",), module="stable_diffusion", text=True,
-        takes=("init_mask",),
+        takes=("init_mask", "added"),
     ),
     "sdxl-inpainting": Family(
         label="Stable Diffusion XL inpainting", pipelines=("StableDiffusionXLInpaintPipeline",), module="sdxl", text=True,
-        takes=("init_mask", "size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip"),
+        takes=("init_mask", "size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip", "added"),
     ),
     "sd-depth": Family(
-        label="Stable Diffusion with depth", pipelines=("StableDiffusionDepth2ImgPipeline",), module="depth", text=True, takes=("cond_image", "depth_model"),
+        label="Stable Diffusion with depth", pipelines=("StableDiffusionDepth2ImgPipeline",), module="depth", text=True, takes=("cond_image", "depth_model", "added"),
         picture="Depth map: bright is near. Empty: made of the picture to start from.",
     ),
     "sd-upscaler": Family(
-        label="Stable Diffusion upscaler", pipelines=("StableDiffusionUpscalePipeline",), module="upscaler", text=True, takes=("cond_image", "noise_level"),
+        label="Stable Diffusion upscaler", pipelines=("StableDiffusionUpscalePipeline",), module="upscaler", text=True, takes=("cond_image", "noise_level", "added"),
         picture="The small picture; what is drawn is four times as wide and high.", noise=(350, 20),
     ),
     "unclip": Family(
         label="Stable unCLIP image variations", pipelines=("StableUnCLIPImg2ImgPipeline",), module="unclip", text=True,
-        takes=("cond_image", "cond_image_2", "cond_mix", "noise_level"), picture="The picture to vary.", noise=(999, 0),
+        takes=("cond_image", "cond_image_2", "cond_mix", "noise_level", "added"), picture="The picture to vary.", noise=(999, 0),
     ),
-    "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True, takes=("texts", "flow", "skipped")),
-    "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit"),
+    "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True, takes=("texts", "flow", "skipped", "added")),
+    "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit", takes=("added.vae",)),
 })
 
 
@@ -84,7 +86,13 @@ def family_of_pipeline(name: str) -> Family | None:
 
 
 def family_in(folder: Path) -> str | None:
-    """The key of the family whose model lies in the folder, by its configs alone; None where they say nothing. Raises DamagedFile."""
+    """The key of the family whose model lies in the folder, by its configs alone, or in the file, by its keys; None where they say nothing.
+
+    Raises DamagedFile, ModelUnavailable.
+    """
+    if folder.suffix == ".safetensors" and folder.is_file():
+        of_file = ORIGINALS[recognised(read_header(folder), str(folder))].pipeline
+        return next((name for name, family in FAMILIES.items() if of_file in family.pipelines), None)
     index = read_object(folder / "model_index.json") or {}
     kind = index.get("_class_name")
     # Of the two that are kept as this pipeline the refiner has no first text encoder.

@@ -99,6 +99,10 @@ class PixelModel:
         """States are pictures: (B, C, H, W) as it is."""
         return x0
 
+    def spare_memory(self) -> bool:
+        """A pixel model has no smaller pieces."""
+        return False
+
     def decoded_at_once(self, height: int, width: int) -> tuple[int, int]:
         """There is nothing to decode."""
         return height, width

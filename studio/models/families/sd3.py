@@ -20,6 +20,7 @@ from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, latent_info, open_pipeline, put_on_device, require_fit
 from studio.models.prompts import Encoded, PromptEncoder, penultimate
 from studio.models.sources import Source, scheduler_config_of
+from studio.models.weighting import plain_text
 from studio.options import SampleOptions
 from studio.process.paths import FlowPath
 
@@ -38,14 +39,20 @@ class ThreeEncoders(PromptEncoder):
 
     def encode_afresh(
         self, text: str, device: torch.device, second: str = "", third: str = "", skip: int = 0, encoders: tuple[str, ...] = ("clip_l", "clip_g", "t5"),
+        *, chunks: int = 1,
     ) -> Encoded:
         """States (1, L + 256, D) and the pooled prompt (1, P).
 
         second, third: for these encoders; "" = the same. skip: layers left out of both CLIPs. encoders: those that read; zeros stand for the others.
         """
         pipeline = self.pipeline
-        first, pooled = penultimate(pipeline.text_encoder, self.ids(text), device, skip)
-        states, pooled_2 = penultimate(pipeline.text_encoder_2, self.ids(second or text, pipeline.tokenizer_2), device, skip)
+
+        def by(encoder: Any) -> Any:
+            return lambda ids, mask: penultimate(encoder, ids, device, skip)
+
+        first, pooled = self.read(text, device, by(pipeline.text_encoder), chunks=chunks)
+        states, pooled_2 = self.read(second or text, device, by(pipeline.text_encoder_2), pipeline.tokenizer_2, chunks=chunks)
+        assert pooled is not None and pooled_2 is not None
         reads = [1.0 if name in encoders else 0.0 for name in ("clip_l", "clip_g", "t5")]
         clip = torch.cat([first * reads[0], states * reads[1]], dim=-1)
         t5 = self._t5(third or text, device).to(first.dtype) * reads[2]
@@ -55,7 +62,8 @@ class ThreeEncoders(PromptEncoder):
     def _t5(self, text: str, device: torch.device) -> Tensor:
         if self.pipeline.text_encoder_3 is None:
             return torch.zeros(1, T5_PLACES, self.pipeline.transformer.config.joint_attention_dim, device=device)
-        ids = self.ids(text, self.pipeline.tokenizer_3, T5_PLACES)
+        # T5 reads the words as they are; weights are CLIP's.
+        ids = self.ids(plain_text(text), self.pipeline.tokenizer_3, T5_PLACES)
         with torch.no_grad():
             return self.pipeline.text_encoder_3(ids.to(device))[0]
 
@@ -72,12 +80,15 @@ class StableDiffusion3(Latent):
         texts = options.texts
         self._check_encoders(texts.encoders, bool(texts.prompt_3 or texts.negative_prompt_3))
         self._check_layers(options)
+        chunks = self.prompts.count(options.prompt, options.negative_prompt, texts.prompt_2, texts.negative_prompt_2)
         cond = self.prompts.encoded(
             options.prompt, self.device, second=texts.prompt_2, third=texts.prompt_3, skip=texts.clip_skip or 0, encoders=texts.encoders,
+            chunks=chunks,
         )
         # What guidance leads away from is read as the model was trained, as in diffusers' pipeline.
         uncond = self.prompts.encoded(
             options.negative_prompt, self.device, second=texts.negative_prompt_2, third=texts.negative_prompt_3, encoders=texts.encoders,
+            chunks=chunks,
         )
         told, avoided = (Conditioning(text=encoded.states, pooled=encoded.pooled) for encoded in (cond, uncond))
         return told, avoided
@@ -108,7 +119,7 @@ class StableDiffusion3(Latent):
         """Of the joint attention: how much of what a place gives to words goes to each of CLIP's tokens."""
         _, height, width = self.state_shape(options)
         patch = self.network.config.patch_size
-        return JointAttentionRecorder(self.network, options.num_images, height // patch, width // patch, self.prompts.limit)
+        return JointAttentionRecorder(self.network, options.num_images, height // patch, width // patch, self.prompts.places(options))
 
 
 # --- loading -------------------------------------------------------------------------------------------------

@@ -36,12 +36,15 @@ class TwoEncoders(PromptEncoder):
         super().__init__(pipeline.tokenizer or pipeline.tokenizer_2, pipeline.text_encoder or pipeline.text_encoder_2)
         self.pipeline = pipeline
 
-    def encode_afresh(self, text: str, device: torch.device, second: str = "", skip: int = 0) -> Encoded:
+    def encode_afresh(self, text: str, device: torch.device, second: str = "", skip: int = 0, *, chunks: int = 1) -> Encoded:
         """States (1, L, D1 + D2) and the pooled prompt (1, P). second: for the second encoder; "" = the same. skip: layers left out of both."""
-        alone = self.pipeline.text_encoder is None
-        states, pooled = penultimate(self.pipeline.text_encoder_2, self.ids(text if alone else second or text, self.pipeline.tokenizer_2), device, skip)
+        def by(encoder: Any) -> Any:
+            return lambda ids, mask: penultimate(encoder, ids, device, skip)
+
+        alone, last = self.pipeline.text_encoder is None, self.pipeline.tokenizer_2
+        states, pooled = self.read(text if alone else second or text, device, by(self.pipeline.text_encoder_2), last, chunks=chunks)
         if not alone:
-            first, _ = penultimate(self.pipeline.text_encoder, self.ids(text), device, skip)
+            first, _ = self.read(text, device, by(self.pipeline.text_encoder), chunks=chunks)
             states = torch.cat([first, states], dim=-1)
         return Encoded(states, pooled)
 
@@ -63,9 +66,10 @@ class StableDiffusionXL(Latent):
         self._check_refining(options)
         _, height, width = (side * self.factor for side in self.state_shape(options))
         texts = options.texts
-        cond = self.prompts.encoded(options.prompt, self.device, second=texts.prompt_2, skip=texts.clip_skip or 0)
+        chunks = self.prompts.count(options.prompt, options.negative_prompt, texts.prompt_2, texts.negative_prompt_2)
+        cond = self.prompts.encoded(options.prompt, self.device, second=texts.prompt_2, skip=texts.clip_skip or 0, chunks=chunks)
         # What guidance leads away from is read as the model was trained, as in diffusers' pipeline.
-        uncond = self.prompts.encoded(options.negative_prompt, self.device, second=texts.negative_prompt_2)
+        uncond = self.prompts.encoded(options.negative_prompt, self.device, second=texts.negative_prompt_2, chunks=chunks)
         if not (options.negative_prompt or texts.negative_prompt_2) and self.pipeline.config.force_zeros_for_empty_prompt:
             uncond = Encoded(torch.zeros_like(cond.states), torch.zeros_like(cond.pooled))
         with_size, without = (torch.tensor([ids], device=self.device, dtype=self.network.dtype) for ids in self._added_ids(options, width, height))

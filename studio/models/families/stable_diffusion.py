@@ -47,7 +47,9 @@ class StableDiffusion(Latent):
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The states of the prompt, and of the negative one: (1, L, D) each. Raises InvalidOption."""
         refuse_class(self.info, options)
-        return Conditioning(text=self.prompts.encode(options.prompt, self.device)), Conditioning(text=self.prompts.encode(options.negative_prompt, self.device))
+        chunks = self.prompts.count(options.prompt, options.negative_prompt)
+        cond, uncond = (Conditioning(text=self.prompts.encode(text, self.device, chunks=chunks)) for text in (options.prompt, options.negative_prompt))
+        return cond, uncond
 
     def predict(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
         """What the UNet says at x_t (B, C, h, w), float32."""

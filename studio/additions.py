@@ -1,0 +1,48 @@
+"""A LoRA that is put into a model before it draws, and how many additions there may be. Data only.
+
+studio.conditions.Added is all that a run asks for; studio.models.added puts it in; studio.models.shelf says which files there are.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from studio.checks import quoted, require_float, require_text
+from studio.errors import InvalidOption
+
+__all__ = ["MAX_EMBEDDINGS", "MAX_LORAS", "Lora"]
+
+MAX_LORAS, MAX_EMBEDDINGS = 8, 16
+MAX_WEIGHT = 4.0
+MAX_NAME = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA of a run.
+
+    Args:
+        file: a .safetensors file in diffusers' or in kohya's layout, in a folder that the studio may use; its path, or its name there.
+        weight: how much of it is added, -4 to 4; 1 is as it was taught.
+    Raises:
+        InvalidOption.
+    """
+
+    file: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_text("the file of a LoRA", self.file, MAX_NAME)
+        require_float("the weight of a LoRA", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
+        if not self.file:
+            raise InvalidOption("A LoRA must name its file, but it is empty; name one, or leave the LoRA out.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"file": self.file, "weight": self.weight}
+
+    @classmethod
+    def from_dict(cls, values: object) -> "Lora":
+        """The inverse of `to_dict`. Raises InvalidOption."""
+        if not isinstance(values, dict) or "file" not in values or set(values) - {"file", "weight"}:
+            raise InvalidOption(f"A LoRA must say its file and weight, but it is {quoted(values)}.")
+        return cls(**values)
