@@ -9,9 +9,7 @@ later (frozen graphs, folded convolutions) has the additions in it; a model with
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from studio.additions import Lora
 from studio.conditions import Added
@@ -19,6 +17,9 @@ from studio.errors import ModelUnavailable, StudioError
 from studio.models.original_configs import VAE_SCALES, vae_config, write_config
 from studio.models.originals import Header, read_header
 from studio.scratch import passing_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["add_loras", "embedding_vectors", "put_in"]
 
@@ -88,7 +89,7 @@ def _check_lora(pipeline: Any, name: str, file: str) -> None:
             raise _other_family(pipeline, name, file, header)
 
 
-def _downs(weights: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _downs(weights: Mapping[str, Any], prefix: str) -> "Iterator[tuple[str, Tensor]]":
     """The layers of the network that a LoRA has matrices for, with the first of the two: (rank, width of the layer's input, ...)."""
     from diffusers.utils import convert_unet_state_dict_to_peft
 
@@ -122,7 +123,7 @@ def taught_to(header: Header) -> str:
 
 # --- embeddings ----------------------------------------------------------------------------------------------
 
-def embedding_vectors(file: str) -> dict[str, Tensor]:
+def embedding_vectors(file: str) -> "dict[str, Tensor]":
     """The vectors (N, D) of an embedding by the encoder that they are for: "clip_l", "clip_g". Raises ModelUnavailable.
 
     Read are diffusers' form (one tensor under its word), AUTOMATIC1111's (emb_params) and SDXL's (clip_l and clip_g).

@@ -22,7 +22,7 @@ from studio.models.beginning import Beginning, begun
 from studio.models.catalogue import ModelInfo
 from studio.models.conditioning import Unit
 from studio.models.families import FAMILIES
-from studio.models.original_configs import write_configs
+from studio.models.original_configs import predicts, says_prediction, write_configs
 from studio.models.originals import read_header, recognised
 from studio.models.sizes import size_of
 from studio.models.sources import READING_FAILS, Source, is_single_file, known_info, scheduler_config_of, why_not
@@ -269,7 +269,12 @@ def _read(cls: Any, source: Source, options: dict[str, Any]) -> Any:
         return cls.from_single_file(source.place, config=str(beside), local_files_only=True, **options)
     with passing_folder() as folder:
         absent = dict.fromkeys(write_configs(folder, header, kind, beside))
-        return cls.from_single_file(source.place, config=str(folder), local_files_only=True, **absent, **options)
+        pipeline = cls.from_single_file(source.place, config=str(folder), local_files_only=True, **absent, **options)
+    if kind == "sd2" and not says_prediction(header) and predicts(pipeline.unet, pipeline.text_encoder.config.hidden_size) == "epsilon":
+        # As published, the one that predicts noise makes pictures of 512 x 512, the other of 768 x 768.
+        pipeline.scheduler.register_to_config(prediction_type="epsilon")
+        pipeline.unet.register_to_config(sample_size=64)
+    return pipeline
 
 
 def put_on_device(pipeline: Any, source: Source) -> None:

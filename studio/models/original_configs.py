@@ -17,13 +17,15 @@ from studio.errors import ModelUnavailable
 from studio.models.catalogue import ASSETS
 from studio.models.originals import ORIGINALS, UNET, Header
 
-__all__ = ["VAE_SCALES", "vae_config", "write_config", "write_configs"]
+__all__ = ["VAE_SCALES", "predicts", "says_prediction", "vae_config", "write_config", "write_configs"]
 
 Config = dict[str, Any]
 CLIP_WORDS = ASSETS / "tokenizers" / "clip"
 VAE = "first_stage_model."
 T5 = "text_encoders.t5xxl.transformer."
 HEAD = 64
+# Noise that is given back is like itself; a picture is not like noise.
+ALIKE = 0.5
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 LATENT_DDIM = {**BETAS, "_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "skip_prk_steps": True}
 
@@ -249,6 +251,25 @@ def _schedulers(header: Header, kind: str) -> dict[str, Config]:
         return {"scheduler": told}
     low = {**BETAS, "_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", "clip_sample": True}
     return {"scheduler": told, "low_res_scheduler": low}
+
+
+def predicts(network: Any, width: int) -> str:
+    """What a network of Stable Diffusion 2 predicts, whose file does not say it: "epsilon" or "v_prediction", by asking it at the noisiest step.
+
+    There the state is all but the noise itself: who predicts the noise gives it back, who predicts v gives the picture that it believes in.
+    width: of the words that it reads.
+    """
+    import torch
+
+    x_t = torch.randn(1, network.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        said = network(x_t.to(network.dtype), 999, encoder_hidden_states=torch.zeros(1, 77, width, dtype=network.dtype), return_dict=False)[0].float()
+    return "epsilon" if torch.nn.functional.cosine_similarity(said.flatten(), x_t.flatten(), dim=0) > ALIKE else "v_prediction"
+
+
+def says_prediction(header: Header) -> bool:
+    """Whether the file says what its network predicts."""
+    return header.said("modelspec.prediction_type").lower() in ("v", "epsilon") or "v_pred" in header.shapes or bool(header.said("ss_v_parameterization"))
 
 
 def _prediction(header: Header, kind: str) -> str:

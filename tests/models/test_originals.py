@@ -1,6 +1,8 @@
 """Checkpoints in one file, in their original layout: drawn as diffusers' pipeline of the same weights draws, and refused in a sentence."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -12,7 +14,10 @@ from studio import SampleOptions
 from studio.errors import ModelUnavailable
 from studio.models import load_model
 from studio.models.catalogue import ASSETS
+from studio.models.latents import open_pipeline
+from studio.models.original_configs import predicts
 from studio.models.originals import ORIGINALS, Header, read_header, recognised
+from studio.models.sources import Source
 from studio.sampling.loop import sample
 from tests import tiny_originals as tiny
 
@@ -84,6 +89,54 @@ def sd3(folder: Path):
     return pipeline, weights, {"tokenizer": words, "tokenizer_2": words_2}
 
 
+def parts_of(kind: str, folder: Path) -> tuple[dict, dict, dict]:
+    """Networks of the kinds that go on where something is told beside the state, their weights in the original layout, and the words."""
+    words = tiny.words_in(folder / "words")
+    xl, open_clip = kind.startswith("sdxl"), kind != "sd1-inpainting"
+    told: dict = {"in_channels": {"sdxl-refiner": 4, "upscaler": 7}.get(kind, 9), "out_channels": 4}
+    told |= {"use_linear_projection": True, "attention_head_dim": 8 if kind == "upscaler" else [1, 1]} if open_clip else {}
+    if xl:
+        refiner = kind == "sdxl-refiner"
+        told |= {
+            "cross_attention_dim": 128 if refiner else 192, "transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": (5 if refiner else 6) * 8 + 128,
+        }
+    told |= {"num_class_embeds": 20, "only_cross_attention": [True, True], "cross_attention_dim": 96} if kind == "upscaler" else {}
+    parts = {"unet": tiny.tiny_unet(**told), "vae": tiny.tiny_vae(**({"force_upcast": True} if xl else {}))}
+    weights = tiny.unet_to_original(parts["unet"]) | tiny.vae_to_original(parts["vae"])
+    if xl:
+        parts["text_encoder_2"] = tiny.tiny_text(words, 128, "gelu", projected=True, heads=2)
+        weights |= tiny.open_clip_to_original(parts["text_encoder_2"], f"conditioner.embedders.{0 if kind == 'sdxl-refiner' else 1}.model.")
+    else:
+        parts["text_encoder"] = tiny.tiny_text(words, 96 if kind == "upscaler" else 64, "gelu" if open_clip else "quick_gelu")
+        own = partial(tiny.open_clip_to_original, prefix="cond_stage_model.model.", unused_layer=True)
+        weights |= own(parts["text_encoder"]) if open_clip else tiny.clip_to_original(parts["text_encoder"], "cond_stage_model.transformer.")
+    if kind == "sdxl-inpainting":
+        parts["text_encoder"] = tiny.tiny_text(words, 64, "quick_gelu")
+        weights |= tiny.clip_to_original(parts["text_encoder"], "conditioner.embedders.0.transformer.")
+    return parts, weights, {"tokenizer": words, "tokenizer_2": words} if xl else {"tokenizer": words}
+
+
+@pytest.mark.parametrize("kind", ["sdxl-refiner", "sd1-inpainting", "sd2-inpainting", "sdxl-inpainting", "upscaler"])
+def test_files_of_the_other_kinds_become_the_pipelines_that_they_were(kind, tmp_path):
+    torch.manual_seed(0)
+    parts, weights, words = parts_of(kind, tmp_path)
+    path = tiny.save_original(tmp_path / "x.safetensors", weights, words)
+    assert recognised(read_header(path), path) == kind
+    source = Source(name=path, place=path, device=torch.device("cpu"), dtype=torch.float32)
+    pipeline = open_pipeline(source, ORIGINALS[kind].pipeline, "model", "")
+    for name, part in parts.items():
+        read, wanted = getattr(pipeline, name).state_dict(), part.state_dict()
+        assert read.keys() == wanted.keys() and all(torch.equal(read[key], wanted[key]) for key in wanted), name
+    text = torch.zeros(1, 4, parts["unet"].config.cross_attention_dim)
+    more = {"class_labels": torch.tensor([3])} if kind == "upscaler" else {}
+    if kind.startswith("sdxl"):
+        more["added_cond_kwargs"] = {"text_embeds": torch.ones(1, 128), "time_ids": torch.ones(1, 5 if kind == "sdxl-refiner" else 6)}
+    x_t = torch.randn(1, parts["unet"].config.in_channels, 8, 8)
+    answers = [unet(x_t, 500, encoder_hidden_states=text, **more).sample for unet in (parts["unet"].eval(), pipeline.unet.eval())]
+    torch.testing.assert_close(answers[0], answers[1])
+
+
 MAKERS = {"sd1": (sd1, "ddim"), "sd2": (sd2, "ddim"), "sdxl": (sdxl, "euler"), "sd3": (sd3, "euler")}
 
 
@@ -126,6 +179,17 @@ def test_what_shapes_do_not_say_is_taken_from_the_metadata_and_from_marks(tmp_pa
     _, weights, words = sdxl(tmp_path, v_prediction=True)
     marked = load_model(tiny.save_original(tmp_path / "marked.safetensors", weights, words))
     assert marked.path.prediction_type == "v_prediction" and marked.scheduler_config["rescale_betas_zero_snr"]
+
+
+@pytest.mark.parametrize(("gives", "said"), [(lambda x: 0.9 * x, "epsilon"), (lambda x: -0.3 * x.flip(-1), "v_prediction")])
+def test_what_a_network_predicts_that_does_not_say_it_is_asked_of_it(gives, said):
+    class Network:
+        config, dtype = SimpleNamespace(in_channels=4), torch.float32
+
+        def __call__(self, x_t, t, encoder_hidden_states, return_dict):
+            return (gives(x_t),)
+
+    assert predicts(Network(), 8) == said
 
 
 def test_a_folder_of_the_files_name_beside_it_is_its_configuration(tmp_path):

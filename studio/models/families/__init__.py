@@ -60,11 +60,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         takes=("init_mask", "size", "texts.prompt_2", "texts.negative_prompt_2", "texts.clip_skip", "added"),
     ),
     "sd-depth": Family(
-        label="Stable Diffusion with depth", pipelines=("StableDiffusionDepth2ImgPipeline",), module="depth", text=True, takes=("cond_image", "depth_model", "added"),
+        label="Stable Diffusion with depth", pipelines=("StableDiffusionDepth2ImgPipeline",), module="depth", text=True,
+        takes=("cond_image", "depth_model", "added"),
         picture="Depth map: bright is near. Empty: made of the picture to start from.",
     ),
     "sd-upscaler": Family(
-        label="Stable Diffusion upscaler", pipelines=("StableDiffusionUpscalePipeline",), module="upscaler", text=True, takes=("cond_image", "noise_level", "added"),
+        label="Stable Diffusion upscaler", pipelines=("StableDiffusionUpscalePipeline",), module="upscaler", text=True,
+        takes=("cond_image", "noise_level", "added"),
         picture="The small picture; what is drawn is four times as wide and high.", noise=(350, 20),
     ),
     "unclip": Family(
