@@ -148,6 +148,40 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
         source="stabilityai/stable-diffusion-xl-base-1.0", family="sdxl", width=1024, height=1024, default_steps=30, default_guidance=5.0,
         size_mib=13_900, memory_gib=8.5, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
     ),
+    "stabilityai/sdxl-turbo": ModelInfo(
+        label="SDXL Turbo", about="Stable Diffusion XL distilled to one to four steps without guidance, 512x512; wants a GPU.",
+        source="stabilityai/sdxl-turbo", family="sdxl", width=512, height=512, default_steps=4, default_guidance=1.0, size_mib=13_900, memory_gib=7.8,
+        clip=_CLIP, licence="Stability AI Non-Commercial",
+    ),
+    "segmind/SSD-1B": ModelInfo(
+        label="SSD-1B", about="Stable Diffusion XL distilled to half its size, 1024x1024; wants a GPU.", source="segmind/SSD-1B", family="sdxl",
+        width=1024, height=1024, default_steps=30, default_guidance=7.5, size_mib=8_900, memory_gib=5.3, clip=_CLIP, licence="Apache-2.0",
+    ),
+    "playgroundai/playground-v2-1024px-aesthetic": ModelInfo(
+        label="Playground v2", about="As Stable Diffusion XL, trained anew on pictures that people liked, 1024x1024; wants a GPU.",
+        source="playgroundai/playground-v2-1024px-aesthetic", family="sdxl", width=1024, height=1024, default_steps=50, default_guidance=3.0,
+        size_mib=13_900, memory_gib=8.5, clip=_CLIP, licence="Playground v2 Community",
+    ),
+    "cagliostrolab/animagine-xl-3.1": ModelInfo(
+        label="Animagine XL 3.1", about="Stable Diffusion XL trained on anime drawings and their tags, 1024x1024; wants a GPU.",
+        source="cagliostrolab/animagine-xl-3.1", family="sdxl", width=1024, height=1024, default_steps=28, default_guidance=7.0, size_mib=7_000,
+        memory_gib=8.5, clip=_CLIP, licence="Fair AI Public 1.0-SD",
+    ),
+    "stabilityai/stable-diffusion-xl-refiner-1.0": ModelInfo(
+        label="Stable Diffusion XL refiner", about="Finishes pictures: takes over from a base model, or starts from one of yours; 1024x1024, wants a GPU.",
+        source="stabilityai/stable-diffusion-xl-refiner-1.0", family="sdxl-refiner", width=1024, height=1024, default_steps=30, default_guidance=5.0,
+        size_mib=12_300, memory_gib=6.4, clip=_CLIP, licence="CreativeML OpenRAIL++-M",
+    ),
+    "stabilityai/stable-diffusion-3.5-large": ModelInfo(
+        label="Stable Diffusion 3.5 large", about="Eight billion parameters, three text encoders, 1024x1024; gated, wants a large GPU.",
+        source="stabilityai/stable-diffusion-3.5-large", family="sd3", width=1024, height=1024, default_steps=28, default_guidance=3.5, size_mib=27_800,
+        memory_gib=26.5, clip=_CLIP, licence="Stability AI Community",
+    ),
+    "stabilityai/stable-diffusion-3.5-large-turbo": ModelInfo(
+        label="Stable Diffusion 3.5 large turbo", about="The same distilled to four steps without guidance, 1024x1024; gated, wants a large GPU.",
+        source="stabilityai/stable-diffusion-3.5-large-turbo", family="sd3", width=1024, height=1024, default_steps=4, default_guidance=1.0,
+        size_mib=27_800, memory_gib=26.5, clip=_CLIP, licence="Stability AI Community",
+    ),
     "stabilityai/stable-diffusion-3.5-medium": ModelInfo(
         label="Stable Diffusion 3.5 medium", about="A transformer and a rectified flow, three text encoders, 1024x1024; gated, wants a GPU.",
         source="stabilityai/stable-diffusion-3.5-medium", family="sd3", width=1024, height=1024, default_steps=28, default_guidance=4.5,
@@ -161,6 +195,11 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
     "facebook/DiT-XL-2-256": ModelInfo(
         label="DiT XL/2 256x256", about="A transformer told one of ImageNet's thousand classes; wants a GPU, and a copy of its weights as safetensors.",
         source="facebook/DiT-XL-2-256", family="dit", width=256, height=256, default_steps=50, default_guidance=4.0, size_mib=3_000, memory_gib=1.9,
+        licence="CC-BY-NC-4.0",
+    ),
+    "facebook/DiT-XL-2-512": ModelInfo(
+        label="DiT XL/2 512x512", about="The same at twice the size, with four times the patches; wants a GPU, and a copy of its weights as safetensors.",
+        source="facebook/DiT-XL-2-512", family="dit", width=512, height=512, default_steps=50, default_guidance=4.0, size_mib=3_000, memory_gib=2.1,
         licence="CC-BY-NC-4.0",
     ),
 }

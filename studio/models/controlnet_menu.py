@@ -46,10 +46,20 @@ def _of_21(name: str, label: str, *annotators: str) -> tuple[str, ControlNetInfo
     )
 
 
-def _of_xl(name: str, label: str, *annotators: str) -> tuple[str, ControlNetInfo]:
+def _of_xl(
+    name: str, label: str, *annotators: str, size_mib: int = 4_780, licence: str = "CreativeML OpenRAIL++-M",
+) -> tuple[str, ControlNetInfo]:
+    by = "" if name.startswith("diffusers/") else f" by {name.split('/')[0]}"
     return name, ControlNetInfo(
-        label=f"{label} (SDXL)", about=f"{label}, for Stable Diffusion XL.", source=name, base="Stable Diffusion XL", annotators=annotators,
-        size_mib=4_780, memory_gib=2.4, licence="CreativeML OpenRAIL++-M",
+        label=f"{label}{by} (SDXL)", about=f"{label}, for Stable Diffusion XL.", source=name, base="Stable Diffusion XL", annotators=annotators,
+        size_mib=size_mib, memory_gib=2.4, licence=licence,
+    )
+
+
+def _of_sd3(name: str, label: str, base: str, size_mib: int, *annotators: str) -> tuple[str, ControlNetInfo]:
+    return name, ControlNetInfo(
+        label=f"{label} ({base.replace('Stable Diffusion', 'SD')})", about=f"{label}, for {base}.", source=name, base=base, annotators=annotators,
+        size_mib=size_mib, memory_gib=round(size_mib / 1000, 1), licence="Stability AI Community",
     )
 
 
@@ -84,6 +94,14 @@ _EVERY: dict[str, ControlNetInfo] = dict([
     _of_21("thibaud/controlnet-sd21-depth-diffusers", "Depth", "midas", "depth-anything"),
     _of_xl("diffusers/controlnet-canny-sdxl-1.0", "Canny edges", "canny"),
     _of_xl("diffusers/controlnet-depth-sdxl-1.0", "Depth", "depth-anything", "midas"),
+    _of_xl("xinsir/controlnet-openpose-sdxl-1.0", "Pose", "openpose", size_mib=2_500, licence="Apache-2.0"),
+    _of_xl("xinsir/controlnet-scribble-sdxl-1.0", "Scribble", "scribble", "softedge-hed", size_mib=2_500, licence="Apache-2.0"),
+    _of_sd3("InstantX/SD3-Controlnet-Canny", "Canny edges", "Stable Diffusion 3 medium", 2_300, "canny"),
+    _of_sd3("InstantX/SD3-Controlnet-Pose", "Pose", "Stable Diffusion 3 medium", 2_300, "openpose"),
+    _of_sd3("InstantX/SD3-Controlnet-Tile", "Tile, keeps the picture's colours", "Stable Diffusion 3 medium", 2_300, "map"),
+    _of_sd3("stabilityai/stable-diffusion-3.5-large-controlnet-canny", "Canny edges", "Stable Diffusion 3.5 large", 8_700, "canny"),
+    _of_sd3("stabilityai/stable-diffusion-3.5-large-controlnet-depth", "Depth", "Stable Diffusion 3.5 large", 8_700, "depth-anything"),
+    _of_sd3("stabilityai/stable-diffusion-3.5-large-controlnet-blur", "Blur, keeps the picture's colours", "Stable Diffusion 3.5 large", 8_700, "map"),
 ])
 
 # An embedded one that is still to be trained is in no menu.
