@@ -43,6 +43,7 @@ def create_tab(studio: SamplingApi) -> FirstPress:
             controls = create_model(studio)
             panel.create_press()
             controls |= create_controls("denoise", MAIN, {"num_steps": STEPS}, num_steps=first_of(studio).default_steps, num_images=4)
+            controls |= create_of_patches(first_of(studio))
             controls |= create_more()
             panel.create_files()
         with gr.Column(elem_classes="ds-stage-column"):
@@ -65,6 +66,19 @@ def create_model(studio: SamplingApi) -> Controls:
     return {"model": unchecked(model), "class_label": unchecked(label)}
 
 
+# What means something to transformers on patches alone.
+OF_PATCHES = {
+    "guidance_scale": "Higher: more like its class, with less variety. 1 is off.",
+    "record_attention": "On: see which patches each patch looked at. Costs a little time.",
+}
+
+
+def create_of_patches(entry: Any) -> Controls:
+    """The controls of transformers on patches, hidden for other models."""
+    labels: dict[str, dict[str, Any]] = {"record_attention": {"label": "Record attention between patches"}}
+    return {name: control("denoise", name, info=info, visible=entry.patches, **labels.get(name, {})) for name, info in OF_PATCHES.items()}
+
+
 def create_more() -> Controls:
     """The controls that matter less often."""
     with gr.Accordion("More", open=False, elem_id="denoise-more"):
@@ -81,18 +95,25 @@ def wire(studio: SamplingApi, panel: RunPanel, controls: Controls) -> Any:
     def on_model(name: str) -> dict[Any, Any]:
         with said_in_a_sentence():
             chosen = studio.describe(name)
-        return {model: gr.update(info=chosen.about), controls["num_steps"]: chosen.default_steps, label: class_update(chosen, ANY_CLASS)}
+        own = {model: gr.update(info=chosen.about), controls["num_steps"]: chosen.default_steps, label: class_update(chosen, ANY_CLASS)}
+        return {**own, **patches_update(chosen)}
 
     def of_model(options: SampleOptions) -> dict[Any, Any] | None:
         entry = models_of(studio, text=False).get(options.model)
-        return entry and {model: gr.update(value=options.model, info=entry.about), label: class_update(entry, options.class_label)}
+        own = entry and {model: gr.update(value=options.model, info=entry.about), label: class_update(entry, options.class_label)}
+        return own and {**own, **patches_update(entry, options)}
+
+    def patches_update(chosen: Any, options: SampleOptions | None = None) -> dict[Any, Any]:
+        said = {name: {} if options is None else {"value": getattr(options, name)} for name in OF_PATCHES}
+        return {controls[name]: gr.update(visible=chosen.patches, **said[name]) for name in OF_PATCHES}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         return shown(studio, options_from({name: values[control] for name, control in controls.items()}), switch, values[panel.session])
 
     opened = gr.on(None, None, None, None, js=UNTIL_SHOWN, **CHEAP)
     keep_fresh(model, studio, text=False)
-    model.input(on_model, model, [model, controls["num_steps"], label], **PRIVATE, concurrency_id="files", concurrency_limit=2)
+    of_its_own = [model, controls["num_steps"], label, *(controls[name] for name in OF_PATCHES)]
+    model.input(on_model, model, of_its_own, **PRIVATE, concurrency_id="files", concurrency_limit=2)
     wire_scheduler(controls)
     panel.wire_run(changes, controls.values(), failed=lambda values: {"stage": FAILED})
     panel.wire_files({name: control for name, control in controls.items() if name != "init_image"}, of_model)
@@ -123,4 +144,8 @@ def record(studio: SamplingApi, options: SampleOptions = OPENS_WITH) -> Opening:
 
 def of_kind(studio: SamplingApi, options: SampleOptions) -> SampleOptions:
     """The options as they go with their model. Clipping is for pictures: latents have no bounds of their own."""
-    return dataclasses.replace(options, clip_x0=None) if studio.describe(options.model).text else options
+    info = studio.describe(options.model)
+    changes: dict[str, Any] = {"clip_x0": None} if info.latent else {}
+    if not (info.text or info.patches):
+        changes |= {"record_attention": False, "guidance_scale": 1.0}
+    return dataclasses.replace(options, **changes) if any(getattr(options, name) != value for name, value in changes.items()) else options

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["AttentionRecorder", "JointAttentionRecorder"]
+__all__ = ["AttentionRecorder", "JointAttentionRecorder", "PatchAttentionRecorder", "smaller_grid"]
 
 # Layers with more places cost more than they tell: the words are told apart in the small ones.
 MAX_QUERIES = 32 * 32
@@ -122,6 +122,39 @@ class JointAttentionRecorder(_Recorder):
         self.add(maps if smaller == self.size else torch.nn.functional.interpolate(maps, smaller, mode="area"))
 
 
+class PatchAttentionRecorder(_Recorder):
+    """Reads the self-attention of a transformer on patches for the last `num_images` of a batch, the conditional half.
+
+    height, width: of the patches. Its maps are (B, N, h, w): the share of its attention that patch n, row by row, gave each patch.
+    Of more than 16x16 patches neighbours are taken together.
+    """
+
+    def __init__(self, transformer: Any, num_images: int, height: int, width: int):
+        super().__init__([block.attn1 for block in transformer.transformer_blocks] if height * width <= MAX_QUERIES else [])
+        self.num_images, self.size = num_images, (height, width)
+        self.grid = smaller_grid(height, width)
+
+    @torch.no_grad()
+    def see(self, layer: Any, hidden_states: Tensor, states: Tensor) -> None:
+        """Take in the probabilities of one layer: hidden_states (K B, N, D)."""
+        seen = hidden_states[-self.num_images :]
+        shares = _probabilities(layer, seen, seen)
+        if self.grid != self.size:
+            # Of those that look the mean, of those that are looked at the sum.
+            looked_at = _smaller(shares.unflatten(-1, self.size), self.grid) * (len(shares[0]) / (self.grid[0] * self.grid[1]))
+            shares = _smaller(looked_at.flatten(2).transpose(1, 2).unflatten(-1, self.size), self.grid).flatten(2).transpose(1, 2)
+        self.add(shares.unflatten(-1, self.grid))
+
+
+def smaller_grid(height: int, width: int) -> tuple[int, int]:
+    """The grid on which so many patches are shown: halved until it is at most 16x16."""
+    return next(grid for grid in _grids(height, width) if max(grid) <= MAX_SIDE)
+
+
+def _smaller(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.interpolate(maps, grid, mode="area")
+
+
 class _Watched:
     """An attention processor that shows a recorder what goes in, and leaves the work to the layer's own."""
 
@@ -129,8 +162,8 @@ class _Watched:
         self.inner, self.recorder = inner, recorder
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        if encoder_hidden_states is not None:
-            self.recorder.see(attn, hidden_states, encoder_hidden_states)
+        if encoder_hidden_states is not None or isinstance(self.recorder, PatchAttentionRecorder):
+            self.recorder.see(attn, hidden_states, hidden_states if encoder_hidden_states is None else encoder_hidden_states)
         return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 

@@ -53,6 +53,20 @@ class ModelInfo:
         return FAMILIES[self.family].refines
 
     @property
+    def latent(self) -> bool:
+        """Whether its states are latents, not pictures."""
+        from studio.models.families import FAMILIES
+
+        return FAMILIES[self.family].latent
+
+    @property
+    def patches(self) -> bool:
+        """Whether it is a transformer on patches, told a class."""
+        from studio.models.families import FAMILIES
+
+        return FAMILIES[self.family].patches
+
+    @property
     def embedded(self) -> bool:
         """Whether it needs no download."""
         return self.size_mib == 0

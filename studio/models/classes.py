@@ -30,13 +30,14 @@ def class_index(info: "ModelInfo", class_label: str | int | None, null_class: in
     return names.index(class_label)
 
 
-def refuse_words(info: "ModelInfo", options: "SampleOptions") -> None:
-    """Of a model that reads no text. Raises InvalidOption."""
+def refuse_words(info: "ModelInfo", options: "SampleOptions", attends: bool = False) -> None:
+    """Of a model that reads no text. attends: it has attention of another kind to record. Raises InvalidOption."""
     for name in ("prompt", "negative_prompt"):
         if getattr(options, name):
             raise InvalidOption(f"{info.label} reads no text; leave {name} empty and choose a class where it has some.")
-    if options.record_attention or options.clip_guidance_scale:
-        wanted = "attention to words" if options.record_attention else "CLIP guidance"
+    records = options.record_attention and not attends
+    if records or options.clip_guidance_scale:
+        wanted = "attention to words" if records else "CLIP guidance"
         raise InvalidOption(f"{info.label} reads no text, so it has no {wanted}; choose a text-to-image model.")
 
 

@@ -125,10 +125,10 @@ def _recorded(model: "DiffusionModel", options: SampleOptions, state: int) -> in
     # The velocity of a flow, and what is believed without some layers.
     each += 2 * ((model.path.prediction_type == "flow_prediction") + bool(options.skipped.layers))
     step = state * each
-    if options.record_attention and model.prompts is not None:
+    if options.record_attention:
         from studio.models.attention import MAX_SIDE
 
-        step += ATTENTION_BYTES * model.prompts.places(options) * MAX_SIDE**2
+        step += ATTENTION_BYTES * (model.prompts.places(options) if model.prompts is not None else MAX_SIDE**2) * MAX_SIDE**2
     return num_steps_of(options) * options.num_images * step
 
 

@@ -1,7 +1,8 @@
 """What the stage is shown: live frames while a run goes on, and the whole run as a filmstrip when it is over.
 
     film        {kind: "film", run, title, complete, num_steps, steps, frames, every, streams, tile, images,
-                 sprite_columns, curve, autoplay, options, decodes, decoded, attention, control, told}; one PNG sprite a stream, tile
+                 sprite_columns, curve, autoplay, options, decodes, decoded, attention, control, told,
+                 patches}; one PNG sprite a stream, tile
                  frame * images + image, row by row. Of latents these are small previews: `decodes` names the streams that
                  the real decoder can be asked for, `decoded` holds what it was asked already.
     begin       {kind: "begin", run, curve, options, address}: where the live frames of a run come from (tabs.parts.live)
@@ -74,6 +75,7 @@ def film(
         "decoded": [decoded("x0_hat", num_steps - 1, trajectory.images)] if trajectory.latent else [],
         "attention": attention(trajectory, tokens, frames) if tokens and "attention" in trajectory.streams else None,
         "control": controlled(trajectory, frames) if trajectory.options.units else None, "told": told(trajectory),
+        "patches": patches(trajectory, frames) if "attention" in trajectory.streams and trajectory.model.get("patches") else None,
     }
 
 
@@ -100,6 +102,27 @@ def attention(trajectory: "Trajectory", tokens: "Tokens", frames: list[int]) -> 
         "tile": [width, height], "columns": columns, "src": data_uri(grid(levels, columns)), "scale": scale.tolist(),
         "pieces": [{"text": tokens.tokens[index].text, "word": tokens.tokens[index].word} for index in pieces],
     }
+
+
+def patches(trajectory: "Trajectory", frames: list[int]) -> dict[str, Any] | None:
+    """Where each patch of a transformer looked, as a grey sprite: tile (frame * images + image) * patches + patch, each brightest at 255.
+
+    frames: places in the film's own frames, thinned until the sprite has 4 million pixels; images: all of the run, or its first.
+    """
+    _, images, count, height, width = trajectory.stream("attention").shape
+    if count != height * width:
+        return None
+    images = images if 2 * images * count**2 <= MAX_SPRITE_PIXELS else 1
+    every = max(1, math.ceil(len(frames) * images * count**2 / MAX_SPRITE_PIXELS))
+    kept = sorted({*range(0, len(frames), every), len(frames) - 1})
+    maps = trajectory.stream("attention")[[frames[place] for place in kept], :images].float().numpy()
+    levels = np.rint(255 * maps / np.maximum(maps.max(axis=(-2, -1), keepdims=True), 1e-9)).astype(np.uint8).reshape(-1, height, width, 1)
+    columns = _sprite_columns(len(levels), width, height)
+    sprite = {"frames": kept, "images": images, "tile": [width, height], "columns": columns, "src": data_uri(grid(levels, columns))}
+    # The facts may come from a stranger's file; the page takes text.
+    facts = trajectory.model["patches"] if isinstance(trajectory.model["patches"], dict) else {}
+    said = facts.get("positions")
+    return {**sprite, "positions": said if isinstance(said, str) and len(said) == 4 * math.ceil(count**2 / 3) else None}
 
 
 def controlled(trajectory: "Trajectory", frames: list[int]) -> dict[str, Any]:

@@ -192,8 +192,30 @@ def test_words_are_looked_at_in_unets_and_in_joint_attention(models):
         assert maps.shape[:2] == (2, 16) and torch.allclose(maps.sum(1), torch.ones(()), atol=1e-4) and maps.std(dim=1).max() > 0
         assert np.abs(picture - ours(models[family], scheduler="euler", guidance_scale=3.0, num_images=2)[1]).max() == 0
         assert run.stream("attention").shape[:3] == (6, 2, 16)
-    with pytest.raises(InvalidOption, match="reads no text"):
-        ours(models["dit"], record_attention=True)
+
+
+def test_attention_between_patches_is_the_layers_own_and_is_kept(models, tmp_path):
+    from studio.models.attention import PatchAttentionRecorder
+
+    model = models["dit"]
+    steps, picture, run = ours(model, guidance_scale=3.0, num_images=2, record_attention=True)
+    maps = steps[0].attention
+    # Sixteen patches of 8 x 8 pixels, each with a map of where it looked.
+    assert maps.shape == (2, 16, 4, 4) and torch.allclose(maps.sum((-2, -1)), torch.ones(()), atol=1e-4) and maps.std() > 0
+    assert np.abs(picture - ours(model, guidance_scale=3.0, num_images=2)[1]).max() == 0
+    back = Trajectory.load(run.save(tmp_path / "run.safetensors"))
+    assert back.stream("attention").shape == (6, 2, 16, 4, 4) and back.model["patches"]["size"] == 8 and back.model["patches"]["grid"] == [4, 4]
+    layer, states = model.network.transformer_blocks[0].attn1, torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0))
+    recorder, coarse = PatchAttentionRecorder(model.network, 1, 4, 4), PatchAttentionRecorder(model.network, 1, 4, 4)
+    query, key = (project(states).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for project in (layer.to_q, layer.to_k))
+    whole = (query @ key.transpose(-1, -2) * layer.scale).softmax(-1).mean(1)
+    recorder.see(layer, states, states)
+    torch.testing.assert_close(recorder.maps().flatten(2), whole, atol=1e-5, rtol=1e-4)
+    # Taken together, four patches look as their mean does, and are looked at as their sum is.
+    coarse.grid = (2, 2)
+    coarse.see(layer, states, states)
+    blocks = whole.reshape(2, 2, 2, 2, 2, 2, 2, 2)
+    torch.testing.assert_close(coarse.maps().reshape(2, 2, 2, 2), blocks.mean((1, 3)).sum((3, 5)), atol=1e-5, rtol=1e-4)
 
 
 def test_joint_attention_is_the_layers_own(models):

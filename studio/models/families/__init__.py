@@ -19,7 +19,8 @@ class Family:
 
     text: whether it reads a prompt. takes: what only some families can be told: groups of studio.conditions or single options of them, and
     options of pictures. refines: whether it goes on with what another model began. picture: what cond_image is to it. noise: the highest
-    noise_level, and the one of diffusers' pipeline.
+    noise_level, and the one of diffusers' pipeline. latent: whether its states are latents. patches: whether it
+    is a transformer on patches, told a class: it is guided by that, and its attention between patches can be recorded.
     """
 
     label: str
@@ -30,6 +31,8 @@ class Family:
     refines: bool = False
     picture: str = ""
     noise: tuple[int, int] = (0, 0)
+    latent: bool = True
+    patches: bool = False
 
     def load(self, source: Any) -> Any:
         """The loaded model. Raises ModelUnavailable."""
@@ -37,7 +40,7 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({
-    "pixel": Family(label="pixel diffusion", pipelines=("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"), module="pixel"),
+    "pixel": Family(label="pixel diffusion", pipelines=("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"), module="pixel", latent=False),
     "stable-diffusion": Family(
         label="Stable Diffusion 1 and 2", pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), module="stable_diffusion", text=True,
         takes=("added",),
@@ -74,7 +77,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
         takes=("cond_image", "cond_image_2", "cond_mix", "noise_level", "added"), picture="The picture to vary.", noise=(999, 0),
     ),
     "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True, takes=("texts", "flow", "skipped", "added")),
-    "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit", takes=("added.vae",)),
+    "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit", patches=True, takes=("added.vae",)),
 })
 
 

@@ -3,12 +3,14 @@
 Peebles & Xie 2022 (arXiv:2212.09748). Guidance acts on epsilon; the variance is the class's own.
 """
 
+from base64 import b64encode
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from studio.models.attention import AttentionRecorder
+from studio.models.attention import PatchAttentionRecorder, smaller_grid
 from studio.models.classes import check_class_guidance, class_index, refuse_words
 from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit
@@ -31,7 +33,7 @@ class DiT(Latent):
 
     def condition(self, options: SampleOptions) -> tuple[Conditioning, Conditioning]:
         """The class, and the null class. Raises InvalidOption, UnknownName."""
-        refuse_words(self.info, options)
+        refuse_words(self.info, options, attends=True)
         index = class_index(self.info, options.class_label, self.null_class)
         check_class_guidance(self.info, options, index, self.null_class)
         cond, uncond = (Conditioning(label=torch.tensor([label], device=self.device)) for label in (index, self.null_class))
@@ -42,10 +44,24 @@ class DiT(Latent):
         timestep = torch.full((len(x_t),), t, device=x_t.device)
         return self.network(x_t.to(self.network.dtype), timestep=timestep, class_labels=conditioning.label, return_dict=False)[0].float()
 
-    def word_attention(self, options: SampleOptions) -> AttentionRecorder:
-        """It reads no words. Raises InvalidOption."""
-        refuse_words(self.info, options)
-        raise AssertionError("asked for attention that nobody wants")
+    def word_attention(self, options: SampleOptions) -> PatchAttentionRecorder:
+        """It reads no words: of its patches, where each looked."""
+        _, height, width = self.state_shape(options)
+        patch = self.network.config.patch_size
+        return PatchAttentionRecorder(self.network, options.num_images, height // patch, width // patch)
+
+    def facts(self) -> dict[str, Any]:
+        """And what its patches are: pixels a side, how many each way, and how alike their positions are.
+
+        positions: base64 of N x N bytes, patch by patch, 255 the same place; of more than 16x16 patches neighbours are taken together.
+        """
+        embed = self.network.pos_embed
+        positions = embed.pos_embed[0].float().T.reshape(1, -1, embed.height, embed.width)
+        grid = smaller_grid(embed.height, embed.width)
+        vectors = torch.nn.functional.normalize(torch.nn.functional.interpolate(positions, grid, mode="area")[0].flatten(1).T, dim=1)
+        alike = (255 * (vectors @ vectors.T).clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
+        patches = {"size": embed.patch_size * self.factor, "grid": [embed.height, embed.width], "positions": b64encode(alike.tobytes()).decode()}
+        return {**super().facts(), "patches": patches}
 
 
 # --- loading -------------------------------------------------------------------------------------------------
