@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -97,8 +98,9 @@ def models_of(studio: Any, text: bool) -> dict[str, Any]:
 
 
 def menu_of(studio: Any, text: bool) -> list[tuple[str, str]]:
-    """Labels and names of those models, for a dropdown."""
-    return [(entry.label, name) for name, entry in models_of(studio, text).items()]
+    """Labels and names of those models, for a dropdown; those that read a prompt with the checkpoints in one file of the studio's folders."""
+    files = studio.shelf("model") if text else ()
+    return [*((entry.label, name) for name, entry in models_of(studio, text).items()), *((f"{Path(file.path).stem} (file)", file.path) for file in files)]
 
 
 def keep_fresh(menu: gr.Dropdown, studio: Any, text: bool) -> None:

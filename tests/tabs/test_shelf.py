@@ -11,6 +11,7 @@ from studio.models.prompts import Token, Tokens
 from studio.models.shelf import ShelfFile
 from tabs.parts.controls import options_from, read, written
 from tabs.parts.shelf import menu, with_line, words_line
+from tabs.parts.stage import menu_of
 from tabs.parts.words import tokens_shown, words_of
 from tabs.text_to_image import named_model, resident_line
 from tests.tabs.fake_text import FakeTextStudio
@@ -77,6 +78,10 @@ def test_words_are_those_of_the_model_with_its_embeddings_where_that_is_in_memor
     studio.residents = lambda: [type("R", (), {"name": "words", "added": "odd"})]
     words_of(studio, "words", "a", added)
     assert asked[-1] == added
+
+
+def test_checkpoints_in_one_file_stand_in_the_menu_of_models(studio):
+    assert menu_of(studio, text=True)[-1] == ("v1-5 (file)", "/f/v1-5.safetensors") and "(file)" not in str(menu_of(studio, text=False))
 
 
 def test_a_model_is_found_by_the_name_of_its_file_alone(studio):
