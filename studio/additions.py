@@ -4,16 +4,19 @@ studio.conditions.Added is all that a run asks for; studio.models.added puts it 
 """
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from studio.checks import quoted, require_float, require_text
 from studio.errors import InvalidOption
 
-__all__ = ["MAX_EMBEDDINGS", "MAX_LORAS", "Lora"]
+__all__ = ["MAX_EMBEDDINGS", "MAX_LORAS", "Lora", "called"]
 
 MAX_LORAS, MAX_EMBEDDINGS = 8, 16
 MAX_WEIGHT = 4.0
 MAX_NAME = 1_000
+# Names that say nothing: those above them do.
+GENERIC = ("pytorch_lora_weights", "diffusion_pytorch_model", "model", "vae", "learned_embeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +49,10 @@ class Lora:
         if not isinstance(values, dict) or "file" not in values or set(values) - {"file", "weight"}:
             raise InvalidOption(f"A LoRA must say its file and weight, but it is {quoted(values)}.")
         return cls(**values)
+
+
+def called(file: str) -> str:
+    """What a file or folder is called: its name without its end, or that of the first folder above it whose name says something."""
+    path = PurePath(file)
+    names = [path.name.removesuffix(".safetensors"), *(folder.name for folder in path.parents)]
+    return next((name for name in names if name and name not in GENERIC), names[0])

@@ -469,7 +469,8 @@ class Studio:
 
     def text_embedding(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> "np.ndarray":
         """(L, D) float32: the states that the UNet is told, one row a token. Raises InvalidOption for a model without text."""
-        return self._prompts(model, added).embedding(prompt)
+        # An encoder that is lent layer by layer lies nowhere itself: the model says where the work is done.
+        return self._prompts(model, added).embedding(prompt, self.model(model, added).device)
 
     def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]":
         """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is.

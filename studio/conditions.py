@@ -11,7 +11,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Self
 
-from studio.additions import MAX_EMBEDDINGS, MAX_LORAS, Lora
+from studio.additions import MAX_EMBEDDINGS, MAX_LORAS, Lora, called
 from studio.checks import quoted, require_int, require_text
 from studio.errors import InvalidOption
 from studio.option_groups import Group, option
@@ -203,8 +203,8 @@ class Added(ConditionGroup):
             raise InvalidOption(f"Two embeddings have the same word: rename one of the files {quoted(self.embeddings)}.")
 
     def __str__(self) -> str:
-        loras = [f"{PurePath(lora.file).stem} {lora.weight:g}" for lora in self.loras]
-        return ", ".join([*loras, *(PurePath(file).stem for file in self.embeddings), *([PurePath(self.vae).stem] if self.vae else [])])
+        loras = [f"{called(lora.file)} {lora.weight:g}" for lora in self.loras]
+        return ", ".join([*loras, *(PurePath(file).stem for file in self.embeddings), *([called(self.vae)] if self.vae else [])])
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -121,8 +121,9 @@ class Residents:
         release()
 
     def offloads(self, name: str | Wanted) -> bool:
-        """Whether a model is lent to the device part by part."""
-        return name in self._models and self._models[name][1].offloaded
+        """Whether whole networks of a model are lent to the device, one at a time."""
+        resident = self._models[name][1] if name in self._models else None
+        return resident is not None and resident.offloaded and not resident.about.startswith(HOLDINGS[-1].about)
 
     def only(self, name: str | Wanted) -> bool:
         """Let go of every model but this one; whether there were others."""

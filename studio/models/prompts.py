@@ -130,9 +130,9 @@ class PromptEncoder:
         with self._tokenizing:
             return tokenize(tokenizer or self.tokenizer, text, places or self.limit).input_ids
 
-    def embedding(self, text: str) -> "np.ndarray":
-        """(L, D) float32: the states of a text, to look at."""
-        return self.encode(text)[0].float().cpu().numpy()
+    def embedding(self, text: str, device: "torch.device | None" = None) -> "np.ndarray":
+        """(L, D) float32: the states of a text, to look at. device: as in `encode`."""
+        return self.encode(text, device)[0].float().cpu().numpy()
 
     def tokens(self, text: str) -> Tokens:
         """The text as the encoder is given it, chunk by chunk."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from studio.additions import called
 from studio.checks import quoted
 from studio.errors import InvalidOption, ModelUnavailable
 from studio.files import lies_within
@@ -48,7 +49,7 @@ def find_file(name: str, folders: Sequence[Path], what: str, *, or_folder: bool 
     if path.parent != Path() or or_folder and path.is_dir():
         candidates: Iterable[Path] = [path]
     else:
-        candidates = (file for file in _files(folders) if name in (file.name, file.stem))
+        candidates = (file for file in _files(folders) if name in (file.name, file.stem, called(str(file))))
     for candidate in candidates:
         if lies_within(candidate, folders) and (candidate.is_file() and candidate.suffix == END or or_folder and candidate.is_dir()):
             return str(candidate.resolve())

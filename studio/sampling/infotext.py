@@ -14,7 +14,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from studio.additions import Lora
+from studio.additions import Lora, called
 from studio.checks import quoted
 from studio.conditions import Added
 from studio.errors import InvalidOption
@@ -46,7 +46,7 @@ class Parameters(NamedTuple):
 
 def parameters_text(options: SampleOptions, size: tuple[int, int] | None = None) -> str:
     """The options in that form. size: (width, height) of the picture, where the options leave it to the model."""
-    loras = "".join(f" <lora:{PurePath(lora.file).stem}:{lora.weight:g}>" for lora in options.added.loras)
+    loras = "".join(f" <lora:{called(lora.file)}:{lora.weight:g}>" for lora in options.added.loras)
     lines = [options.prompt + loras] + ([f"{NEGATIVE} {options.negative_prompt}"] if options.negative_prompt else [])
     return "\n".join([*lines, ", ".join(f"{name}: {_quoted(value)}" for name, value in _fields(options, size))])
 
@@ -62,7 +62,7 @@ def _fields(options: SampleOptions, size: tuple[int, int] | None) -> Iterator[tu
         yield "Size", f"{width}x{height}"
     yield "Model", PurePath(options.model).stem if options.model.endswith(".safetensors") else PurePath(options.model).name
     if options.added.vae:
-        yield "VAE", PurePath(options.added.vae).name
+        yield "VAE", called(options.added.vae)
     if options.init_image is not None:
         yield "Denoising strength", f"{options.strength:g}"
     if options.eta:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.additions import called
 from studio.errors import StudioError
 from tabs.parts.api import SamplingApi
 from tabs.parts.controls import Controls, read
@@ -39,7 +40,7 @@ def create_shelf(studio: SamplingApi, prefix: str, controls: Controls) -> None:
 
 def menu(studio: SamplingApi) -> list[tuple[str, str]]:
     """Labels, and kind and path of each file."""
-    return [(f"{label}: {PurePath(file.path).stem}", f"{kind}:{file.path}") for kind, (_, label) in PLACES.items() for file in studio.shelf(kind)]
+    return [(f"{label}: {called(file.path)}", f"{kind}:{file.path}") for kind, (_, label) in PLACES.items() for file in studio.shelf(kind)]
 
 
 def with_line(text: str, line: str) -> str:
@@ -50,9 +51,9 @@ def with_line(text: str, line: str) -> str:
 def words_line(studio: SamplingApi, loras: str | None, embeddings: str | None, vae: str | None) -> str:
     """HTML: by what words the LoRAs and embeddings that are named are called; or what is wrong with how they are written."""
     try:
-        named = {PurePath(lora.file).stem for lora in read("added.loras", loras)} | {PurePath(file).stem for file in read("added.embeddings", embeddings)}
+        named = {called(lora.file) for lora in read("added.loras", loras)} | {PurePath(file).stem for file in read("added.embeddings", embeddings)}
     except StudioError as error:
         return escape(str(error))
-    files = [file for kind in ("lora", "embedding") for file in studio.shelf(kind) if PurePath(file.path).stem in named]
-    said = [f"{PurePath(file.path).stem}: {', '.join(file.words) if file.words else 'it names no words of its own'}" for file in files]
+    files = [file for kind in ("lora", "embedding") for file in studio.shelf(kind) if called(file.path) in named]
+    said = [f"{called(file.path)}: {', '.join(file.words) if file.words else 'it names no words of its own'}" for file in files]
     return f"Words to write in the prompt. {escape('; '.join(said))}." if said else ""

@@ -74,6 +74,8 @@ def test_a_model_is_held_in_the_first_way_that_fits_and_that_is_said(name, holdi
     memory = residents(loads=loads)
     memory.get(name)
     assert loads == [(name, holding)] and memory.list()[0].about == about
+    # Of one that is lent layer by layer no whole network has to fit.
+    assert memory.offloads(name) == (holding in ("parts", "fp8"))
 
 
 def test_a_network_in_8_bits_takes_less_and_draws_nearly_the_same(tiny_sd, monkeypatch):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from studio.additions import Lora
+from studio.additions import Lora, called
 from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import InvalidOption
 from studio.models.prompts import Token, Tokens
@@ -82,6 +82,11 @@ def test_words_are_those_of_the_model_with_its_embeddings_where_that_is_in_memor
 
 def test_checkpoints_in_one_file_stand_in_the_menu_of_models(studio):
     assert menu_of(studio, text=True)[-1] == ("v1-5 (file)", "/f/v1-5.safetensors") and "(file)" not in str(menu_of(studio, text=False))
+
+
+def test_files_whose_names_say_nothing_are_called_by_the_folder_above():
+    assert called("/runs/my-cat/model/pytorch_lora_weights.safetensors") == "my-cat" and called("/f/style.safetensors") == "style" == called("style")
+    assert called("/f/sd/vae/diffusion_pytorch_model.safetensors") == "sd" and called("model.safetensors") == "model"
 
 
 def test_a_model_is_found_by_the_name_of_its_file_alone(studio):
