@@ -316,6 +316,19 @@ class SampleOptions(Recording, Conditioned, Following, Told, Inpainting, Start, 
             self._check_ranges(group)
             group._check(self)
 
+    def value(self, name: str) -> Any:
+        """An option by its name, "size.crop" of one in a group of its own."""
+        group, _, own = name.rpartition(".")
+        return getattr(getattr(self, group) if group else self, own)
+
+    def replaced(self, changes: Mapping[str, Any]) -> "SampleOptions":
+        """The same with some options changed, by such names. Raises InvalidOption, UnknownName."""
+        options = self
+        for name, value in changes.items():
+            group, _, own = name.rpartition(".")
+            options = dataclasses.replace(options, **({group: dataclasses.replace(getattr(options, group), **{own: value})} if group else {own: value}))
+        return options
+
     def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
         """The options as JSON-ready values; PICTURES are left out (a run file keeps them beside them).
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
+from studio.conditions import is_taken
 from studio.control.obedience import obedience
 from studio.errors import InvalidOption
 from studio.media.data_uris import data_uri, small_uri
@@ -17,19 +18,20 @@ from studio.media.images import grid
 from studio.media.maps import aligned
 from studio.models.controlnet_menu import CONTROLNETS
 from studio.models.device import Waiting
-from studio.options import SampleOptions
+from studio.options import SampleOptions, option_info
 from studio.process.schedulers import SCHEDULERS
 from studio.sampling.compare import GRIDS, MAX_CELLS, STRIPS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, require_room_for_grid, save_png
 from studio.scratch import passing_folder
 from tabs.parts.api import TextApi
-from tabs.parts.controls import Controls, control, options_from
+from tabs.parts.conditions import Conditions
+from tabs.parts.controls import Controls, control, options_from, read, written
 from tabs.parts.filmstrip import decoded, film
 from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
 from tabs.parts.running import finished
-from tabs.parts.stage import CHEAP, drawn_by, said_in_a_sentence, to_stage
+from tabs.parts.stage import CHEAP, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import Either, alone, sampled, waiting_line
 from tabs.parts.visitors import NOBODY, Asker, asker_of
 
@@ -41,14 +43,14 @@ if TYPE_CHECKING:
 __all__ = ["compared", "create_pair", "create_grid", "drawn", "record_grid", "record_pair"]
 
 STREAMS = ("x0_hat", "x_t")
-IDS = {"prompt": "prompt", "scheduler": "scheduler", "num_steps": "steps", "guidance_scale": "scale"}
+IDS = {"model": "model", "prompt": "prompt", "scheduler": "scheduler", "num_steps": "steps", "guidance_scale": "scale"}
 # Small, as the whole grid is sent with every new cell.
 THUMBNAIL = 160
 SCHEDULER_CHOICES = [(entry.label, name) for name, entry in SCHEDULERS.items()]
 # What the two sides are at first.
 FIRST_SIDES: dict[str, dict[str, Any]] = {
-    "a": {"prompt": "", "scheduler": "dpm++_2m", "num_steps": 10, "guidance_scale": 4.0},
-    "b": {"prompt": "", "scheduler": "ddim", "num_steps": 25, "guidance_scale": 4.0},
+    "a": {"model": "", "prompt": "", "scheduler": "dpm++_2m", "num_steps": 10, "guidance_scale": 4.0},
+    "b": {"model": "", "prompt": "", "scheduler": "ddim", "num_steps": 25, "guidance_scale": 4.0},
 }
 # Of the tab, for what a grid does not change.
 OF_TAB = ("model", "prompt", "guidance_scale", "num_steps", "scheduler")
@@ -57,6 +59,15 @@ FIRST_VALUES: dict[str, Any] = {
     "seed": "0, 1, 2, 3", "guidance_scale": "1, 2, 4, 8", "scheduler": ["ddim", "euler", "dpm++_2m"], "num_steps": "5, 10, 25",
     "prompt": "a red star on a white background\na blue boat on a yellow background\na green cat on a pink background",
 }
+
+
+# What a condition takes along a row at first, with commas between.
+FIRST_TOLD: dict[str, str] = {
+    "size.original": "256x256, 512x512, 1024x1024, 2048x2048", "size.crop": "0x0, 256x0, 0x256, 512x512", "size.target": "1024x1024, 1536x640, 640x1536",
+    "texts.clip_skip": "0, 1, 2, 4", "texts.encoders": "clip_l clip_g t5, clip_l clip_g, t5", "refined.start": "0.6, 0.7, 0.8, 0.9",
+    "aesthetic.score": "2, 4, 6, 8", "flow.shift": "1, 2, 3, 6", "skipped.scale": "0, 1.5, 3, 5",
+}
+FIRST_VALUES |= FIRST_TOLD
 
 
 # --- two settings --------------------------------------------------------------------------------------------
@@ -73,7 +84,7 @@ def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
         with gr.Column(elem_classes="ds-controls"):
             panel.create_press()
             seed = control("pair", "seed", label="Seed of both", info="The same noise to start: what differs is the settings.")
-            sides = {name: create_side(name, **first) for name, first in FIRST_SIDES.items()}
+            sides = {name: create_side(studio, name, **first) for name, first in FIRST_SIDES.items()}
         with gr.Column(elem_classes="ds-stage-column"):
             panel.places["stage"] = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage", value=recorded("compare", "stage"))
 
@@ -85,14 +96,16 @@ def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
     return panel.wire_run(changes, [model, prompt, seed, *sides["a"].values(), *sides["b"].values()])
 
 
-def create_side(name: str, **first: Any) -> Controls:
+def create_side(studio: TextApi, name: str, **first: Any) -> Controls:
     """What one of the two runs has of its own."""
     def one(option: str, value: Any = None, **told: Any) -> Any:
         return control("pair", option, value, info=None, elem_id=f"pair-{IDS[option]}-{name}", **told)
 
     with gr.Column(elem_classes=f"ds-side ds-side-{name}"):
         gr.HTML(f"<strong>{name.upper()}</strong>", padding=False)
-        side = {"prompt": one("prompt", first["prompt"], placeholder="that of the picture", lines=1, max_lines=3)}
+        models = [("that of the picture", ""), *menu_of(studio, text=True)]
+        side = {"model": unchecked(one("model", first["model"], kind=gr.Dropdown, choices=models, allow_custom_value=not studio.public))}
+        side["prompt"] = one("prompt", first["prompt"], placeholder="that of the picture", lines=1, max_lines=3)
         side["scheduler"] = one("scheduler", first["scheduler"])
         with gr.Row():
             side["num_steps"] = one("num_steps", first["num_steps"], min_width=90)
@@ -101,10 +114,11 @@ def create_side(name: str, **first: Any) -> Controls:
 
 
 def side_options(model: str | None, seed: int, prompt: str, side: Mapping[str, Any]) -> SampleOptions:
-    """The options of one side; an empty prompt is that of the tab."""
-    if not model:
+    """The options of one side; an empty prompt or model is that of the tab."""
+    chosen = (side.get("model") or "").strip() or model
+    if not chosen:
         raise InvalidOption("Choose a model first.")
-    return SampleOptions(model=model, seed=seed, **{**side, "prompt": side["prompt"].strip() or prompt})
+    return SampleOptions(seed=seed, **{**side, "model": chosen, "prompt": side["prompt"].strip() or prompt})
 
 
 def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event, asker: Asker = NOBODY) -> Iterator[dict[str, Any]]:
@@ -152,6 +166,7 @@ def pair(a: "Trajectory", b: "Trajectory") -> dict[str, Any]:
 def told_apart(options: SampleOptions, other: SampleOptions) -> str:
     """What one side has that the other has not; the scheduler where they are the same."""
     words = {
+        "model": Path(options.model).name,
         "prompt": options.prompt, "scheduler": SCHEDULERS[options.scheduler].label, "num_steps": f"{options.num_steps} steps",
         "guidance_scale": f"scale {options.guidance_scale:g}", "control": "with control" if options.units else "without control",
     }
@@ -177,20 +192,30 @@ def _end(a: "Trajectory", b: "Trajectory", meetings: list[Meeting]) -> dict[str,
 
 # --- grids ---------------------------------------------------------------------------------------------------
 
-def create_grid(studio: TextApi, controls: Controls) -> Any:
-    """The components, handlers and wiring of the grids; gives the event of the run. controls: of the tab, for what a grid does not change."""
+def create_grid(studio: TextApi, controls: Controls, conditions: Conditions) -> Any:
+    """The components, handlers and wiring of the grids; gives the event of the run.
+
+    controls, conditions: of the tab, for what a grid does not change.
+    """
     panel = RunPanel(studio, "grid", "Draw the grid")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             panel.create_press()
-            kind = gr.Radio([(entry.label, name) for name, entry in GRIDS.items()], value=FIRST_GRID, label="Grid", elem_id="grid-kind")
+            kind = gr.Radio(kinds_for(studio, controls["model"].value), value=FIRST_GRID, label="Grid", elem_id="grid-kind")
             fields = create_fields(GRIDS[FIRST_GRID])
             plan = gr.Button("How long will it take?", size="sm", elem_id="grid-plan")
             gr.Markdown(f"At most {MAX_CELLS} pictures. What the grid does not change is taken from the area Picture.", elem_classes="ds-about")
         with gr.Column(elem_classes="ds-stage-column"):
             panel.places["stage"] = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="grid-stage", value=recorded("grid", "stage"))
             panel.places["sheet"] = gr.File(label="The grid as one picture", visible=False, interactive=False, height=60, elem_id="grid-sheet")
-    return wire_grid(studio, panel, kind, fields, plan, {name: controls[name] for name in OF_TAB})
+    of_tab = {name: one for name, one in controls.items() if name in (*OF_TAB, *conditions.controls)}
+    return wire_grid(studio, panel, kind, fields, plan, of_tab, conditions)
+
+
+def kinds_for(studio: TextApi, model: str | None) -> list[tuple[str, str]]:
+    """The kinds of grids that mean something to a model."""
+    takes = studio.takes(model) if model else ()
+    return [(entry.label, name) for name, entry in GRIDS.items() if "." not in entry.columns or is_taken(entry.columns, takes)]
 
 
 def create_fields(shown: GridInfo) -> Controls:
@@ -204,21 +229,27 @@ def create_fields(shown: GridInfo) -> Controls:
         "scheduler": field(gr.Dropdown, "scheduler", "Schedulers", choices=SCHEDULER_CHOICES, multiselect=True, elem_id="grid-schedulers"),
         "num_steps": field(gr.Textbox, "num_steps", "Steps", max_lines=1, elem_id="grid-steps"),
         "prompt": field(gr.Textbox, "prompt", "Prompts, one a line", lines=3, max_lines=8, elem_id="grid-prompts"),
+        **{name: field(gr.Textbox, name, option_info(name).label, max_lines=1, elem_id=f"grid-{name.replace('.', '-')}") for name in FIRST_TOLD},
     }
 
 
-def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls, plan: gr.Button, of_tab: Controls) -> Any:
+def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls, plan: gr.Button, of_tab: Controls, conditions: Conditions) -> Any:
     """The handlers of the grids; gives the event of the run."""
     stage, status = panel.places["stage"], panel.places["status"]
 
     def cells_of(values: Values) -> list[Cell]:
-        base = options_from({name: values[control] for name, control in of_tab.items()})
+        base = options_from(conditions.of(values[of_tab["model"]], {name: values[control] for name, control in of_tab.items()}))
         chosen = GRIDS[values[kind]]
         return plan_grid(values[kind], base, {name: read_values(name, values[fields[name]]) for name in (chosen.rows, chosen.columns)})
 
     def on_kind(name: str) -> dict[Any, Any]:
         chosen = GRIDS[name]
         return {field: gr.update(visible=option in (chosen.rows, chosen.columns)) for option, field in fields.items()}
+
+    def on_model(name: str | None, chosen: str) -> dict[Any, Any]:
+        able = kinds_for(studio, name)
+        left = chosen if chosen in [value for _, value in able] else FIRST_GRID
+        return {kind: gr.update(choices=able, value=left), **on_kind(left)}
 
     def on_plan(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
         with said_in_a_sentence():
@@ -231,6 +262,7 @@ def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls
 
     inputs: set[Any] = {kind, *of_tab.values(), *fields.values()}
     kind.input(on_kind, kind, list(fields.values()), **CHEAP)
+    of_tab["model"].change(on_model, [of_tab["model"], kind], [kind, *fields.values()], **CHEAP)
     plan.click(on_plan, inputs, [status, stage], api_visibility="private", show_progress="minimal", show_progress_on=status, **DEVICE)
     return panel.wire_run(changes, inputs)
 
@@ -241,12 +273,25 @@ def read_values(name: str, given: Any) -> list[Any]:
         return given
     if name == "prompt":
         return [line.strip() for line in given.splitlines() if line.strip()]
+    if "." in name:
+        return [told(name, part.strip()) for part in given.replace(";", ",").split(",") if part.strip()]
     read = float if name == "guidance_scale" else int
     try:
         return [read(part) for part in given.replace(";", ",").split(",") if part.strip()]
     except ValueError:
         kind = "numbers" if read is float else "whole numbers"
         raise InvalidOption(f"Write {kind} with commas between them for {name.replace('_', ' ')}, but it is {given!r}.") from None
+
+
+def told(name: str, part: str) -> Any:
+    """One value of an option of studio.conditions, as it is written in a grid. Raises InvalidOption."""
+    info = option_info(name)
+    if info.kind:
+        return read(name, part.split() if info.kind == "many" else part)
+    try:
+        return int(part) if isinstance(info.low, int) else float(part)
+    except ValueError:
+        raise InvalidOption(f"Write numbers with commas between them for {info.label!r}, but it is {part!r:.60}.") from None
 
 
 def foretold(cells: list[Cell], studio: TextApi) -> str:
@@ -325,8 +370,8 @@ def grid_went(pictures: Mapping[int, "Image.Image"], cells: list[Cell], took_s: 
 def grid_shown(kind: str, cells: list[Cell], pictures: Mapping[int, "Image.Image"]) -> dict[str, Any]:
     """The grid as the page draws it: names of rows and columns, and a small picture for each cell that is done."""
     info = (GRIDS | STRIPS)[kind]
-    rows = {cell.row: named(getattr(cell.options, info.rows)) for cell in cells}
-    columns = {cell.column: named(getattr(cell.options, info.columns)) + obeyed(cell, pictures.get(i)) for i, cell in enumerate(cells)}
+    rows = {cell.row: named(info.rows, cell.options.value(info.rows)) for cell in cells}
+    columns = {cell.column: named(info.columns, cell.options.value(info.columns)) + obeyed(cell, pictures.get(i)) for i, cell in enumerate(cells)}
     return {
         "rows": list(rows.values()), "columns": list(columns.values()), "row_name": titled(info.rows), "column_name": titled(info.columns),
         "cells": [small_uri(pictures[i], THUMBNAIL) if i in pictures else None for i in range(len(cells))],
@@ -360,10 +405,14 @@ def curve_of(cells: list[Cell], pictures: Mapping[int, "Image.Image"]) -> dict[s
 def titled(option: str) -> str:
     if option == "control":
         return "scale of the unit"
+    if "." in option:
+        return option_info(option).label.lower()
     return option.removeprefix("num_").replace("_", " ")
 
 
-def named(value: Any) -> str:
+def named(option: str, value: Any) -> str:
+    if "." in option and isinstance(value, tuple):
+        return " + ".join(value) if option_info(option).kind == "many" else written(option, value)
     if isinstance(value, tuple):
         return " + ".join(f"{unit.scale:g}" for unit in value if not unit.muted)
     return f"{value:g}" if isinstance(value, float) else SCHEDULERS[value].label if value in SCHEDULERS else str(value)

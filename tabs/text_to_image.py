@@ -67,7 +67,7 @@ def create_tab(studio: TextApi) -> FirstPress | None:
                 panel.create_stage(recorded("text", "stage"), INVITATION)
                 words = create_words("t2i-words", recorded("text", "words"))
         panel.places |= {"resident": resident, "words": words, **{f"condition {i}": one for i, one in enumerate(conditions.components)}}
-        others = create_areas(studio, controls)
+        others = create_areas(studio, controls, conditions)
     wire_start(start, [model, controls["width"], controls["height"]], partial(size_of_run, studio))
     opened = wire(studio, panel, controls, conditions, start, ToldParts(controls=told, box=told_box, start=start_box))
     for other in others:
@@ -121,13 +121,13 @@ def create_more() -> Controls:
         return controls | create_controls("t2i", ("record_attention",), record_attention=True)
 
 
-def create_areas(studio: TextApi, controls: Controls) -> list[Any]:
+def create_areas(studio: TextApi, controls: Controls, conditions: Conditions) -> list[Any]:
     """The further areas of the tab; gives the events after which memory has changed."""
     model, prompt = controls["model"], controls["prompt"]
     with gr.Tab("Compare"):
         compared = create_pair(studio, model, prompt)
     with gr.Tab("Grid"):
-        gridded = create_grid(studio, controls)
+        gridded = create_grid(studio, controls, conditions)
     with gr.Tab("Anatomy"):
         looked = create_anatomy(studio, model, prompt)
     return [compared, gridded, looked]

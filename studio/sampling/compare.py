@@ -4,7 +4,6 @@
     difference at a place = mean over colours of |a - b| / 2, for values in [-1, 1]: 0 the same, 1 black against white
 """
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +66,8 @@ def _nearest(levels: np.ndarray, level: float) -> int:
 
 def difference_maps(a: "Trajectory", b: "Trajectory", stream: str, meetings: Sequence[Meeting]) -> "Tensor":
     """(P, B, h, w) float32 in [0, 1]: where two runs of one size differ at each meeting. Raises InvalidOption."""
-    if a.x_final.shape != b.x_final.shape:
+    # Latents of several channels are compared by their colours.
+    if (len(a.x_final), *a.x_final.shape[2:]) != (len(b.x_final), *b.x_final.shape[2:]):
         raise InvalidOption(f"Only pictures of one number and size can be compared, but these are {_size(a)} and {_size(b)}.")
     count, _, height, width = a.x_final.shape
     # Both in float32, before and after they are clipped, and their difference.
@@ -86,7 +86,7 @@ def _size(run: "Trajectory") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class GridInfo:
-    """A kind of grid: the options that change from row to row and from column to column."""
+    """A kind of grid: the options that change from row to row and from column to column, "size.crop" of one in a group of its own."""
 
     label: str
     rows: str
@@ -97,6 +97,12 @@ GRIDS: dict[str, GridInfo] = {
     "seed_scale": GridInfo(label="seed x guidance scale", rows="seed", columns="guidance_scale"),
     "scheduler_steps": GridInfo(label="scheduler x steps", rows="scheduler", columns="num_steps"),
     "prompt_seed": GridInfo(label="prompt x seed", rows="prompt", columns="seed"),
+    # For models that can be told it: what each of these does, seed by seed.
+    **{name.replace(".", "_"): GridInfo(label=label, rows="seed", columns=name) for name, label in (
+        ("size.original", "original size"), ("size.crop", "crop"), ("size.target", "target size"), ("texts.clip_skip", "CLIP layers skipped"),
+        ("texts.encoders", "text encoders"), ("refined.start", "hand-over to the refiner"), ("aesthetic.score", "aesthetic score"),
+        ("flow.shift", "shift of the flow"), ("skipped.scale", "skip-layer scale"),
+    )},
 }
 
 
@@ -129,7 +135,7 @@ def plan_grid(kind: str, base: SampleOptions, values: Mapping[str, Sequence[Any]
     if len(rows) * len(columns) > MAX_CELLS:
         raise InvalidOption(f"A grid has at most {MAX_CELLS} pictures, but {len(rows)} x {len(columns)} are {len(rows) * len(columns)}; take fewer values.")
     return [
-        Cell(row=i, column=j, options=dataclasses.replace(base, num_images=1, record_attention=False, **{info.rows: row, info.columns: column}))
+        Cell(row=i, column=j, options=base.replaced({"num_images": 1, "record_attention": False, info.rows: row, info.columns: column}))
         for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns))
     ]
 
