@@ -4,12 +4,12 @@
   const Studio = (window.Studio = window.Studio || {});
   const OVER = ["x_t", "x0_hat"];
   const template = `
-    <div class="ds-words-head"><strong>Where a patch looked</strong><span class="ds-muted">point at the picture, or move the slider</span></div>
-    <label class="ds-patch-choice"><input type="range" min="0" step="1" aria-label="Patch"><span class="ds-num ds-muted"></span></label>
-    <div class="ds-curve-choice" role="group" aria-label="What is shown of the patch">
-      <button type="button" class="ds-button" data-show="looked" aria-pressed="true">where it looked</button>
+    <div class="ds-words-head"><strong>Where a patch looked</strong><span class="ds-muted">choose what to see, then point at the picture or move the slider</span></div>
+    <div class="ds-patch-show" role="group" aria-label="What is shown of the patch">
+      <button type="button" class="ds-button" data-show="looked" aria-pressed="false">where it looked</button>
       <button type="button" class="ds-button" data-show="positions" aria-pressed="false" title="How alike the numbers are that tell each patch its place">its position</button>
     </div>
+    <label class="ds-patch-choice"><input type="range" min="0" step="1" aria-label="Patch"><span class="ds-num ds-muted"></span></label>
     <div class="ds-scale"><span>not at all</span><i></i><span>most of all</span></div>
     <p class="ds-muted">The picture is cut into patches, each a token with its place added to it; in every block each patch weighs all others. This is the mean over blocks and heads.</p>`;
 
@@ -20,7 +20,7 @@
     box.hidden = true;
     stage.box.parentElement.append(box);
     const slider = box.querySelector("input"), words = box.querySelector("label span");
-    let maps = null, chosen = 0, overlays = [], show = "looked";
+    let maps = null, chosen = 0, overlays = [], show = null;
     const ready = () => maps && stage.value === maps.film;
     const images = () => (stage.solo === null ? [...Array(stage.value.images).keys()] : [stage.solo]);
 
@@ -41,12 +41,12 @@
     };
     const draw = () => {
       const on = Boolean(ready());
-      for (const canvas of overlays) canvas.hidden = !on;
+      for (const canvas of overlays) canvas.hidden = !on || !show;
       box.hidden = !on;
       if (!on) return;
-      const { tile: [w, h], columns, images: kept } = maps.film.patches, frame = frameAt(), scale = 8, colours = Studio.colours.cividis;
+      const { tile: [w, h], columns, images: kept } = maps.film.patches, frame = frameAt(), scale = 24, colours = Studio.colours.cividis;
       words.textContent = `patch ${chosen + 1} of ${w * h}: row ${Math.floor(chosen / w) + 1}, column ${(chosen % w) + 1}`;
-      for (const canvas of overlays) {
+      for (const canvas of show ? overlays : []) {
         const layout = stage.layoutOf([w * scale, h * scale]), context = canvas.getContext("2d");
         canvas.width = layout.width;
         canvas.height = layout.height;
@@ -70,8 +70,8 @@
     };
     for (const button of box.querySelectorAll("[data-show]")) {
       button.onclick = () => {
-        show = button.dataset.show;
-        for (const other of box.querySelectorAll("[data-show]")) other.setAttribute("aria-pressed", String(other === button));
+        show = show === button.dataset.show ? null : button.dataset.show;
+        for (const other of box.querySelectorAll("[data-show]")) other.setAttribute("aria-pressed", String(other.dataset.show === show));
         draw();
       };
     }
@@ -97,7 +97,7 @@
       const { positions } = value.patches;
       maps.positions = positions && Uint8Array.from(atob(positions), (c) => c.charCodeAt(0));
       box.querySelector("[data-show=positions]").hidden = !positions;
-      if (!positions) show = "looked";
+      if (!positions && show === "positions") show = null;
       const [w, h] = value.patches.tile;
       if (!overlays.length) overlays = lay();
       slider.max = w * h - 1;
