@@ -87,7 +87,7 @@ def test_what_only_some_families_can_be_told_is_there_for_them_alone_and_acts(pa
         page.click(f"#t2i-stage [data-view={view}]")
     assert page.locator("#t2i-stage .ds-pane:visible").count() == 4
     page.get_by_role("tab", name="Grid", exact=True).click()
-    page.get_by_label("shift of the flow").check()
+    page.get_by_role("radio", name="shift of the flow").check()
     page.fill("#grid-seeds textarea, #grid-seeds input", "0")
     page.fill("#grid-flow-shift textarea, #grid-flow-shift input", "1, 6")
     page.click("#grid-run")
