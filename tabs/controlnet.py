@@ -44,7 +44,7 @@ from tabs.parts.units import (
     window_line,
 )
 from tabs.parts.visitors import asker_of
-from tabs.text_to_image import generated, model_line
+from tabs.text_to_image import generated, model_line, named_model
 
 __all__ = ["create_tab", "opens_with", "record"]
 
@@ -339,8 +339,8 @@ def wire_run(studio: ControlApi, panel: RunPanel, asked: Asked) -> None:
             cards |= restored_card(card, units[index]) if index < len(units) else held(card, FIRST)
         size = size_of_run(studio, options.model, options.width, options.height)
         cards |= restored_start(asked.start, options, size)
-        foreign = options.model not in models_of(studio, text=True) and (studio.public or options.model in studio.models)
-        return cards if foreign else {**cards, model: options.model}
+        name = named_model(studio, options.model)
+        return cards if name is None else {**cards, model: name}
 
     model.input(lambda name: model_line(studio, name), model, resident, **CHEAP)
     for card in asked.cards:
