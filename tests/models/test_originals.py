@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from studio import SampleOptions
@@ -101,7 +102,7 @@ def parts_of(kind: str, folder: Path) -> tuple[dict, dict, dict]:
             "cross_attention_dim": 128 if refiner else 192, "transformer_layers_per_block": (1, 2), "addition_embed_type": "text_time",
             "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": (5 if refiner else 6) * 8 + 128,
         }
-    told |= {"num_class_embeds": 20, "only_cross_attention": [True, True], "cross_attention_dim": 96} if kind == "upscaler" else {}
+    told |= {"num_class_embeds": 400, "only_cross_attention": [True, True], "cross_attention_dim": 96} if kind == "upscaler" else {}
     parts = {"unet": tiny.tiny_unet(**told), "vae": tiny.tiny_vae(**({"force_upcast": True} if xl else {}))}
     weights = tiny.unet_to_original(parts["unet"]) | tiny.vae_to_original(parts["vae"])
     if xl:
@@ -135,6 +136,15 @@ def test_files_of_the_other_kinds_become_the_pipelines_that_they_were(kind, tmp_
     x_t = torch.randn(1, parts["unet"].config.in_channels, 8, 8)
     answers = [unet(x_t, 500, encoder_hidden_states=text, **more).sample for unet in (parts["unet"].eval(), pipeline.unet.eval())]
     torch.testing.assert_close(answers[0], answers[1])
+    # And the studio draws with it what it draws with the same pipeline kept as a folder.
+    pipeline.save_pretrained(tmp_path / "kept")
+    picture, mask = Image.new("RGB", (32, 32), (200, 30, 60)), Image.new("L", (32, 32), 0)
+    mask.paste(255, (8, 8, 24, 24))
+    begins = {"init_image": picture, "strength": 1.0 if "inpainting" in kind else 0.5}
+    told = {"cond_image": picture.resize((8, 8)), "width": None, "height": None} if kind == "upscaler" else begins
+    told |= {"init_mask": mask} if "inpainting" in kind else {}
+    file, folder = (drawn(name, guidance_scale=3.0, **told) for name in (path, str(tmp_path / "kept")))
+    assert np.ptp(file) > 10 and np.abs(file - folder).max() <= 1
 
 
 MAKERS = {"sd1": (sd1, "ddim"), "sd2": (sd2, "ddim"), "sdxl": (sdxl, "euler"), "sd3": (sd3, "euler")}
