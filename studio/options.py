@@ -185,7 +185,7 @@ class Inpainting(Group):
 
     init_mask: "Image.Image | None" = picture_option("Draw anew")
     mask_blur: float = option(0.0, "Feather", "Pixels. Higher: old and new run into each other more softly.", 0.0, 64.0, 1.0)
-    mask_padding: int | None = option(None, "Only the masked part, with so much around it", "Pixels; empty works on the whole picture.", 0, MAX_SIDE)
+    mask_padding: int | None = option(None, "Only the masked part, and so much around it", "Pixels. 0 works on the whole picture.", 0, MAX_SIDE)
     mask_overlay: bool = option(True, "Keep the rest exactly", "Off: what is kept goes through the decoder too, and changes a little.")
 
     def _check(self) -> None:

@@ -154,9 +154,10 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
         clip_x0: bool = True, seed: int = 0, num_images: int = 4, strength: float = 0.6, init_image: Upload | None = None, prompt: str = "",
         negative_prompt: str = "", guidance_scale: float = 1.0, guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0,
         clip_guidance_scale: float = 0.0, sigmas: str = "", width: int = 0, height: int = 0, record_attention: bool = False,
-        request: gr.Request | None = None,
+        init_mask: Upload | None = None, mask_blur: float = 0.0, mask_padding: int = 0, mask_overlay: bool = True, cond_image: Upload | None = None,
+        cond_image_2: Upload | None = None, cond_mix: float = 0.5, noise_level: int = -1, depth_model: str = "", request: gr.Request | None = None,
     ) -> Iterator[tuple[str | None, str, list | None]]:
-        """Sample pictures, from a class or from a prompt; a width or height of 0 is the model's own.
+        """Sample pictures, from a class or from a prompt; a width or height of 0 and a noise_level of -1 are the model's own.
 
         Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
         """
@@ -165,8 +166,12 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
             "clip_x0": clip_x0, "seed": seed, "num_images": num_images, "strength": strength, "init_image": path_of(init_image), "prompt": prompt,
             "negative_prompt": negative_prompt, "guidance_scale": guidance_scale, "guidance_start": guidance_start, "guidance_end": guidance_end,
             "guidance_rescale": guidance_rescale, "clip_guidance_scale": clip_guidance_scale, "sigmas": sigmas, "width": width, "height": height,
-            "record_attention": record_attention,
+            "record_attention": record_attention, "cond_image": path_of(cond_image), "cond_image_2": path_of(cond_image_2), "cond_mix": cond_mix,
+            "noise_level": None if noise_level == -1 else noise_level, "depth_model": depth_model,
         })
+        if init_mask is not None:
+            acts: dict[str, Any] = {"mask_blur": mask_blur, "mask_padding": mask_padding or None, "mask_overlay": mask_overlay}
+            options = dataclasses.replace(options, init_mask=open_picture(str(path_of(init_mask))), **acts)
         for change in run_of_program(studio, of_kind(studio, options), request):
             yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
 

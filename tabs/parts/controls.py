@@ -169,6 +169,8 @@ def options_from(values: Mapping[str, Any]) -> SampleOptions:
     given = dict(values)
     model, picture, strength, mask = given.pop("model"), given.pop("init_image", None), given.pop("strength", 1.0), given.pop("init_mask", "")
     feathered: dict[str, Any] = {name: given.pop(name) for name in ("mask_blur", "mask_padding", "mask_overlay") if name in given}
+    # 0 is no padding at all only for programs: on the page it stands for the whole picture.
+    feathered["mask_padding"] = feathered.get("mask_padding") or None
     told: dict[str, Any] = {name: open_picture(path) for name in ("cond_image", "cond_image_2") if (path := given.pop(name, None))}
     if not model:
         raise InvalidOption("Choose a model first: type a folder, a .safetensors file or a Hub id.")

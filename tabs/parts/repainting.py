@@ -49,7 +49,7 @@ def create_start(prefix: str) -> Start:
     board = drawn_by("paint", '<div class="ds-stage ds-paint" data-modes="look mask" data-mask="Draw anew"></div>', elem_id=f"{prefix}-anew", visible=False)
     line = gr.HTML(elem_id=f"{prefix}-anew-line", elem_classes="ds-status", padding=False, apply_default_css=False, js_on_load=None)
     with gr.Column(visible=False, elem_id=f"{prefix}-masked") as masked:
-        controls |= create_controls(prefix, ("mask_blur", "mask_padding", "mask_overlay"))
+        controls |= create_controls(prefix, ("mask_blur", "mask_padding", "mask_overlay"), mask_padding=0)
     return Start(controls={**controls, "init_mask": gr.State("")}, board=board, line=line, masked=masked)
 
 
@@ -94,7 +94,7 @@ def board_of(picture: Image.Image, padding: Any, size: tuple[int, int]) -> str:
 
 def frame_of(picture: Image.Image, padding: Any, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) in which a mask is painted. size: of the run."""
-    if padding is None:
+    if not padding:
         return size
     scale = min(1.0, BOARD_SIDE / max(picture.size))
     return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.tiny_families import save_tiny_dit, save_tiny_refiner, save_tiny_sd3, save_tiny_sdxl
+from tests.tiny_told import save_tiny_depth, save_tiny_inpainting, save_tiny_unclip, save_tiny_upscaler
 
 
 def choose(page, tab: str, prefix: str, folder: str) -> None:
@@ -99,3 +100,58 @@ def test_what_only_some_families_can_be_told_is_there_for_them_alone_and_acts(pa
     page.wait_for_selector("#denoise-stage .ds-patches", state="visible")
     page.locator("#denoise-stage .ds-patches input[type=range]").fill("6")
     assert "patch 7 of 16: row 2, column 3" in page.locator("#denoise-stage .ds-patches").inner_text()
+
+
+def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, app_url, tmp_path):
+    """Inpainting, depth, upscaling and variations one after the other: each shows its own controls, and what its network saw."""
+    from tests.models.test_inpainting import picture
+
+    photo, small = tmp_path / "photo.png", tmp_path / "small.png"
+    picture(48, 32).save(photo)
+    picture(12, 8, seed=1).save(small)
+    page.goto(app_url)
+
+    choose(page, "Text to image", "t2i", save_tiny_inpainting(tmp_path / "inpainting"))
+    page.click("#t2i-run")
+    page.wait_for_selector("#t2i-status >> text=is made for inpainting: give it a picture, and a mask")
+    page.set_input_files("#t2i-init input[type=file]", photo)
+    page.wait_for_selector("#t2i-anew .ds-paint[data-shown]")
+    page.click("#t2i-anew [data-mode=mask]")
+    page.fill("#t2i-anew .ds-paint-size input", "12")
+    board = page.locator("#t2i-anew .ds-paint-board").bounding_box()
+    page.mouse.move(board["x"] + board["width"] * 0.3, board["y"] + board["height"] * 0.3)
+    page.mouse.down()
+    page.mouse.move(board["x"] + board["width"] * 0.7, board["y"] + board["height"] * 0.6)
+    page.mouse.up()
+    page.wait_for_selector("#t2i-anew-line >> text=What is not veiled is drawn anew.")
+    run(page, "t2i", 4)
+    assert told(page) == ["drawn anew (white)", "what it sees of the picture"]
+    page.fill("#t2i-stage .ds-told-over input", "70")
+    page.wait_for_selector("#t2i-stage .ds-control-overlay:not([hidden])")
+
+    choose(page, "Text to image", "t2i", save_tiny_depth(tmp_path / "depth"))
+    page.wait_for_selector("#t2i-told-estimator")
+    page.click("#t2i-anew [data-clear]")
+    page.wait_for_selector("#t2i-anew-line >> text=choose Draw anew")
+    run(page, "t2i", 2)
+    assert told(page) == ["depth map"]
+
+    choose(page, "Text to image", "t2i", save_tiny_upscaler(tmp_path / "upscaler"))
+    page.wait_for_selector("#t2i-told-noise")
+    page.set_input_files("#t2i-told-picture input[type=file]", small)
+    page.click("#t2i-init button[aria-label=Clear]")
+    run(page, "t2i", 4)
+    assert told(page) == ["the small picture, as told"]
+    assert page.evaluate("document.querySelector('#t2i-stage .ds-pane[data-stream=x0_hat] canvas').width") == 48
+
+    choose(page, "Text to image", "t2i", save_tiny_unclip(tmp_path / "unclip"))
+    page.wait_for_selector("#t2i-told-mix")
+    page.set_input_files("#t2i-told-second input[type=file]", photo)
+    page.wait_for_selector("#t2i-told-second img")
+    run(page, "t2i", 4)
+    assert told(page) == ["varied 1", "varied 2"]
+
+
+def told(page) -> list[str]:
+    """What the stage says that the network was told."""
+    return page.locator("#t2i-stage .ds-told-picture span").all_inner_texts()

@@ -239,7 +239,8 @@ def test_only_sample_is_public_and_its_arguments_have_names(client):
     assert names == [
         "model", "class_label", "num_steps", "timesteps", "scheduler", "eta", "clip_x0", "seed", "num_images", "strength", "init_image",
         "prompt", "negative_prompt", "guidance_scale", "guidance_start", "guidance_end", "guidance_rescale", "clip_guidance_scale", "sigmas",
-        "width", "height", "record_attention",
+        "width", "height", "record_attention", "init_mask", "mask_blur", "mask_padding", "mask_overlay", "cond_image", "cond_image_2", "cond_mix",
+        "noise_level", "depth_model",
     ]
     assert all(parameter["parameter_has_default"] for parameter in endpoints["/sample"]["parameters"])
 
