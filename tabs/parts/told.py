@@ -51,7 +51,9 @@ def told_updates(parts: ToldParts, models: Mapping[str, Any], name: str | None) 
         most, own = family.noise
         updates[parts.controls["cond_image"]] = gr.update(visible=True, label=family.picture)
         updates[parts.controls["noise_level"]] = gr.update(visible="noise_level" in takes, maximum=max(1, most), value=own)
-    return {parts.box: gr.update(visible=family is None or bool(family.picture)), parts.start: gr.update(open=starts_from_picture(family)), **updates}
+    # What is open stays so: a picture that is there already counts with another model too.
+    start = gr.update(open=True) if starts_from_picture(family) else gr.update()
+    return {parts.box: gr.update(visible=family is None or bool(family.picture)), parts.start: start, **updates}
 
 
 def starts_from_picture(family: Family | None) -> bool:

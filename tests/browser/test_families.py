@@ -116,6 +116,7 @@ def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, 
     page.wait_for_selector("#t2i-status >> text=is made for inpainting: give it a picture, and a mask")
     page.set_input_files("#t2i-init input[type=file]", photo)
     page.wait_for_selector("#t2i-anew .ds-paint[data-shown]")
+    page.fill("#t2i-strength input[type=number]", "1")
     page.click("#t2i-anew [data-mode=mask]")
     page.fill("#t2i-anew .ds-paint-size input", "12")
     board = page.locator("#t2i-anew .ds-paint-board").bounding_box()
@@ -139,7 +140,7 @@ def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, 
     choose(page, "Text to image", "t2i", save_tiny_upscaler(tmp_path / "upscaler"))
     page.wait_for_selector("#t2i-told-noise")
     page.set_input_files("#t2i-told-picture input[type=file]", small)
-    page.click("#t2i-init button[aria-label=Clear]")
+    page.click("#t2i-init button[aria-label='Remove Image']")
     run(page, "t2i", 4)
     assert told(page) == ["the small picture, as told"]
     assert page.evaluate("document.querySelector('#t2i-stage .ds-pane[data-stream=x0_hat] canvas').width") == 48
@@ -148,7 +149,7 @@ def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, 
     page.wait_for_selector("#t2i-told-mix")
     page.set_input_files("#t2i-told-second input[type=file]", photo)
     page.wait_for_selector("#t2i-told-second img")
-    run(page, "t2i", 4)
+    run(page, "t2i", 5)
     assert told(page) == ["varied 1", "varied 2"]
 
 
