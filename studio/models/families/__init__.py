@@ -65,16 +65,16 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
     "sd-depth": Family(
         label="Stable Diffusion with depth", pipelines=("StableDiffusionDepth2ImgPipeline",), module="depth", text=True,
         takes=("cond_image", "depth_model", "added"),
-        picture="Depth map: bright is near. Empty: made of the picture to start from.",
+        picture="Depth map, bright is near",
     ),
     "sd-upscaler": Family(
         label="Stable Diffusion upscaler", pipelines=("StableDiffusionUpscalePipeline",), module="upscaler", text=True,
         takes=("cond_image", "noise_level", "added"),
-        picture="The small picture; what is drawn is four times as wide and high.", noise=(350, 20),
+        picture="Small picture to enlarge", noise=(350, 20),
     ),
     "unclip": Family(
         label="Stable unCLIP image variations", pipelines=("StableUnCLIPImg2ImgPipeline",), module="unclip", text=True,
-        takes=("cond_image", "cond_image_2", "cond_mix", "noise_level", "added"), picture="The picture to vary.", noise=(999, 0),
+        takes=("cond_image", "cond_image_2", "cond_mix", "noise_level", "added"), picture="Picture to vary", noise=(999, 0),
     ),
     "sd3": Family(label="Stable Diffusion 3", pipelines=("StableDiffusion3Pipeline",), module="sd3", text=True, takes=("texts", "flow", "skipped", "added")),
     "dit": Family(label="DiT", pipelines=("DiTPipeline",), module="dit", patches=True, takes=("added.vae",)),
