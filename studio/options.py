@@ -218,7 +218,10 @@ class Told(Group):
     cond_image_2: "Image.Image | None" = picture_option("A second picture, to mix in")
     cond_mix: float = option(0.5, "Mix", "0 is the first picture, 1 the second; between them along the arc of their embeddings.", 0.0, 1.0, 0.05)
     noise_level: int | None = option(None, "Noise on what it is told", "Higher: the model keeps less to the picture and invents more.", 0, MAX_TIMESTEPS)
-    depth_model: str = option("", "Depth estimator", "Makes the map of the picture to start from where none is given: a folder or Hub id of transformers; empty: the model's own.")
+    depth_model: str = option(
+        "", "Depth estimator",
+        "Makes the map of the picture to start from where none is given: a folder or Hub id of transformers; empty: the model's own.",
+    )
 
     def _check(self) -> None:
         _require_text("depth_model", self.depth_model)
