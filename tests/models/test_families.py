@@ -13,7 +13,9 @@ from studio import SampleOptions, Studio
 from studio.conditions import FlowTold, SizeTold, TextsTold
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models import DiffusionModel, load_model
+from studio.process.noise import draw_noise
 from studio.process.schedulers import FLOW_CLASSES, SCHEDULERS
+from studio.sampling.compare import common_axis, difference_maps
 from studio.sampling.export import read_options, save_png
 from studio.sampling.loop import sample
 from studio.sampling.trajectory import Trajectory
@@ -155,6 +157,15 @@ def test_ddim_on_a_flow_is_eulers_step_and_its_noise_comes_with_eta(models):
     euler, ddim = (ours(models["sd3"], scheduler=name, guidance_scale=3.0)[2].x_final for name in ("euler", "ddim"))
     torch.testing.assert_close(ddim, euler, atol=1e-4, rtol=1e-4)
     assert (ours(models["sd3"], scheduler="ddim", eta=1.0)[2].x_final - ours(models["sd3"], scheduler="ddim")[2].x_final).abs().max() > 0.1
+
+
+def test_a_flow_and_a_diffusion_begin_with_the_same_noise_and_meet_on_one_axis(models):
+    flow, diffusion = (ours(models[family], scheduler="euler", guidance_scale=3.0)[2] for family in ("sd3", "sdxl"))
+    noise = [draw_noise([torch.Generator().manual_seed(3)], (channels, 8, 8), torch.device("cpu")) for channels in (16, 4)]
+    assert torch.equal(noise[0][:, :4], noise[1])
+    meetings = common_axis(flow.steps, diffusion.steps)
+    assert [one.log_snr for one in meetings] == sorted(one.log_snr for one in meetings) and len(meetings) >= 6
+    assert difference_maps(flow, diffusion, "x0_hat", meetings).shape == (len(meetings), 1, 8, 8)
 
 
 def test_dit_learns_its_variance_and_ddpm_uses_it(models, tmp_path):
