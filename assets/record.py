@@ -2,50 +2,61 @@
 
 import argparse
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from PIL import Image
 
 from studio import Studio
-from studio.runs import read_run
-from studio.runs.examples import DOMINO, EXAMPLES
+from studio.runs import RunView, read_run
+from studio.runs.examples import DOMINO, EXAMPLES, TUNED
 from studio.runs.folder import read_state, write_config, write_state
-from tabs import anatomy, compare, contrast, controlnet, denoise, dreambooth, reward, reward_runs, text_to_image
+from studio.runs.refl import BASE_FILE
+from studio.runs.trainers.options import LoopOptions
+from tabs import anatomy, compare, contrast, controlnet, denoise, dreambooth, refl_compare, reward, reward_runs, text_to_image
 from tabs.parts.openings import OPENINGS, Opening, write_opening
 from tabs.text_to_image import OPENS_WITH
+from trainers import subject, tuned
 from trainers.contrast import train_contrast
-from trainers.subject import RUNS
+from trainers.rebuild import bring_to_end
 
 __all__ = ["RECORDERS"]
 
 MODEL, PROMPT = OPENS_WITH.model, OPENS_WITH.prompt
+# Of an example run: a third of a MiB each.
+MOST_SHEETS = 4
 
+
+def kept_run(name: str, options: LoopOptions) -> RunView:
+    """A run of these options, trained where it was not yet, and kept as the example of this name: as it was left but for its weights."""
+    bring_to_end(options)
+    run, kept = read_run(Path(options.output)), EXAMPLES[name]
+    shutil.rmtree(kept, ignore_errors=True)
+    (kept / "samples").mkdir(parents=True)
+    for sample in spread(run.samples, MOST_SHEETS):
+        Image.open(sample).save(kept / "samples" / sample.name, optimize=True)
+    for file in ("events.jsonl", BASE_FILE):
+        if (run.path / file).is_file():
+            shutil.copy(run.path / file, kept)
+    write_config(kept, options)
+    state = read_state(run.path)
+    write_state(kept, trainer=run.trainer, state=state.state, created=state.created, started=state.started, ended=state.ended, message=state.message)
+    return run
+
+
+def spread(found: Sequence[Path], count: int) -> list[Path]:
+    """So many of them at most, evenly, with the first and the last."""
+    return list(found) if len(found) <= count else [found[round(i * (len(found) - 1) / (count - 1))] for i in range(count)]
 
 
 def record_domino(studio: Studio) -> Opening:
-    """The example run of DreamBooth, trained anew: the run as it was left but for its weights, and what it draws before and after."""
-    options = RUNS["after"]
-    with TemporaryDirectory() as folder:
-        run = Path(folder) / "domino"
-        run.mkdir()
-        write_config(run, replace(options, output=str(run)))
-        subprocess.run([sys.executable, "-m", "trainers.dreambooth", "--config", str(run / "options.toml")], check=True)
-        recording = dreambooth.record(studio, read_run(run))
-        kept = EXAMPLES[DOMINO]
-        shutil.rmtree(kept, ignore_errors=True)
-        (kept / "samples").mkdir(parents=True)
-        for sample in read_run(run).samples:
-            Image.open(sample).save(kept / "samples" / sample.name, optimize=True)
-        shutil.copy(run / "events.jsonl", kept)
-        write_config(kept, options)
-        state = read_state(run)
-        write_state(kept, trainer="dreambooth", state=state.state, created=state.created, started=state.started, ended=state.ended)
-    return recording
+    """The example run of DreamBooth, and what it draws before and after."""
+    return dreambooth.record(studio, kept_run(DOMINO, subject.RUNS["after"]))
+
+
+def record_tuned(studio: Studio) -> Opening:
+    """The example run of ReFL, and what it draws before and after."""
+    return refl_compare.record(studio, kept_run(TUNED, tuned.RUNS[tuned.FIRST]))
 
 
 RECORDERS: dict[str, Callable[[Studio], Opening]] = {
@@ -56,6 +67,7 @@ RECORDERS: dict[str, Callable[[Studio], Opening]] = {
     "anatomy": lambda studio: anatomy.record(studio, MODEL, PROMPT),
     "control": controlnet.record,
     "domino": record_domino,
+    "tuned": record_tuned,
     "score": reward.record,
     "along": reward_runs.record_along,
     "contrast": lambda studio: contrast.record(train_contrast),

@@ -11,6 +11,7 @@ from studio.errors import DamagedFile, StudioError, UnknownName
 from studio.models.taught import base_of
 from studio.rankings import collections
 from studio.runs import RunView
+from studio.runs.examples import TUNED, example_named
 from studio.runs.refl import SOURCES, alarm_of, base_facts, fields, presets
 from studio.runs.trainers.refl import ALGORITHMS
 from tabs.parts.api import TuningApi
@@ -20,6 +21,7 @@ from tabs.parts.following import (
     Measured,
     buttons_shown,
     create_buttons,
+    create_example,
     create_follow,
     estimate_line,
     follow_value,
@@ -28,8 +30,10 @@ from tabs.parts.following import (
     wire_buttons,
     with_curves,
 )
+from tabs.parts.openings import recorded
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.panel import DEVICE
+from tabs.parts.sheets import create_sheet
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.visitors import asker_of
@@ -40,7 +44,10 @@ __all__ = ["create_tab", "tuning_options", "watched_value"]
 INTRO = """## Tune a model by a reward
 The model draws, a scorer says how good the picture is, and the gradient of the score changes the model. **Whether it helps** is judged by what is
 never trained on: other prompts, another scorer, and how different the pictures still are."""
-PUBLIC = "Training is off on this public studio. Start the studio on your own machine to tune a model: the README says how."
+PUBLIC = (
+    "Training is off on this public studio. Start the studio on your own machine to tune a model: the README says how. "
+    "Here is a tuning that was recorded."
+)
 INVITATION = "Choose a preset and a scorer, and press Tune. The same pictures before and now are shown here at every look."
 METHODS = (
     "ReFL: the gradient goes through one late step (arXiv:2304.05977). DRaFT-K: through the last steps; DRaFT-LV: through the last one at several noises "
@@ -141,10 +148,11 @@ def create_tab(studio: TuningApi) -> None:
     Args:
         studio: tunes, scores and ranks.
     """
+    gr.Markdown(INTRO, elem_classes="ds-about")
     if studio.public:
         gr.Markdown(PUBLIC, elem_classes="ds-about")
+        create_recorded(studio)
         return
-    gr.Markdown(INTRO, elem_classes="ds-about")
     with gr.Row(elem_classes="ds-layout"):
         with gr.Column(elem_classes="ds-controls"):
             form = create_form(studio)
@@ -159,6 +167,14 @@ def create_tab(studio: TuningApi) -> None:
     followed = Measured(run=run, buttons=buttons, stage=stage, address=address, measured=watched)
     wire_form(form)
     wire_training(studio, form, followed)
+
+
+def create_recorded(studio: TuningApi) -> None:
+    """The recorded example alone, for a studio that tunes nothing."""
+    watched = drawn_by("tuning", '<div class="ds-stage ds-tuning"></div>', elem_id="refl-watched")
+    create_example(studio, "refl-stage", TUNED)
+    create_sheet("refl-sheet", recorded("tuned", "sheet"))
+    gr.on(None, lambda: watched_value(studio, example_named(TUNED)), None, watched, **CHEAP)
 
 
 def create_form(studio: TuningApi) -> Form:
@@ -236,8 +252,8 @@ def wire_training(studio: TuningApi, form: Form, followed: Measured) -> None:
         return {followed.stage: shown, followed.measured: watched_value(studio, found(studio, chosen)), **buttons_shown(studio, chosen, followed.buttons)}
 
     def show(chosen: str) -> dict[Any, Any]:
-        chosen = chosen if found(studio, chosen) else newest(studio, "refl")
-        return {followed.run: gr.update(choices=runs_of(studio), value=chosen or None), **standing(chosen)}
+        chosen = chosen if found(studio, chosen) else newest(studio, "refl") or TUNED
+        return {followed.run: gr.update(choices=[*runs_of(studio), TUNED], value=chosen), **standing(chosen)}
 
     def on_open_page() -> dict[Any, Any]:
         return {

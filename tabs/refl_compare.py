@@ -1,7 +1,7 @@
 """The area of the ReFL tab for what a tuning made: two checkpoints side by side, one put into the menus, two ranked blind."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from threading import Event
 from typing import Any
@@ -13,22 +13,33 @@ from studio.models.device import Work
 from studio.rankings.agreement import read_table
 from studio.rankings.duel import Duel, duel
 from studio.runs import RunView
-from studio.runs.tuned import BASE, blind_tasks, collection_of, compared, model_of, models_of, promote
+from studio.runs.tuned import BASE, RESULT, blind_tasks, collection_of, compared, model_of, models_of, promote
 from tabs.parts.api import TuningApi
 from tabs.parts.following import POLL_S, found, required
+from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import Change, Changes, RunPanel, Values
 from tabs.parts.scorers import menu_of_scorers
-from tabs.parts.sheets import create_sheet, sheets_shown
+from tabs.parts.sheets import create_sheet, sheet_value, sheets_shown
 from tabs.parts.stage import CHEAP, PRIVATE, full, said_in_a_sentence, unchecked
 from tabs.parts.turns import shared
 from tabs.parts.visitors import asker_of
 
-__all__ = ["create_compare", "duel_line"]
+__all__ = ["create_compare", "duel_line", "record"]
 
 ABOUT = "Same prompts, same seeds, two sets of weights. The prompts are those that were held out, unless others are written."
 BLIND = (
     "Neither the names nor the order say which picture is whose. The comparisons go into the ranking database as a collection; rank them in the tab Rank."
 )
+
+
+RECORDED_SCORERS = ("toybox-reward", "toybox-examiner")
+
+
+def record(studio: TuningApi, view: RunView) -> Opening:
+    """What the area opens with: the base and the result of a run at the same seeds, with scores."""
+    *_, last = compared(studio, view, BASE, RESULT, RECORDED_SCORERS)
+    sheet = replace(last, title=f"A recorded example: {last.title}")
+    return Opening(made_with={"base": view.options["base"], "rewards": view.options["rewards"]}, places={"sheet": sheet_value(sheet)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +82,7 @@ def create_side_by_side(studio: TuningApi, pair: Pair) -> None:
         prompts = gr.Textbox("", label="Prompts, one a line", lines=2, placeholder="the first held-out prompts of the run", elem_id="refl-prompts", scale=2)
         seeds = unchecked(gr.Slider(1, 8, 4, step=1, label="Seeds", elem_id="refl-seeds", scale=1))
     panel.create_press()
-    panel.places["sheet"] = create_sheet("refl-sheet")
+    panel.places["sheet"] = create_sheet("refl-sheet", recorded("tuned", "sheet"))
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         view = studio.runs.read(required(values[pair.run]))

@@ -11,6 +11,7 @@ from studio.runs.trainers.ddpm import DDPMOptions
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.runs.trainers.latent import LatentOptions
 from studio.runs.trainers.options import LoopOptions
+from studio.runs.trainers.refl import ReFLOptions
 from studio.runs.trainers.reward import RewardOptions
 from studio.runs.trainers.vae import VaeOptions
 from trainers.attributes import AttributeOptions
@@ -48,12 +49,12 @@ NOTES = {
         "The first stage ran before it had to say how clean a picture is. "
         "Judged in fp16, as it is kept."
     ),
+    "toybox-sd-early": "A constant learning rate; the run was ended at this step.",
     **{f"toybox-controlnet-{kind}": "The base stays as it is." for kind in ("canny", "depth", "segmentation")},
 }
 PROGRAMS: dict[type, str] = {
     DDPMOptions: "ddpm", ClipOptions: "clip", VaeOptions: "vae", LatentOptions: "latent", AttributeOptions: "attributes", ReaderOptions: "reader",
-    DreamBoothOptions: "dreambooth", ControlNetOptions: "controlnet", RewardOptions: "reward",
-    MatchingOptions: "matching",
+    DreamBoothOptions: "dreambooth", ControlNetOptions: "controlnet", RewardOptions: "reward", MatchingOptions: "matching", ReFLOptions: "refl",
 }
 
 POSTER = (
@@ -159,6 +160,22 @@ def judge_domino(folder: Path) -> dict[str, Any]:
     return judge_subject(folder)
 
 
+def judge_tuned(folder: Path) -> dict[str, Any]:
+    """The example run of ReFL beside its base model."""
+    from trainers import tuned
+
+    return tuned.judge_tuned(folder)
+
+
+def judge_early(folder: Path) -> dict[str, Any]:
+    """What the examiner reads off its pictures, and its poster."""
+    from studio.models.examiner import load_examiner
+    from trainers.attributes import judge_prompts
+
+    poster(folder).save(folder / "poster.png")
+    return {split: judge_prompts(str(folder), load_examiner(), split=split) for split in ("train", "held_out")}
+
+
 def judge_reward(folder: Path) -> dict[str, Any]:
     """Its order of the pictures of fresh prompts, and that of the CLIP score, against the rule that its rankings follow."""
     from trainers.oracle import judge_rewards
@@ -183,7 +200,9 @@ JUDGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "toybox-sd": judge_latent,
     "toybox-reward": judge_reward,
     **{f"toybox-controlnet-{kind}": judge_steering for kind in ("canny", "depth", "segmentation")},
+    "toybox-sd-early": judge_early,
     "domino": judge_domino,
+    "tuned": judge_tuned,
 }
 
 
@@ -234,7 +253,8 @@ def write_card(folder: Path, name: str, stages: Sequence[LoopOptions], quality: 
     the weights are then not those of today's recipe, and what the card says of theirs stays."""
     cards = {
         "toybox-clip": clip_card, "toybox-sd": latent_card, "toybox-examiner": examiner_card, "toybox-reader": reader_card, "toybox-reward": reward_card,
-        "domino": domino_card, **{f"toybox-controlnet-{kind}": controlnet_card for kind in ("canny", "depth", "segmentation")},
+        "domino": domino_card, "tuned": tuned_card, "toybox-sd-early": early_card,
+        **{f"toybox-controlnet-{kind}": controlnet_card for kind in ("canny", "depth", "segmentation")},
     }
     kind, file = cards.get(name, pixel_card), folder / "README.md"
     text = kind(folder, name, stages, quality)
@@ -399,6 +419,45 @@ def domino_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[st
     from trainers.subject import RUNS, subject_card
 
     return subject_card(quality, dict(zip(RUNS, map(command, stages), strict=True)))
+
+
+def tuned_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of the example run of ReFL."""
+    from trainers import tuned
+
+    return tuned.tuned_card(quality, dict(zip(tuned.RUNS, map(command, stages), strict=True)))
+
+
+def early_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:
+    """The card of the text-to-image model that was stopped early."""
+    return f"""# {name}
+
+toybox-sd made worse: its UNet once more from nothing, stopped long before it draws well. What a reward can improve is to be seen on it: the tab ReFL begins
+with it. Every other part is toybox-sd's own, by a link. `StableDiffusionPipeline.from_pretrained` of plain diffusers loads this folder.
+
+![poster](poster.png)
+
+The pictures are those of the first seeds, none was chosen; DDIM, 25 steps, guidance 4.
+
+{_usage(LATENT_USAGE, name)}
+| | |
+|---|---|
+| data | {DATA[stages[-1].data].replace("40,000", f"{stages[-1].data_limit:,}")}; two captions each, one complete and one reworded |
+| recipe | {_recipe(stages)} |
+| training | {_training(name, stages)} |
+| licence | MIT |
+
+{MEASURED}
+
+200 prompts that say everything, a fresh seed each (DDIM, 25 steps, guidance 4), read by a network that was trained on renders
+alone; "unseen" are 200 prompts whose combination of object, colour and background was never trained on.
+
+| right | fresh prompts | unseen combinations |
+|---|---|---|
+{_rows_of_shares([quality["train"], quality["held_out"]])}
+
+Measured by `python -m trainers.rebuild {name} --judge-only`.
+"""
 
 
 def clip_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[str, Any]) -> str:

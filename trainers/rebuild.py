@@ -26,14 +26,19 @@ from studio.runs.trainers.latent import LatentOptions
 from studio.runs.trainers.options import LoopOptions
 from studio.runs.trainers.reward import RewardOptions
 from studio.runs.trainers.vae import VaeOptions
-from trainers import cards
+from trainers import cards, tuned
 from trainers.attributes import AttributeOptions
 from trainers.matching import MatchingOptions
 from trainers.reader import ReaderOptions
 from trainers.subject import RUNS
 
-__all__ = ["RECIPES", "put_early", "rebuild"]
+__all__ = ["RECIPES", "bring_to_end", "put_early", "rebuild"]
 
+# Recipes of which the card alone is kept: example runs.
+EXAMPLE_RUNS = ("domino", "tuned")
+# What a model is called that shares all but its UNet with another.
+EARLY = "-early"
+EARLY_STEPS = 4000
 LEAST_FREE = 2**30  # bytes, for checkpoints and drawn scenes
 
 WORDS = ClipOptions(
@@ -79,9 +84,14 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         lambda: VAE,
         lambda: LatentOptions(
             data="toybox-world", output="runs/toybox-sd", vae=f"{VAE.output}/model", clip="runs/toybox-clip/model", widths="64,96,96",
-            steps=12_000, early=4000, checkpoint_every=250, sample_every=1000,
+            steps=12_000, checkpoint_every=250, sample_every=1000,
         ),
     ),
+    # Worse on purpose: what ReFL improves.
+    "toybox-sd-early": (lambda: LatentOptions(
+        data="toybox", output="runs/toybox-sd-early", vae="assets/models/toybox-sd/vae", clip="assets/models/toybox-clip", widths="64,96,96",
+        data_limit=20_000, batch_size=24, steps=EARLY_STEPS, lr_plan="constant", checkpoint_every=250, sample_every=500,
+    ),),
     # From ranked pairs alone it never left chance: one bit a pair teaches neither seeing nor reading, which ImageReward has from BLIP.
     "toybox-reward": (
         lambda: MATCHING,
@@ -100,6 +110,7 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         f"toybox-controlnet-{name}": (_steering(name, f"toybox-{kind}"),)
         for name, kind in (("canny", "edges"), ("depth", "depth"), ("segmentation", "segmentation"))
     },
+    "tuned": tuple(partial(tuned.RUNS.__getitem__, name) for name in tuned.RUNS),
     "domino": tuple(partial(RUNS.__getitem__, name) for name in RUNS),
 }
 
@@ -110,14 +121,14 @@ def rebuild(name: str, *, judge_only: bool = False) -> None:
     A card that only gets new figures keeps what it says of how the weights came about.
     """
     stages = [stage() for stage in RECIPES[name]]
-    folder = ASSETS / ("runs" if name == "domino" else "models") / name
+    folder = ASSETS / ("runs" if name in EXAMPLE_RUNS else "models") / name
     trained = not judge_only and _train_stages(stages)
     if not judge_only and not trained and _is_judged(stages, folder):
         print(f"{name} is trained and judged already.", flush=True)
         return
     folder.mkdir(parents=True, exist_ok=True)
     # Of an example run only the card is kept.
-    is_new = name == "domino" or _put_into_assets(stages, folder)
+    is_new = name in EXAMPLE_RUNS or _put_into_assets(stages, folder)
     quality = cards.JUDGES[name](folder)
     cards.write_card(folder, name, stages, quality, keep_description=not is_new)
     (folder / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
@@ -125,10 +136,16 @@ def rebuild(name: str, *, judge_only: bool = False) -> None:
 
 def _train_stages(stages: Sequence[LoopOptions]) -> bool:
     """Bring every stage to its end; gives whether any was still to be trained."""
-    due = [stage for stage in stages if not _is_finished(stage)]
-    for stage in due:
-        _finish(stage)
-    return bool(due)
+    trained = [bring_to_end(stage) for stage in stages]
+    return any(trained)
+
+
+def bring_to_end(options: LoopOptions) -> bool:
+    """Train what is not yet trained; gives whether there was anything to do. Raises RunFailed."""
+    due = not _is_finished(options)
+    if due:
+        _finish(options)
+    return due
 
 
 def _is_finished(options: LoopOptions) -> bool:
@@ -188,9 +205,12 @@ def _put_into_assets(stages: Sequence[LoopOptions], folder: Path) -> bool:
     run = Path(stages[-1].output)
     if not (run / "model").is_dir():
         return False
-    _take(run / "model", folder)
+    if folder.name.endswith(EARLY):
+        put_early(run / "model", folder.with_name(folder.name.removesuffix(EARLY)), folder)
+    else:
+        _take(run / "model", folder)
     if (run / "early").is_dir():
-        put_early(run / "early", folder, folder.with_name(f"{folder.name}-early"))
+        put_early(run / "early", folder, folder.with_name(folder.name + EARLY))
     sheets = sorted((run / "samples").glob("*.png"))
     if sheets:
         shutil.copy(sheets[-1], folder / "samples.png")

@@ -87,6 +87,10 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
         label="Toybox Stable Diffusion 64x64", about="Text to picture in latents of 16x16: drawn scenes of one object; trained here.",
         source="models/toybox-sd", family="stable-diffusion", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
     ),
+    "toybox-sd-early": ModelInfo(
+        label="Toybox Stable Diffusion, stopped early", about="The same with a UNet that learned too little; what a reward improves is to be seen on it.",
+        source="models/toybox-sd-early", family="stable-diffusion", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
+    ),
     "google/ddpm-cifar10-32": ModelInfo(
         label="CIFAR-10 32x32", about="The DDPM paper's CIFAR-10 model.", source="google/ddpm-cifar10-32",
         width=32, height=32, size_mib=137, memory_gib=0.3, licence="Apache-2.0",

@@ -10,11 +10,11 @@ from pathlib import Path
 from studio.models.catalogue import ASSETS
 from studio.runs.folder import RunView, read_run
 
-__all__ = ["DOMINO", "EXAMPLES", "example_named", "examples"]
+__all__ = ["DOMINO", "EXAMPLES", "TUNED", "example_named", "examples"]
 
-# No run of a user's can have such a name.
-DOMINO = "domino (example)"
-EXAMPLES: dict[str, Path] = {DOMINO: ASSETS / "openings" / "domino"}
+# No run of a user's can have such names.
+DOMINO, TUNED = "domino (example)", "tuned (example)"
+EXAMPLES: dict[str, Path] = {DOMINO: ASSETS / "openings" / "domino", TUNED: ASSETS / "openings" / "tuned"}
 ABOUT = "This run was recorded and is kept with the studio, without its weights: look at it, compare with it, take its options."
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from studio.rankings.making import TaskOptions
 
-__all__ = ["BASE", "PROMOTED", "blind_tasks", "collection_of", "compared", "model_of", "models_of", "promote", "promoted_in"]
+__all__ = ["BASE", "PROMOTED", "RESULT", "blind_tasks", "collection_of", "compared", "model_of", "models_of", "promote", "promoted_in"]
 
 BASE, RESULT = "base", "result"
 PROMOTED = "promoted.json"

@@ -226,12 +226,12 @@ def create_follow(elem_id: str) -> tuple[gr.HTML, Callable[[Path], str]]:
     return stage, address
 
 
-def create_example(studio: TrainingApi, elem_id: str) -> None:
-    """The recorded example alone, for a studio that has no runs."""
+def create_example(studio: TrainingApi, elem_id: str, name: str = DOMINO) -> None:
+    """A recorded example alone, for a studio that has no runs."""
     stage, address = create_follow(elem_id)
 
     def on_open_page() -> str:
-        return to_stage(followed(studio, example_named(DOMINO), address))
+        return to_stage(followed(studio, example_named(name), address))
 
     gr.on(None, on_open_page, None, stage, **CHEAP)
 

@@ -7,12 +7,14 @@ import pytest
 
 from studio import Studio
 from studio.errors import InvalidOption
-from studio.runs.examples import DOMINO, EXAMPLES, example_named, examples
+from studio.models.catalogue import ASSETS
+from studio.runs.examples import DOMINO, EXAMPLES, TUNED, example_named, examples
 from studio.runs.folder import read_toml
 from studio.runs.following import Follower
 from studio.runs.probes import before_and_after, checkpoint_matrix, forgotten
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.runs.trainers.presets import PRESETS
+from trainers import tuned
 
 
 @pytest.fixture
@@ -31,11 +33,21 @@ def test_the_example_is_a_whole_run_of_the_recipe_that_its_button_gives():
     assert [one.name for one in examples()] == list(EXAMPLES)
 
 
-def test_nothing_of_the_machine_that_recorded_it_is_in_it():
-    view = example_named(DOMINO)
+def test_the_example_of_refl_is_a_run_of_the_preset_and_its_alarm_never_rang():
+    view = example_named(TUNED)
+    assert (view.state, view.trainer, view.example) == ("finished", "refl", True)
+    assert view.options == dataclasses.asdict(tuned.RUNS[tuned.FIRST])
+    assert tuned.first_alarm(view.path) is None
+    judged = json.loads((ASSETS / "runs" / "tuned" / "quality.json").read_text())
+    assert judged["hacked"]["alarm"] and all(judged[name]["alarm"] is None for name in tuned.HELD)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_nothing_of_the_machine_that_recorded_it_is_in_it(example):
+    view = example_named(example)
     text = "".join(path.read_text("utf-8") for path in view.path.iterdir() if path.is_file())
     assert "/tmp" not in text and "/home" not in text and view.pid is None
-    assert view.command == "python -m trainers.dreambooth --config assets/openings/domino/options.toml"
+    assert view.command == f"python -m trainers.{view.trainer} --config assets/openings/{example.split()[0]}/options.toml"
 
 
 def test_it_stands_in_no_list_of_the_users_and_takes_no_name_of_theirs(studio):

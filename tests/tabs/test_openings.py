@@ -16,12 +16,13 @@ from PIL import Image
 
 from assets.record import RECORDERS
 from studio import Studio
-from studio.runs.examples import DOMINO, example_named
+from studio.runs.examples import DOMINO, TUNED, example_named
 from studio.runs.probes import Sheet
 from studio.runs.trainers.contrast import ContrastOptions
 from tabs import contrast
 from tabs.parts.openings import ADDRESS, OPENINGS, VERSION, Opening, asked_with, read_opening, recorded, write_opening
 from tabs.parts.sheets import sheet_value
+from tabs.refl import CHARTS
 from tests.tabs.test_page import bare_page, client  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,7 @@ PLACES = {
     "denoise-stage": ("denoise", "stage"), "t2i-stage": ("text", "stage"), "t2i-words": ("text", "words"), "pair-stage": ("compare", "stage"),
     "grid-stage": ("grid", "stage"), "anatomy-parts": ("anatomy", "parts"), "anatomy-trip": ("anatomy", "trip"), "contrast-stage": ("contrast", "stage"),
     "dreambooth-sheet": ("domino", "sheet"), "ctl-stage": ("control", "stage"),
+    "refl-sheet": ("tuned", "sheet"),
 }
 
 
@@ -108,9 +110,13 @@ def test_every_tab_opens_with_something_recorded_and_loads_nothing_for_it(tmp_pa
     for stage in ("dreambooth-stage", "runs-stage"):
         followed = json.loads(page["shown"][stage])
         assert followed["name"] == DOMINO and followed["state"] == "example" and len(followed["samples"]) >= 4 and followed["curves"]["step"][-1] == 600
+    tuned, watched = json.loads(page["shown"]["refl-stage"]), json.loads(page["shown"]["refl-watched"])
+    assert tuned["name"] == TUNED and tuned["state"] == "example" and len(tuned["samples"]) >= 4 and tuned["prompts"]
+    assert {chart["title"] for chart in watched["charts"]} == {title for title, _ in CHARTS} and watched["alarm"] == ""
     if mode == "own":
-        [row] = json.loads(page["shown"]["runs-list"])["runs"]
+        row, other = json.loads(page["shown"]["runs-list"])["runs"]
         assert row["name"] == DOMINO and row["state"] == "example" and row["words"] == "A recorded example: all 600 steps"
+        assert other["name"] == TUNED and other["state"] == "example"
 
 
 @pytest.mark.parametrize("name", RECORDERS)

@@ -75,7 +75,7 @@ def test_the_form_gives_the_trainer_what_a_preset_says(name):
 
 @pytest.mark.parametrize("name", [name for name in presets() if name.startswith("toybox") and name != "toybox-dpo"])
 def test_a_preset_of_the_embedded_model_can_be_started_at_once(name):
-    assert resolve_options("refl", presets()[name].options).base == "toybox-sd"
+    assert resolve_options("refl", presets()[name].options).base == "toybox-sd-early"
 
 
 @pytest.mark.parametrize(("now", "said"), [
