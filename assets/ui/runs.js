@@ -118,7 +118,7 @@
 
     const describe = () => {
       part(".ds-follow-prompts").replaceChildren();
-      for (const prompt of value.prompts) make("span", part(".ds-follow-prompts"), "", prompt);
+      for (const prompt of value.prompts) make("span", part(".ds-follow-prompts"), "", prompt).title = prompt;
       const heads = part(".ds-follow-heads");
       heads.hidden = !value.prompts.length;
       heads.style.gridTemplateColumns = value.heads.map(({ share }) => `minmax(0, ${share}fr)`).join(" ");
