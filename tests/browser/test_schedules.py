@@ -140,19 +140,19 @@ def test_the_tabs_keep_their_keys_for_those_who_came_by_keyboard(page, app_url):
     page.wait_for_selector(STAGE, state="hidden")
 
 
-@pytest.mark.parametrize(("selector", "keys"), [
-    ("#schedules-seed input", ["ArrowUp", "ArrowLeft", "Home", "End", " "]),
-    ("#schedules-chain-t input[type=range]", ["ArrowRight", "End", "Home"]),
-    ("#schedules-example input[type=radio]", ["ArrowLeft", " "]),
-    ("#schedules-curves input", ["ArrowLeft", " ", "Home"]),
-    ("#schedules-more button", [" "]),
-])
-def test_controls_keep_the_keys_that_they_use(page, app_url, selector, keys):
+KEYS_USED = {
+    "#schedules-seed input": ["ArrowUp", "ArrowLeft", "Home", "End", " "], "#schedules-chain-t input[type=range]": ["ArrowRight", "End", "Home"],
+    "#schedules-example input[type=radio]": ["ArrowLeft", " "], "#schedules-curves input": ["ArrowLeft", " ", "Home"], "#schedules-more button": [" "],
+}
+
+
+def test_controls_keep_the_keys_that_they_use(page, app_url):
     open_tab(page, app_url)
-    page.locator(selector).first.focus()
-    for key in keys:
-        page.keyboard.press(key)
-    assert state(page, "t") == "250" and page.get_attribute(f"{STAGE} .ds-transport", "data-playing") == "false"
+    for selector, keys in KEYS_USED.items():
+        page.locator(selector).first.focus()
+        for key in keys:
+            page.keyboard.press(key)
+        assert state(page, "t") == "250" and page.get_attribute(f"{STAGE} .ds-transport", "data-playing") == "false", selector
     # A checkbox has no use for arrows.
     page.locator("#schedules-zero-snr input").focus()
     page.keyboard.press("ArrowRight")

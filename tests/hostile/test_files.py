@@ -6,8 +6,8 @@ from tests.hostile.files import hostile_pictures, hostile_runs, reference
 from tests.hostile.judging import judge, quiet
 from tests.hostile.served import ATTACK
 
-# In CI a file goes to every eighth handler of the app for strangers and to another eighth of its owner's; in `make attack` all to all.
-SHARE = 1 if ATTACK else 8
+# In CI a file goes to every twelfth handler of the app for strangers and to another twelfth of its owner's; in `make attack` all to all.
+SHARE = 1 if ATTACK else 12
 # Run files that open, and of which everything is kept in CI as well.
 KEPT = {f"{name}.safetensors" for name in ("line", "many", "nan")}
 

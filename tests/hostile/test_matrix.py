@@ -13,7 +13,7 @@ from tests.hostile.judging import judge, quiet
 from tests.hostile.served import ATTACK, Handler, Served
 from tests.hostile.strategies import Request, requests
 
-EXAMPLES = ATTACK or 3
+EXAMPLES = ATTACK or 2
 
 
 def attack(app: Served, handler: Handler, references: list) -> None:
