@@ -174,7 +174,11 @@ def create_recorded(studio: TuningApi) -> None:
     watched = drawn_by("tuning", '<div class="ds-stage ds-tuning"></div>', elem_id="refl-watched")
     create_example(studio, "refl-stage", TUNED)
     create_sheet("refl-sheet", recorded("tuned", "sheet"))
-    gr.on(None, lambda: watched_value(studio, example_named(TUNED)), None, watched, **CHEAP)
+
+    def on_open_page() -> str:
+        return watched_value(studio, example_named(TUNED))
+
+    gr.on(None, on_open_page, None, watched, **CHEAP)
 
 
 def create_form(studio: TuningApi) -> Form:

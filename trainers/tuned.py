@@ -109,7 +109,7 @@ def minutes(run: Path) -> float:
     return (state["ended"] - state["started"]) / 60
 
 
-def sheet(pictures: dict[str, torch.Tensor], columns: int = 12) -> Any:
+def sheet(pictures: dict[str, torch.Tensor], columns: int = 8) -> Any:
     """A row for each model: the first seed of the first prompts, none chosen."""
     from studio.media.images import grid, to_image
 

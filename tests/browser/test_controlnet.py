@@ -117,7 +117,7 @@ def test_units_are_added_and_moved_and_a_kept_run_brings_them_back(tab, served):
     first, second = studio.asked[-1].control
     assert (first.net, second.net, second.end, first.annotator) == ("depth", "edges", 0.5, "toybox-depth")
     # What it is made of is seen on the stage: the map over the belief, and how much each block adds.
-    tab.locator(".ds-control-over input").fill("60")
+    tab.get_by_label("Opacity of the map over the belief").fill("60")
     tab.wait_for_selector(".ds-control-overlay:not([hidden])")
     assert "at most" in tab.locator(".ds-control-now").inner_text() and tab.locator(".ds-control-unit button").count() == 2
     with tab.expect_download() as kept:
