@@ -5,8 +5,9 @@ import pytest
 from tests.hostile.served import ATTACK, Served
 
 MODES = {"public": ("--public",), "own": ()}
-# For what goes the same way with and without --public: in CI as strangers find it, in `make attack` as its owner does too.
+# For what goes the same way with and without --public: in CI in one of them, so that both apps have as much to do, in `make attack` in both.
 EITHER = pytest.mark.parametrize("app", MODES if ATTACK else ["public"], indirect=True)
+EITHER_OWN = pytest.mark.parametrize("app", MODES if ATTACK else ["own"], indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.hostile.conftest import EITHER, MODES
+from tests.hostile.conftest import EITHER, EITHER_OWN, MODES
 from tests.hostile.files import CANARY_COLOUR, OPTIONS, STEP, bomb, png, reference, run_file
 from tests.hostile.served import ATTACK, PATIENCE_S, served
 
@@ -50,6 +50,8 @@ def test_no_handler_reads_a_picture_that_was_not_uploaded(app, tmp_path):
     secret, missing = tmp_path / "hostile-canary.png", tmp_path / "nothing-here.png"
     secret.write_bytes(png())
     takers = [handler for handler in app.handlers() if handler.takes_file]
+    # In CI each of them in one of the two modes.
+    takers = takers if ATTACK else takers[int(app.public) :: 2]
     assert takers
     told = []
     for handler in takers:
@@ -75,7 +77,7 @@ def test_a_picture_too_large_for_the_memory_is_refused_in_numbers(app):
 
 # --- 3: picture bombs in parallel -----------------------------------------------------------------------------
 
-@EITHER
+@EITHER_OWN
 def test_twelve_picture_bombs_at_once_cost_little(app):
     noise = app.named("noise_image")
     path = app.upload("wall.png", bomb(7000, 7000))
@@ -99,7 +101,7 @@ def large_run(num_steps: int = 380) -> bytes:
 SESSIONS = 40 if ATTACK else 12
 
 
-@EITHER
+@EITHER_OWN
 def test_a_run_file_opened_by_many_sessions_is_kept_once(app):
     said = reference(app.upload("run.safetensors", large_run()))
     handler = app.openers()[0]

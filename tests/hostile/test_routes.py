@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.hostile.conftest import EITHER
+from tests.hostile.conftest import EITHER, EITHER_OWN
 from tests.hostile.files import reference
 from tests.hostile.judging import LEAKS, quiet
 from tests.hostile.served import ROOT
@@ -161,7 +161,7 @@ def test_how_much_is_asked_of_the_app_is_told_to_nobody(app, path):
     assert answer.status_code in (403, 404) and "dashboard" not in answer.text and "mean" not in answer.text
 
 
-@EITHER
+@EITHER_OWN
 def test_addresses_for_nobody_are_answered_and_tell_nothing(app):
     wrong = []
     for path in QUERIES:
@@ -183,7 +183,7 @@ HEADERS = [
 ]
 
 
-@EITHER
+@EITHER_OWN
 def test_headers_that_are_nonsense_do_no_harm(app):
     wrong = []
     for headers, path in product(HEADERS, ("/", "/config", "/gradio_api/info")):
