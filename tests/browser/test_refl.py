@@ -36,7 +36,7 @@ def test_a_model_is_tuned_watched_stopped_compared_promoted_and_ranked_blind(pag
     page.set_default_timeout(PATIENCE_MS)
     page.goto(app_url)
     page.get_by_role("tab", name="ReFL").click()
-    page.wait_for_selector(f"{STAGE}[data-state=none]")
+    page.wait_for_selector(f"{STAGE}[data-state=example]")
 
     page.click("#refl-more button")
     page.wait_for_selector("#refl-resolution input")

@@ -12,7 +12,7 @@ from PIL import Image
 from studio import Studio
 from studio.errors import InvalidOption, UnknownName
 from studio.runs import TRAINERS
-from studio.runs.examples import DOMINO
+from studio.runs.examples import EXAMPLES
 from studio.runs.folder import write_state
 from studio.runs.following import Follower
 from studio.runs.processes import process_start
@@ -85,14 +85,14 @@ def test_a_waiting_run_says_its_place_and_when_it_begins(studio):
     assert shown(studio, "second")["title"] == "Waiting, next in the queue, begins in about 5 s"
     assert shown(studio, "third")["title"] == "Waiting, 2nd in the queue"
     rows = json.loads(tab.list_value(studio, "second"))
-    assert [row["name"] for row in rows["runs"]] == ["third", "second", "first", DOMINO] and rows["chosen"] == "second"
+    assert [row["name"] for row in rows["runs"]] == ["third", "second", "first", *EXAMPLES] and rows["chosen"] == "second"
     assert tab.newest(studio) == "first"
 
 
 def test_a_run_that_is_gone_gives_the_invitation(studio):
     assert "invitation" in shown(studio, "gone") and "invitation" in shown(studio, "") and "invitation" in shown(studio, "../x")
     listed = json.loads(tab.list_value(studio, ""))
-    assert tab.newest(studio) == "" and [row["state"] for row in listed["runs"]] == ["example"] and listed["invitation"]
+    assert tab.newest(studio) == "" and [row["name"] for row in listed["runs"]] == list(EXAMPLES) and listed["invitation"]
 
 
 def test_samples_prompts_command_and_options_are_shown(studio):
