@@ -57,6 +57,8 @@ def test_a_model_is_tuned_watched_stopped_compared_promoted_and_ranked_blind(pag
     choose(page, "rewards", "redness")
     page.uncheck("#refl-stop-on-alarm input")
     page.click("#refl-train")
+    # Until then the recorded example is shown.
+    page.wait_for_selector(f"{STAGE}[data-state=running]")
     page.wait_for_function("Number(document.querySelector('#refl-watched .ds-tuning').dataset.looks) >= 2")
     assert page.locator("#refl-watched figure:visible").count() == 6
     page.wait_for_selector(f"{STAGE} .ds-follow-picture img[src*='file=']")
