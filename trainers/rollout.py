@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -56,7 +56,16 @@ class Conditions:
     def of(self, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
         """(the prompts', the empty one's), B rows each."""
         pairs = [self._of(prompt) for prompt in prompts]
-        return batched([cond for cond, _ in pairs], 1), batched([uncond for _, uncond in pairs], 1)
+        empty = max((uncond.text for _, uncond in pairs if uncond.text is not None), key=lambda text: text.shape[1], default=None)
+        conds, unconds = zip(*pairs)
+        return batched([lengthened(cond, empty) for cond in conds], 1), batched([lengthened(uncond, empty) for uncond in unconds], 1)
+
+
+def lengthened(said: Conditioning, empty: Tensor | None) -> Conditioning:
+    """A prompt of fewer chunks than the longest of a batch is followed by empty ones; empty: (1, L, D), the empty prompt's of as many chunks as that has."""
+    if said.text is None or empty is None or said.text.shape[1] == empty.shape[1]:
+        return said
+    return replace(said, text=torch.cat([said.text, empty[:, said.text.shape[1] :]], dim=1))
 
 
 def seeded(count: int, generator: torch.Generator) -> list[torch.Generator]:

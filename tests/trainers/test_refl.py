@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from studio.errors import InvalidOption, RunFailed
+from studio.models.loading import load_model
 from studio.rankings import NewGeneration, NewTask, Ranking, add_tasks, open_rankings, open_tasks, submit
 from studio.rankings.pictures import keep_drawn, picture_path
 from studio.runs.folder import read_state
@@ -18,10 +19,12 @@ from studio.runs.refl import base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
 from tests.tiny_sd import save_tiny_sd
 from trainers.command_line import parse_options
+from trainers.dreambooth import own_device
 from trainers.followed import Followed
 from trainers.looking import Looking
 from trainers.refl import ReFLTask, train
 from trainers.refl_estimate import estimate, update_s
+from trainers.rollout import Conditions
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +260,15 @@ def plain_loss(task: ReFLTask, generator: torch.Generator) -> torch.Tensor:
     pictures = pipeline.vae.decode(x0_hat / pipeline.vae.config.scaling_factor).sample.clamp(-1, 1)
     rewards = load_reward("redness")(pictures, prompts)
     return options.reward_weight * torch.relu(options.cap - rewards).mean()
+
+
+def test_prompts_of_more_and_of_fewer_chunks_stand_in_one_batch(tiny_sd):
+    conditions = Conditions(load_model(tiny_sd, own_device(), dtype=torch.float32), 32)
+    short, long = "a red star", "a red star beside " + "a very large blue boat and " * 8
+    cond, uncond = conditions.of([short, long])
+    (one, _), (other, empty) = conditions.of([short]), conditions.of([long])
+    places = one.text.shape[1]
+    assert cond.text.shape == uncond.text.shape and cond.text.shape[1] == other.text.shape[1] > places
+    assert torch.equal(cond.text[:1, :places], one.text) and torch.equal(cond.text[1:], other.text)
+    # What follows the short one is the empty prompt, which says nothing.
+    assert torch.equal(cond.text[:1, places:], empty.text[:, places:]) and torch.equal(uncond.text[0], uncond.text[1])
