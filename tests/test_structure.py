@@ -150,7 +150,8 @@ def committed() -> list[Path]:
 def test_what_is_committed_stays_small_and_holds_no_pickle():
     files = committed()
     assert sum(path.stat().st_size for path in files) < 60 * MIB
-    assert sum(path.stat().st_size for path in files if "assets" in path.relative_to(ROOT).parts[:1]) < 54 * MIB
+    # As a disk holds them, in blocks of 4 KiB.
+    assert sum(-(-path.stat().st_size // 4096) * 4096 for path in files if "assets" in path.relative_to(ROOT).parts[:1]) < 54 * MIB
     assert not [path for path in files if path.stat().st_size >= 10 * MIB]
     assert not [path for path in files if path.suffix in {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}]
 

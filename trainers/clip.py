@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from studio.models.vocabulary import END, START, vocabulary_of
 from studio.runs.trainers.clip import ClipOptions
 from studio.toybox import ATTRIBUTES, RELATIONS, WORLDS, PairScene, caption
 from trainers.captions import Captioned, draw_scenes, load_captioned, token_ids, toybox_scenes, word
@@ -31,8 +32,6 @@ from trainers.program import run_program
 
 __all__ = ["ClipOptions", "train", "make_tokenizer", "retrieval_accuracy", "attribute_accuracy", "pair_accuracy"]
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-
 
 # --- the tokenizer -------------------------------------------------------------------------------------------
 
@@ -41,15 +40,11 @@ def make_tokenizer(texts: Iterable[str], max_tokens: int) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False))
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    # Bytes inside a word, bytes that end one, then the merges: the layout of CLIP's own vocabulary.
-    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), START, END]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=max_tokens)
+    return CLIPTokenizer(vocab=vocabulary_of(merges), merges=merges, unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=max_tokens)
 
 
 def toybox_texts() -> list[str]:

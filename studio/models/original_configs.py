@@ -16,11 +16,12 @@ from typing import Any
 from studio.errors import ModelUnavailable
 from studio.models.catalogue import ASSETS
 from studio.models.originals import ORIGINALS, UNET, Header
+from studio.models.vocabulary import END, START, read_merges, vocabulary_of
 
 __all__ = ["VAE_SCALES", "predicts", "says_prediction", "vae_config", "write_config", "write_configs"]
 
 Config = dict[str, Any]
-CLIP_WORDS = ASSETS / "tokenizers" / "clip"
+CLIP_MERGES = ASSETS / "tokenizers" / "clip" / "merges.txt"
 VAE = "first_stage_model."
 T5 = "text_encoders.t5xxl.transformer."
 HEAD = 64
@@ -226,15 +227,16 @@ def _write_tokenizer(folder: Path, beside: Path, encoder: Config) -> str:
     t5 = encoder["_class_name"] == "T5EncoderModel"
     if beside.is_dir():
         shutil.copytree(beside, folder)
-    elif t5 or encoder["vocab_size"] != len(json.loads((CLIP_WORDS / "vocab.json").read_text("utf-8"))):
+    elif t5 or encoder["vocab_size"] != len(words := vocabulary_of(read_merges(CLIP_MERGES.read_text("utf-8")))):
         raise ModelUnavailable(
             f"The file holds a text encoder whose tokenizer no file brings along: put its folder {beside.name}/, as in diffusers' format, "
             f"into {str(beside.parent)!r}."
         )
     else:
-        shutil.copytree(CLIP_WORDS, folder)
-        marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        pad = "<|endoftext|>" if encoder["hidden_act"] == "quick_gelu" else "!"
+        write_config(folder / "vocab.json", words)
+        shutil.copy(CLIP_MERGES, folder / "merges.txt")
+        marks = {"bos_token": START, "eos_token": END, "unk_token": END}
+        pad = END if encoder["hidden_act"] == "quick_gelu" else "!"
         write_config(folder / "tokenizer_config.json", {**marks, "pad_token": pad, "model_max_length": encoder["max_position_embeddings"]})
     return "T5TokenizerFast" if t5 else "CLIPTokenizer"
 

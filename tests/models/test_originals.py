@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from studio import SampleOptions
 from studio.errors import ModelUnavailable
 from studio.models import load_model
-from studio.models.catalogue import ASSETS
 from studio.models.latents import open_pipeline
-from studio.models.original_configs import predicts
+from studio.models.original_configs import _write_tokenizer, predicts
 from studio.models.originals import ORIGINALS, Header, read_header, recognised
 from studio.models.sources import Source
 from studio.sampling.loop import sample
@@ -211,10 +210,12 @@ def test_a_folder_of_the_files_name_beside_it_is_its_configuration(tmp_path):
     assert model.path.prediction_type == "v_prediction" and model.info.label == "my-checkpoint" and model.info.text
 
 
-def test_the_vocabulary_of_clip_is_the_published_one():
+def test_the_vocabulary_of_clip_is_the_published_one(tmp_path):
     from transformers import CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(ASSETS / "tokenizers" / "clip")
+    encoder = {"_class_name": "CLIPTextModel", "vocab_size": 49408, "hidden_act": "quick_gelu", "max_position_embeddings": 77}
+    assert _write_tokenizer(tmp_path / "tokenizer", tmp_path / "none", encoder) == "CLIPTokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert tokenizer("a photo of an astronaut riding a horse").input_ids == [49406, 320, 1125, 539, 550, 18376, 6765, 320, 4558, 49407]
 
 
