@@ -88,7 +88,7 @@ _EVERY_MODEL: dict[str, ModelInfo] = {
         source="models/toybox-sd", family="stable-diffusion", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
     ),
     "toybox-sd-early": ModelInfo(
-        label="Toybox Stable Diffusion, stopped early", about="The same with a UNet that learned too little; what a reward improves is to be seen on it.",
+        label="Toybox SD, stopped early", about="The same with a UNet that learned too little; what a reward improves is to be seen on it.",
         source="models/toybox-sd-early", family="stable-diffusion", width=64, height=64, default_steps=25, default_guidance=4.0, clip="toybox-clip",
     ),
     "google/ddpm-cifar10-32": ModelInfo(
