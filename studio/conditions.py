@@ -18,7 +18,7 @@ from studio.option_groups import Group, option
 
 __all__ = [
     "CONDITIONS", "NOTHING_ADDED", "Added", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup",
-    "TEXT_ENCODERS", "is_taken",
+    "TEXT_ENCODERS", "group_of", "is_taken",
 ]
 
 MAX_TOLD_SIDE = 16_384
@@ -50,7 +50,7 @@ class ConditionGroup(Group):
         """The inverse of `to_dict`. Raises InvalidOption."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) - known:
-            raise InvalidOption(f"{cls.__name__} must say some of {', '.join(sorted(known))}, but it is {quoted(values)}.")
+            raise InvalidOption(f"the options are {', '.join(sorted(known))}, but it is {quoted(values)}.")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -238,6 +238,14 @@ CONDITIONS: Mapping[str, type[ConditionGroup]] = MappingProxyType({
     "size": SizeTold, "texts": TextsTold, "refined": Refined, "aesthetic": AestheticTold, "flow": FlowTold, "skipped": LayersSkipped,
     "added": Added,
 })
+
+
+def group_of(name: str, values: object) -> ConditionGroup:
+    """A group, by its name in SampleOptions, of JSON-ready values by the names of its options. Raises InvalidOption, with the group's name before it."""
+    try:
+        return CONDITIONS[name].from_dict(values)
+    except InvalidOption as error:
+        raise InvalidOption(f"{name}: {error}") from None
 
 
 def is_taken(name: str, takes: tuple[str, ...]) -> bool:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from studio.checks import MAX_SEED, quoted
-from studio.conditions import CONDITIONS, Added, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold
+from studio.conditions import CONDITIONS, Added, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold, group_of
 from studio.errors import InvalidOption, UnknownName
 from studio.option_groups import Group, OptionInfo, option, picture_option
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
@@ -353,7 +353,7 @@ class SampleOptions(Recording, Conditioned, Following, Told, Inpainting, Start, 
         units = values.get("control", [])
         if not isinstance(units, list):
             raise InvalidOption(f"control must be a list of units, but it is {quoted(units)}.")
-        told = {name: group.from_dict(values[name]) for name, group in CONDITIONS.items() if name in values}
+        told = {name: group_of(name, values[name]) for name in CONDITIONS if name in values}
         return cls(**{**values, **told, "control": tuple(map(ControlUnit.from_dict, units[: MAX_UNITS + 1]))})
 
 

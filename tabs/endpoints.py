@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -23,6 +24,7 @@ import numpy as np
 from gradio.context import get_blocks_context
 
 from studio.checks import require_texts
+from studio.conditions import CONDITIONS
 from studio.control.annotators import ANNOTATORS, MapRequest, make_map
 from studio.errors import InvalidOption
 from studio.media.uploads import open_picture
@@ -43,6 +45,7 @@ from tabs.parts.api import ControlApi, RankingApi, SamplingApi, ScoringApi, Stud
 from tabs.parts.arguments import Upload
 from tabs.parts.controls import options_from
 from tabs.parts.following import state_line
+from tabs.parts.groups import group_schema, with_groups
 from tabs.parts.panel import DEVICE
 from tabs.parts.receiving import require_disk
 from tabs.parts.running import run_for_programs
@@ -89,6 +92,8 @@ def endpoint(function: Callable[..., Any], name: str, **options: Any) -> None:
     parts: Sequence[Any] = blocks.fns[made["id"]].inputs
     for part, parameter in zip(parts, inspect.signature(function).parameters.values()):
         part.label = parameter.name
+        if parameter.name in CONDITIONS:
+            part._api_info = group_schema(parameter.name)
         if Upload.__name__ in str(parameter.annotation):
             part._api_info = {"type": "array", "items": FILE_INFO} if "list" in str(parameter.annotation) else FILE_INFO
 
@@ -155,9 +160,14 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
         negative_prompt: str = "", guidance_scale: float = 1.0, guidance_start: float = 0.0, guidance_end: float = 1.0, guidance_rescale: float = 0.0,
         clip_guidance_scale: float = 0.0, sigmas: str = "", width: int = 0, height: int = 0, record_attention: bool = False,
         init_mask: Upload | None = None, mask_blur: float = 0.0, mask_padding: int = 0, mask_overlay: bool = True, cond_image: Upload | None = None,
-        cond_image_2: Upload | None = None, cond_mix: float = 0.5, noise_level: int = -1, depth_model: str = "", request: gr.Request | None = None,
+        cond_image_2: Upload | None = None, cond_mix: float = 0.5, noise_level: int = -1, depth_model: str = "",
+        conditions: Mapping[str, Any] = MappingProxyType({}), request: gr.Request | None = None,
     ) -> Iterator[tuple[str | None, str, list | None]]:
         """Sample pictures, from a class or from a prompt; a width or height of 0 and a noise_level of -1 are the model's own.
+
+        What only some families can be told comes in objects by the names of their options: size (SDXL: {"original": [1024, 1024], "crop": [0, 0]}),
+        texts (second and third prompts, clip_skip, encoders), aesthetic and refined (SDXL's refiner), flow and skipped (SD 3), added (LoRAs,
+        embeddings, a VAE: {"loras": [{"file": "style.safetensors", "weight": 0.8}]}).
 
         Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
         """
@@ -169,14 +179,14 @@ def create_sample_endpoint(studio: SamplingApi) -> None:
             "record_attention": record_attention, "cond_image": path_of(cond_image), "cond_image_2": path_of(cond_image_2), "cond_mix": cond_mix,
             "noise_level": None if noise_level == -1 else noise_level, "depth_model": depth_model,
         })
+        options = dataclasses.replace(options, **conditions)
         if init_mask is not None:
             acts: dict[str, Any] = {"mask_blur": mask_blur, "mask_padding": mask_padding or None, "mask_overlay": mask_overlay}
             options = dataclasses.replace(options, init_mask=open_picture(str(path_of(init_mask))), **acts)
         for change in run_of_program(studio, of_kind(studio, options), request):
             yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
 
-    as_outputs(sample, tuple[str, str, list])
-    endpoint(sample, "sample", **DEVICE)
+    endpoint(as_outputs(with_groups(sample), tuple[str, str, list]), "sample", **DEVICE)
 
 
 def run_of_program(studio: SamplingApi, options: SampleOptions, request: gr.Request | None) -> Iterator[dict[str, Any]]:
@@ -189,9 +199,10 @@ def run_of_program(studio: SamplingApi, options: SampleOptions, request: gr.Requ
         studio.kept.close(session.visitor)
 
 
-def as_outputs(function: Callable[..., Any], kinds: Any) -> None:
-    """What the last step of a generator gives, for gr.api to read."""
+def as_outputs(function: Callable[..., Any], kinds: Any) -> Callable[..., Any]:
+    """The generator with what its last step gives, for gr.api to read."""
     function.__signature__ = inspect.signature(function).replace(return_annotation=kinds)  # type: ignore[attr-defined]
+    return function
 
 
 # --- ControlNets ---------------------------------------------------------------------------------------------
@@ -219,26 +230,27 @@ def create_control_endpoints(studio: ControlApi) -> None:
     def controlnet(
         model: str, prompt: str, maps: list[Upload], units: list[dict], masks: list[Upload] | None = None, negative_prompt: str = "",
         num_steps: int = 20, scheduler: str = "unipc", guidance_scale: float = 4.0, seed: int = 0, num_images: int = 1, width: int = 0, height: int = 0,
-        strength: float = 0.6, init_image: Upload | None = None, request: gr.Request | None = None,
+        strength: float = 0.6, init_image: Upload | None = None, conditions: Mapping[str, Any] = MappingProxyType({}),
+        request: gr.Request | None = None,
     ) -> Iterator[tuple[str | None, str, list | None]]:
         """Pictures that follow maps: unit i follows maps[i], and acts where masks[i] is white, where there is one.
 
         units: up to three of {"net": name, folder or Hub id, "scale": 0..2, "start", "end": share of the steps, "mode": balanced, prompt or
-        control, "blocks": a weight each, "resize": crop, fit or stretch, "muted"}. Gives the stage's film (JSON text), a sentence on how it
-        went, and the pictures as PNG files.
+        control, "blocks": a weight each, "resize": crop, fit or stretch, "muted"}. size, texts and the like are as in /sample.
+
+        Gives the stage's film (JSON text), a sentence on how it went, and the pictures as PNG files.
         """
         options = options_from({
             "model": model, "prompt": prompt, "negative_prompt": negative_prompt, "num_steps": num_steps, "scheduler": scheduler,
             "guidance_scale": guidance_scale, "seed": seed, "num_images": num_images, "width": width, "height": height, "strength": strength,
             "init_image": path_of(init_image),
         })
-        options = dataclasses.replace(options, control=units_from(units, maps, masks or []))
+        options = dataclasses.replace(options, control=units_from(units, maps, masks or []), **conditions)
         for change in run_of_program(studio, options, request):
             yield change.get("stage"), change.get("status", ""), filed(gallery, change["pictures"]) if "pictures" in change else None
 
-    as_outputs(controlnet, tuple[str, str, list])
     endpoint(annotate, "annotate", queue=False)
-    endpoint(controlnet, "controlnet", **DEVICE)
+    endpoint(as_outputs(with_groups(controlnet), tuple[str, str, list]), "controlnet", **DEVICE)
 
 
 def units_from(units: list[dict], maps: list[Upload], masks: list[Upload]) -> tuple[ControlUnit, ...]:

@@ -7,11 +7,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from studio import SampleOptions, Studio
 from studio.additions import Lora
-from studio.conditions import NOTHING_ADDED, Added
+from studio.conditions import NOTHING_ADDED, Added, SizeTold
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models.originals import read_header
 from studio.models.shelf import trigger_words
@@ -234,3 +235,33 @@ def test_a_vae_of_a_folder_and_of_a_file_in_either_layout_takes_the_place_of_the
     assert np.abs(decoded - wanted).max() < 60  # by that VAE, not by the model's own
     with pytest.raises(ModelUnavailable, match="latents of 4 and .* works with 16"):
         next(studio.sample(asked(folders["sd3"], Added(vae="vae-original"))))
+
+
+# --- over the wire -------------------------------------------------------------------------------------------
+
+def test_a_program_tells_sample_additions_and_sizes_and_what_a_family_does_not_know_is_a_sentence(studio, folders, loras):
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    from tabs.endpoints import create_sample_endpoint
+    from tabs.parts.blocks import StudioBlocks
+
+    with StudioBlocks() as demo:
+        create_sample_endpoint(studio)
+    _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    told = {"prompt": PROMPT, "num_steps": 3, "seed": 3, "guidance_scale": 3.0, "scheduler": "euler", "num_images": 1}
+    try:
+        client = Client(url, verbose=False)
+        pictures = client.predict(
+            model=folders["sdxl"], **told, size={"original": [64, 24]}, added={"loras": [{"file": "sdxl-plain", "weight": 0.5}]}, api_name="/sample",
+        )[2]
+        drawn = np.asarray(Image.open(pictures[0]["image"] if isinstance(pictures[0]["image"], str) else pictures[0]["image"]["path"])).astype(int)
+        wanted = ours(studio, folders["sdxl"], Added(loras=(Lora(file=loras["sdxl"], weight=0.5),)), size=SizeTold(original=(64, 24)))
+        assert np.abs(drawn - wanted).max() == 0 and np.abs(drawn - ours(studio, folders["sdxl"])).max() > 3
+        for told_too, words in (
+            ({"flow": {"shift": 2}}, "cannot be told 'Shift of the flow'"), ({"added": {"loras": [{"file": "nowhere"}]}}, "no .safetensors file"),
+        ):
+            with pytest.raises(AppError, match=words):
+                client.predict(model=folders["sdxl"], **told, **told_too, api_name="/sample")
+    finally:
+        demo.close()

@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import time
+from dataclasses import fields
 from io import BytesIO
 from threading import Event
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio.additions import Lora
+from studio.conditions import CONDITIONS, Added, AestheticTold, FlowTold, LayersSkipped, Refined, SizeTold, TextsTold
 from studio.errors import InvalidOption
 from studio.media.images import to_pixels
 from studio.options import SampleOptions
@@ -240,9 +243,35 @@ def test_only_sample_is_public_and_its_arguments_have_names(client):
         "model", "class_label", "num_steps", "timesteps", "scheduler", "eta", "clip_x0", "seed", "num_images", "strength", "init_image",
         "prompt", "negative_prompt", "guidance_scale", "guidance_start", "guidance_end", "guidance_rescale", "clip_guidance_scale", "sigmas",
         "width", "height", "record_attention", "init_mask", "mask_blur", "mask_padding", "mask_overlay", "cond_image", "cond_image_2", "cond_mix",
-        "noise_level", "depth_model",
+        "noise_level", "depth_model", *CONDITIONS,
     ]
+    described = {one["parameter_name"]: one["type"] for one in endpoints["/sample"]["parameters"]}
+    for name, group in CONDITIONS.items():
+        assert list(described[name]["properties"]) == [field.name for field in fields(group)]
+        assert all(one["description"] and set(one) - {"description"} for one in described[name]["properties"].values())
+    assert described["size"]["properties"]["original"]["items"] == {"type": "integer", "minimum": 1, "maximum": 16384}
     assert all(parameter["parameter_has_default"] for parameter in endpoints["/sample"]["parameters"])
+
+
+TOLD = {
+    "size": ({"original": [640, 480], "negative_crop": [3, 4], "target": None}, SizeTold(original=(640, 480), negative_crop=(3, 4))),
+    "texts": ({"prompt_2": "a ring", "clip_skip": 2, "encoders": ["t5"]}, TextsTold(prompt_2="a ring", clip_skip=2, encoders=("t5",))),
+    "aesthetic": ({"score": 7}, AestheticTold(score=7)), "refined": ({"model": "disc", "start": 0.5}, Refined(model="disc", start=0.5)),
+    "flow": ({"shift": 2.5}, FlowTold(shift=2.5)), "skipped": ({"layers": [7, 8], "end": 0.4}, LayersSkipped(layers=(7, 8), end=0.4)),
+    "added": (
+        {"loras": [{"file": "a.safetensors", "weight": 0.5}, {"file": "b.safetensors"}], "embeddings": ["word.safetensors"], "vae": "own"},
+        Added(loras=(Lora(file="a.safetensors", weight=0.5), Lora(file="b.safetensors")), embeddings=("word.safetensors",), vae="own"),
+    ),
+}
+
+
+def test_a_client_tells_what_only_some_families_can_be_told(client, served):
+    assert set(TOLD) == set(CONDITIONS)
+    client.predict(model="ring", num_steps=2, num_images=1, **{name: told for name, (told, _) in TOLD.items()}, api_name="/sample")
+    asked = served[0].asked[-1]
+    assert {name: getattr(asked, name) for name in TOLD} == {name: group for name, (_, group) in TOLD.items()}
+    # The same values of run files and pictures.
+    assert SampleOptions.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
 
 
 def test_a_client_samples_by_name_and_gets_film_sentence_and_pictures(client, served):
@@ -266,6 +295,17 @@ def test_a_client_samples_by_name_and_gets_film_sentence_and_pictures(client, se
     ({"eta": 1.5}, "eta must be a number from 0 to 1, but it is 1.5."),
     ({"model": "dics"}, "There is no model named 'dics'; did you mean 'disc'?"),
     ({"scheduler": "dddim"}, "did you mean 'ddim'?"),
+    ({"size": {"crops": [0, 0]}}, "size: the options are crop, negative_crop, negative_original, negative_target, original, target, but"),
+    ({"size": {"original": "large"}}, "size: original must be two whole numbers, but it is 'large'."),
+    ({"size": {"original": [640, 480.5]}}, "size: original must be a whole number from 1 to 16384, but it is 480.5."),
+    ({"size": [640, 480]}, "size must be an object, but it is a list of 2."),
+    ({"texts": {"encoders": ["clip"]}}, "texts: encoders must be some of clip_l, clip_g, t5, but it is ('clip',)."),
+    ({"texts": {"prompt_2": 3}}, "texts: prompt_2 must be a text"), ({"texts": {"clip_skip": 99}}, "texts: clip_skip must be a whole number from 0 to 23"),
+    ({"flow": {"shift": "far"}}, "flow: shift must be a number from 0.1 to 20, but it is 'far'."),
+    ({"skipped": {"layers": [7], "start": 0.5, "end": 0.1}}, "skipped: Skip-layer guidance must start before it ends"),
+    ({"added": {"loras": {"file": "a"}}}, "added: loras must be a list"), ({"added": {"loras": [{"weight": 1}]}}, "added: A LoRA must say its file and weight"),
+    ({"added": {"loras": [{"file": "a", "weight": 9}]}}, "added: the weight of a LoRA must be a number from -4 to 4, but it is 9."),
+    ({"added": {"vae": 5}}, "added: vae must be a text"), ({"added": {"embeddings": "word"}}, "added: embeddings must be at most 16 files"),
 ])
 def test_nonsense_gets_one_sentence(client, arguments, sentence, capfd):
     from gradio_client.exceptions import AppError
