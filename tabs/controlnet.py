@@ -26,6 +26,7 @@ from tabs.parts.ready import FirstPress
 from tabs.parts.repainting import Start, create_start, restored_start, wire_start
 from tabs.parts.running import recorded_film
 from tabs.parts.session import Session
+from tabs.parts.showing import when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, keep_fresh, menu_of, models_of, said_in_a_sentence, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.units import (
@@ -105,10 +106,10 @@ def create_tab(studio: ControlTrainingApi) -> FirstPress | None:
             create_strip(studio, asked)
         with gr.Tab("Train one"):
             create_training(studio)
-    opened = wire_units(studio, asked, add)
+    wire_units(studio, asked, add)
     wire_run(studio, panel, asked)
     net = first_unit(studio)["net"]
-    return FirstPress(options=opens_with(net), changes=partial(steered, studio), opened=opened) if net and model.value else None
+    return FirstPress(options=opens_with(net), changes=partial(steered, studio)) if net and model.value else None
 
 
 def opening() -> str:
@@ -194,8 +195,8 @@ def options_of(studio: ControlApi, asked: Asked, values: Mapping[Any, Any]) -> S
 
 # --- wiring: units -------------------------------------------------------------------------------------------
 
-def wire_units(studio: ControlApi, asked: Asked, add: gr.Button) -> Any:
-    """Live maps, lines, and what is done with whole units; gives the event of a page that opens."""
+def wire_units(studio: ControlApi, asked: Asked, add: gr.Button) -> None:
+    """Live maps, lines, and what is done with whole units."""
     for index, card in enumerate(asked.cards):
         wire_map(studio, asked, card)
         wire_window(asked, card)
@@ -203,8 +204,8 @@ def wire_units(studio: ControlApi, asked: Asked, add: gr.Button) -> Any:
             wire_moving(studio, asked, button, name, index)
     wire_moving(studio, asked, add, "add", 0)
     shown = [part for card in asked.cards for part in (card.paint, card.line, card.window)]
-    # Of a page that opens: the maps are drawn, not kept in the page.
-    return gr.on(None, lambda values: looks(studio, asked, values), set(asked.inputs), shown, **CHEAP)
+    # The maps are drawn, not kept in the page.
+    when_first_shown(lambda values: full(shown, looks(studio, asked, values)), set(asked.inputs), shown, **CHEAP)
 
 
 def wire_map(studio: ControlApi, asked: Asked, card: Card) -> None:

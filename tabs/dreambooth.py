@@ -40,6 +40,7 @@ from tabs.parts.following import (
 from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import DEVICE, FILES, Change, Changes, RunPanel, Values
 from tabs.parts.sheets import create_sheet, sheet_value, sheets_shown
+from tabs.parts.showing import tick_while_shown, when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, full, said_in_a_sentence, unchecked
 from tabs.parts.turns import alone, shared
 from tabs.parts.visitors import asker_of
@@ -366,8 +367,8 @@ def wire_training(studio: TrainingApi, form: Form, followed: Compared) -> None:
         said = f"The run {escape(view.name)} was started; it goes on when this page is closed."
         return {**show(view.name), form.status: said, form.name: free_name(studio, view.name)}
 
-    gr.on(None, on_open_page, None, [*followed.shown, form.name, controls["base"]], **CHEAP)
-    gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
+    when_first_shown(on_open_page, None, [*followed.shown, form.name, controls["base"]], **CHEAP)
+    tick_while_shown(POLL_S, on_tick, [followed.run, before], [*followed.shown, before])
     followed.run.input(show, followed.run, followed.shown, **CHEAP)
     form.estimate.click(on_estimate, {*controls.values()}, [form.status], **PRIVATE, **DEVICE)
     form.train.click(

@@ -34,6 +34,7 @@ from tabs.parts.openings import recorded
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.panel import DEVICE
 from tabs.parts.sheets import create_sheet
+from tabs.parts.showing import tick_while_shown, when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.visitors import asker_of
@@ -178,7 +179,7 @@ def create_recorded(studio: TuningApi) -> None:
     def on_open_page() -> str:
         return watched_value(studio, example_named(TUNED))
 
-    gr.on(None, on_open_page, None, watched, **CHEAP)
+    when_first_shown(on_open_page, None, watched, **CHEAP)
 
 
 def create_form(studio: TuningApi) -> Form:
@@ -288,8 +289,8 @@ def wire_training(studio: TuningApi, form: Form, followed: Measured) -> None:
             yield {form.status: escape(str(error))}
 
     form.estimate.click(on_estimate, {*form.controls.values()}, [form.status], **PRIVATE, **DEVICE)
-    gr.on(None, on_open_page, None, [*followed.shown, form.name, form.collection, form.controls["base"]], **CHEAP)
-    gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
+    when_first_shown(on_open_page, None, [*followed.shown, form.name, form.collection, form.controls["base"]], **CHEAP)
+    tick_while_shown(POLL_S, on_tick, [followed.run, before], [*followed.shown, before])
     followed.run.input(show, followed.run, followed.shown, **CHEAP)
     form.train.click(
         on_train, [form.source, form.typed, form.collection, form.file, form.name, *form.controls.values()],

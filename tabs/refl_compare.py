@@ -20,6 +20,7 @@ from tabs.parts.openings import Opening, recorded
 from tabs.parts.panel import Change, Changes, RunPanel, Values
 from tabs.parts.scorers import menu_of_scorers
 from tabs.parts.sheets import create_sheet, sheet_value, sheets_shown
+from tabs.parts.showing import tick_while_shown
 from tabs.parts.stage import CHEAP, PRIVATE, full, said_in_a_sentence, unchecked
 from tabs.parts.turns import shared
 from tabs.parts.visitors import asker_of
@@ -137,7 +138,7 @@ def create_blind(studio: TuningApi, pair: Pair) -> None:
         return full([line, before], {} if said == last else {line: said, before: said})
 
     make.click(on_make, [*pair.chosen, count], status, **PRIVATE, concurrency_id="rank")
-    gr.Timer(2 * POLL_S).tick(on_tick, [*pair.chosen, before], [line, before], **CHEAP)
+    tick_while_shown(2 * POLL_S, on_tick, [*pair.chosen, before], [line, before])
 
 
 def standing(studio: TuningApi, view: RunView, first: str, second: str) -> str:

@@ -23,6 +23,7 @@ from tabs.parts.controls import Controls
 from tabs.parts.following import POLL_S, Measured, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.panel import DEVICE
+from tabs.parts.showing import tick_while_shown, when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.visitors import asker_of
@@ -167,8 +168,8 @@ def wire(studio: Trains, form: Form, followed: Measured) -> None:
         except StudioError as error:
             yield {form.status: escape(str(error))}
 
-    gr.on(None, on_open_page, None, [*followed.shown, form.collection, form.name, form.controls["start"]], **CHEAP)
-    gr.Timer(POLL_S).tick(on_tick, [followed.run, before], [*followed.shown, before], **CHEAP)
+    when_first_shown(on_open_page, None, [*followed.shown, form.collection, form.name, form.controls["start"]], **CHEAP)
+    tick_while_shown(POLL_S, on_tick, [followed.run, before], [*followed.shown, before])
     followed.run.input(show, followed.run, followed.shown, **CHEAP)
     form.train.click(
         on_train, [form.collection, form.file, form.format, form.name, *form.controls.values()], [form.status, *followed.shown, form.name],

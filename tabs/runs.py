@@ -33,6 +33,7 @@ from tabs.parts.following import (
     state_of,
     wire_buttons,
 )
+from tabs.parts.showing import tick_while_shown, when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = ["create_tab"]
@@ -178,8 +179,8 @@ def wire_board(studio: TrainingApi, board: Board) -> None:
     def on_compare(name: str, others: list[str]) -> str:
         return follow_value(studio, name or DOMINO, board.address, others or ())
 
-    gr.on(None, on_open_page, None, board.shown, **CHEAP)
-    gr.Timer(POLL_S).tick(on_tick, [chosen, compare, seen], [*board.shown, seen], **CHEAP)
+    when_first_shown(on_open_page, None, board.shown, **CHEAP)
+    tick_while_shown(POLL_S, on_tick, [chosen, compare, seen], [*board.shown, seen])
     board.runs.select(on_choose, compare, board.shown, **CHEAP)
     compare.input(on_compare, [chosen, compare], board.stage, **CHEAP)
     wire_buttons(studio, board.buttons, chosen, board.shown, lambda name: show(studio, board, name))

@@ -23,6 +23,7 @@ from studio.media.uploads import open_picture
 from studio.process.noising import ChainFinished, ChainProgress, Moments, NoiseOptions, compare_chain, draw_eps, working_copy
 from studio.process.schedules import CURVES, SCHEDULES, curves, schedule_options
 from studio.scratch import passing_folder
+from tabs.parts.showing import when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, drawn_by, picture_input, said_in_a_sentence
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def wire_picture(form: Form, stage: gr.HTML) -> None:
             return {stage: gr.HTML(note=str(error))}
 
     shown, example, upload, seed = [form.picture, stage], form.example, form.upload, form.seed
-    gr.on(None, on_open, None, shown, **LATEST)
+    when_first_shown(on_open, None, shown, **LATEST)
     example.input(on_example, [example, seed], [*shown, upload, form.another], **FALLIBLE)
     form.another.click(on_another, [example, seed], shown, **FALLIBLE)
     # Not `input`, which comes when the field is emptied as well: a paste empties it first, and the answer to that took the picture away again.

@@ -69,13 +69,13 @@ def create_tab(studio: TextApi) -> FirstPress | None:
         panel.places |= {"resident": resident, "words": words, **{f"condition {i}": one for i, one in enumerate(conditions.components)}}
         others = create_areas(studio, controls, conditions)
     wire_start(start, [model, controls["width"], controls["height"]], partial(size_of_run, studio))
-    opened = wire(studio, panel, controls, conditions, start, ToldParts(controls=told, box=told_box, start=start_box))
+    wire(studio, panel, controls, conditions, start, ToldParts(controls=told, box=told_box, start=start_box))
     for other in others:
         other.success(lambda name: model_line(studio, name), model, resident, **CHEAP)
     if not model.value:
         return None
     first = options_from(conditions.of(model.value, taken(studio.models, {name: control.value for name, control in controls.items()})))
-    return FirstPress(options=first, changes=partial(generated, studio), opened=opened)
+    return FirstPress(options=first, changes=partial(generated, studio))
 
 
 def create_model(studio: TextApi) -> tuple[gr.Dropdown, gr.HTML]:
@@ -133,14 +133,10 @@ def create_areas(studio: TextApi, controls: Controls, conditions: Conditions) ->
     return [compared, gridded, looked]
 
 
-def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Conditions, start: Start, told: ToldParts) -> Any:
-    """The handlers of the tab; gives the event that shows the recorded run."""
+def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Conditions, start: Start, told: ToldParts) -> None:
+    """The handlers of the tab."""
     model, prompt, words, resident = controls["model"], controls["prompt"], panel.places["words"], panel.places["resident"]
     reading: dict[str, Any] = {**PRIVATE, "concurrency_id": "words", "concurrency_limit": 1, "trigger_mode": "always_last"}
-
-    def on_open_page() -> dict[Any, Any]:
-        # Trainings that have ended since the page was made bring models of their own.
-        return {model: gr.update(choices=menu_of(studio, text=True))}
 
     def on_model(name: str) -> dict[Any, Any]:
         entry = models_of(studio, text=True).get(name)
@@ -158,7 +154,6 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
         said = taken(studio.models, {name: values[control] for name, control in controls.items()})
         return generated(studio, options_from(conditions.of(values[model], said)), switch, values[panel.session], conditions)
 
-    opened = gr.on(None, on_open_page, None, model, **CHEAP)
     keep_fresh(model, studio, text=True)
     changed = [resident, controls["num_steps"], controls["guidance_scale"], *conditions.components, *told.outputs]
     model.input(on_model, model, changed, **CHEAP)
@@ -173,7 +168,6 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
         {name: control for name, control in controls.items() if name not in PICTURES}, of_model,
         beside=[*conditions.folds.values(), *start.restorable, *told.restorable],
     )
-    return opened
 
 
 # --- the recorded run that the tab opens with -----------------------------------------------------------------

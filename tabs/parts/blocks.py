@@ -65,6 +65,18 @@ class StudioBlocks(OwnUploads):
         self._queue.on_gone = lambda session: self.on_gone(session)
         return self
 
+    def get_config_file(self) -> Any:
+        """What describes the app, in which the page is spared the parts of endpoints: nobody sees them, and the browser's work grows with each part.
+
+        Who asks for the whole (`/config`, `/gradio_api/info`) gets it.
+        """
+        config = super().get_config_file()
+        unseen = {part["id"] for part in config["components"] if part["type"] == "api"}
+        for page in config["page"].values():
+            page["components"] = [part for part in page["components"] if part not in unseen]
+            page["layout"]["children"] = [part for part in page["layout"]["children"] if part["id"] not in unseen]
+        return config
+
     async def process_api(  # type: ignore[override]  # called by name from event_id on
         self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, iterator: Any = None, *, event_id: Any = None, **more: Any,
     ) -> dict[str, Any]:

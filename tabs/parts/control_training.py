@@ -13,6 +13,7 @@ from studio.toybox import WORLDS
 from tabs.parts.api import TrainingApi
 from tabs.parts.following import POLL_S, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
 from tabs.parts.panel import DEVICE
+from tabs.parts.showing import tick_while_shown, when_first_shown
 from tabs.parts.stage import CHEAP, PRIVATE, full, said_in_a_sentence, unchecked
 from tabs.parts.turns import alone
 from tabs.parts.visitors import asker_of
@@ -117,8 +118,8 @@ def wire_training(studio: TrainingApi, preset: Any, options: dict[str, Any], nam
             view = studio.runs.start("controlnet", asked_for(preset, options, values), name=(values[name] or "").strip())
         return {**show(view.name), status: f"{escape(view.name)} was started; it goes on when this page is closed."}
 
-    gr.on(None, lambda: show(""), None, shown, **CHEAP)
-    gr.Timer(POLL_S).tick(on_tick, [chosen, seen], [*shown, seen], **CHEAP)
+    when_first_shown(lambda: show(""), None, shown, **CHEAP)
+    tick_while_shown(POLL_S, on_tick, [chosen, seen], [*shown, seen])
     preset.input(on_preset, preset, [preset, *options.values()], **CHEAP)
     train.click(on_train, {preset, name, *options.values()}, [*shown, status], **PRIVATE, concurrency_id="runs")
     wire_buttons(studio, buttons, chosen, shown, show)

@@ -14,6 +14,7 @@ from studio.runs.examples import DOMINO, example_named
 from studio.runs.following import Curves
 from studio.runs.refl import GAP, BaseFacts, base_facts
 from tabs.parts.api import TrainingApi
+from tabs.parts.showing import when_first_shown
 from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
 
 __all__ = [
@@ -233,7 +234,7 @@ def create_example(studio: TrainingApi, elem_id: str, name: str = DOMINO) -> Non
     def on_open_page() -> str:
         return to_stage(followed(studio, example_named(name), address))
 
-    gr.on(None, on_open_page, None, stage, **CHEAP)
+    when_first_shown(on_open_page, None, stage, **CHEAP)
 
 
 def create_buttons(prefix: str) -> Buttons:

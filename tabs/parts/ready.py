@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 class FirstPress:
     """What a tab's first press asks for, as its controls stand when the page opens.
 
-    changes: of the page while such a run goes on. opened: the event that shows the recorded run of the tab.
+    changes: of the page while such a run goes on. opened: the event that shows the recorded run of the tab that a page opens with.
     """
 
     options: SampleOptions
     changes: Callable[[SampleOptions, Event, Session], Iterator[Any]]
-    opened: Any
+    opened: Any = None
 
 
 def make_ready_once_up(studio: SamplingApi, presses: Collection[FirstPress]) -> None:
-    """Once the first page shows the first of these tabs, their models are made ready in this order, once for the process.
+    """Once the first page shows the tab that it opens with, their models are made ready in this order, once for the process.
 
     Not before: importing and loading takes seconds, and would take them from the page.
     """
@@ -49,8 +49,8 @@ def make_ready_once_up(studio: SamplingApi, presses: Collection[FirstPress]) -> 
             begun.set()
         Thread(target=_make_ready, args=(studio, presses), name="making ready", daemon=True).start()
 
-    for press in list(presses)[:1]:
-        press.opened.then(on_up, **CHEAP)
+    if opened := next((press.opened for press in presses if press.opened is not None), None):
+        opened.then(on_up, **CHEAP)
 
 
 def _make_ready(studio: SamplingApi, presses: Collection[FirstPress]) -> None:
