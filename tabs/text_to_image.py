@@ -66,7 +66,7 @@ def create_tab(studio: TextApi) -> FirstPress | None:
             with gr.Column(elem_classes="ds-stage-column"):
                 panel.create_stage(recorded("text", "stage"), INVITATION)
                 words = create_words("t2i-words", recorded("text", "words"))
-        panel.places |= {"resident": resident, "words": words, **{f"condition {i}": one for i, one in enumerate(conditions.components)}}
+        panel.places |= {"resident": resident, "words": words}
         others = create_areas(studio, controls, conditions)
     wire_start(start, [model, controls["width"], controls["height"]], partial(size_of_run, studio))
     wire(studio, panel, controls, conditions, start, ToldParts(controls=told, box=told_box, start=start_box))
@@ -152,11 +152,13 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
         said = taken(studio.models, {name: values[control] for name, control in controls.items()})
-        return generated(studio, options_from(conditions.of(values[model], said)), switch, values[panel.session], conditions)
+        return generated(studio, options_from(conditions.of(values[model], said)), switch, values[panel.session])
 
     keep_fresh(model, studio, text=True)
     changed = [resident, controls["num_steps"], controls["guidance_scale"], *conditions.components, *told.outputs]
     model.input(on_model, model, changed, **CHEAP)
+    # What a model can be told is known of some only once they are loaded. Not with the run: Gradio tells each part that a run may change of every frame.
+    resident.change(conditions.updates, model, conditions.components, **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
     gr.on([prompt.focus, prompt.change, model.change], lambda name, text: words_of(studio, name, text), [model, prompt], words, **reading)
     wire_scheduler(controls)
@@ -227,22 +229,14 @@ def resident_line(studio: TextApi) -> str:
 
 # --- a run, as the page sees it ------------------------------------------------------------------------------
 
-def generated(
-    studio: TextApi, options: SampleOptions, switch: Event, session: Session, conditions: Conditions | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Changes of the page by the names of its parts: the download, then the run, and with its film what is said of memory and words.
-
-    conditions: what only some families can be told: of a model that was not known before it is loaded, they are to be seen now.
-    """
-    before = studio.takes(options.model)
+def generated(studio: TextApi, options: SampleOptions, switch: Event, session: Session) -> Iterator[dict[str, Any]]:
+    """Changes of the page by the names of its parts: the download, then the run, and with its film what is said of memory and words."""
     if options.model not in [one.name for one in studio.residents()]:
         yield {"status": LOADING}
     yield from fetched(studio, options.model, switch)
 
     def beside() -> dict[str, Any]:
-        known = conditions.updates(options.model) if conditions and not before else {}
-        seen = {f"condition {i}": known[one] for i, one in enumerate(conditions.components)} if conditions and known else {}
-        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt, options.added), **seen}
+        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt, options.added)}
 
     yield from run_shown(studio, options, switch, session, lambda: tokens_of(studio, options), beside=beside)
 

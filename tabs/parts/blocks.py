@@ -66,15 +66,20 @@ class StudioBlocks(OwnUploads):
         return self
 
     def get_config_file(self) -> Any:
-        """What describes the app, in which the page is spared the parts of endpoints: nobody sees them, and the browser's work grows with each part.
+        """What describes the app, with what the browser has no use for left out: its work grows with the product of parts and events.
 
-        Who asks for the whole (`/config`, `/gradio_api/info`) gets it.
+        The page has none of the parts of endpoints; who asks for the whole (`/config`, `/gradio_api/info`) gets them. Handlers
+        that show no progress have no part to show it on: Gradio would send every part that was ever one such the state of every
+        frame of every run.
         """
         config = super().get_config_file()
+        for event in config["dependencies"]:
+            if event["show_progress"] == "hidden":
+                event["show_progress_on"] = []
         unseen = {part["id"] for part in config["components"] if part["type"] == "api"}
         for page in config["page"].values():
             page["components"] = [part for part in page["components"] if part not in unseen]
-            page["layout"]["children"] = [part for part in page["layout"]["children"] if part["id"] not in unseen]
+            page["layout"]["children"] = [part for part in page["layout"]["children"] if part["id"] not in unseen]  # type: ignore[index]
         return config
 
     async def process_api(  # type: ignore[override]  # called by name from event_id on
