@@ -88,7 +88,8 @@ values = {block.elem_id: block.value for block in app.blocks.values() if isinsta
 shown = {}
 for fn in app.fns.values():
     if fn.name == "on_open_page":
-        given = fn.fn()
+        # Its only input says that the panel has not been shown before.
+        given = fn.fn(dict.fromkeys(fn.inputs, False))
         given = given if isinstance(given, dict) else {fn.outputs[0]: given}
         shown |= {block.elem_id: value for block, value in given.items() if isinstance(value, str)}
 print(json.dumps({"values": values, "shown": shown, "loaded": [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]}))
