@@ -66,8 +66,8 @@ def test_what_is_in_no_tab_is_shown_with_its_page():
 def test_the_page_is_spared_what_it_has_no_use_for_and_programs_are_not():
     with StudioBlocks(analytics_enabled=False) as demo:
         text = gr.Textbox()
-        text.change(lambda said: said, text, text, show_progress="hidden")
-        text.submit(lambda said: said, text, text, show_progress="minimal", show_progress_on=text)
+        text.change(lambda said: said, text, text, show_progress="hidden", api_visibility="private")
+        text.submit(lambda said: said, text, text, show_progress="minimal", show_progress_on=text, api_visibility="private")
         gr.api(say)
     config = demo.get_config_file()
     described = {part["id"]: part["type"] for part in config["components"]}
