@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.conditions import NOTHING_ADDED, Added
+from studio.conditions import AS_TRAINED, NOTHING_ADDED, Added, TextsTold
 from studio.errors import InvalidOption, StudioError, UnknownName
 from studio.kept import PUBLIC_LIMITS, Kept, own_limits
 from studio.models.catalogue import COMPANIONS, MODELS, ModelInfo
@@ -22,7 +22,6 @@ from studio.sampling.events import Finished, StepDone
 from studio.sampling.streams import STREAMS
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
     from torch import Tensor
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from studio.models.device import Stop
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
-    from studio.models.prompts import PromptEncoder, Tokens
+    from studio.models.prompts import PromptEncoder, Reading, Tokens
     from studio.models.room import Need
     from studio.models.shelf import ShelfFile
     from studio.rankings import Rankings
@@ -467,10 +466,10 @@ class Studio:
         """The prompt as the model's tokenizer sees it, and what was cut off. Raises InvalidOption for a model without text."""
         return self._prompts(model, added).tokens(prompt)
 
-    def text_embedding(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> "np.ndarray":
-        """(L, D) float32: the states that the UNet is told, one row a token. Raises InvalidOption for a model without text."""
+    def readings(self, model: str, prompt: str, texts: TextsTold = AS_TRAINED, added: Added = NOTHING_ADDED) -> "tuple[Reading, ...]":
+        """What each text encoder makes of a prompt: its tokens, its states and its pooled vector. Raises InvalidOption for a model without text."""
         # An encoder that is lent layer by layer lies nowhere itself: the model says where the work is done.
-        return self._prompts(model, added).embedding(prompt, self.model(model, added).device)
+        return self._prompts(model, added).readings(prompt, texts, self.model(model, added).device)
 
     def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]":
         """One step of a stream by the real decoder, one picture a seed; the model is loaded if it is not. Noise is drawn as it is.

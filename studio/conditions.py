@@ -17,7 +17,7 @@ from studio.errors import InvalidOption
 from studio.option_groups import Group, option
 
 __all__ = [
-    "CONDITIONS", "NOTHING_ADDED", "Added", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup",
+    "AS_TRAINED", "CONDITIONS", "NOTHING_ADDED", "Added", "AestheticTold", "FlowTold", "LayersSkipped", "Refined", "SizeTold", "TextsTold", "ConditionGroup",
     "TEXT_ENCODERS", "group_of", "is_taken",
 ]
 
@@ -125,6 +125,10 @@ class TextsTold(ConditionGroup):
     def _check(self) -> None:
         if not self.encoders:
             raise InvalidOption("At least one text encoder must read: switch one on.")
+
+
+# Every encoder reads the prompt, as the model was trained.
+AS_TRAINED = TextsTold()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The Text to image tab: a prompt becomes a picture, with what the model reads, believes and looks at on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -10,19 +10,21 @@ from typing import Any
 
 import gradio as gr
 
+from studio.conditions import AS_TRAINED, is_taken
+from studio.errors import InvalidOption
 from studio.options import PICTURES, SampleOptions
 from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.parts.api import TextApi
 from tabs.parts.conditions import Conditions, create_conditions
-from tabs.parts.controls import Controls, control, create_controls, options_from, wire_scheduler
+from tabs.parts.controls import Controls, conditions_from, control, create_controls, options_from, wire_scheduler
 from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
 from tabs.parts.repainting import Start, create_start, restored_start, wire_start
 from tabs.parts.running import FAILED, LOADING, recorded_film, run_shown
 from tabs.parts.session import Session
-from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, unchecked
+from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, to_stage, unchecked
 from tabs.parts.told import ToldParts, create_told, restored_told, taken, told_updates
 from tabs.parts.units import size_of_run
 from tabs.parts.words import create_words, tokens_of, unknown_line, words_of
@@ -160,7 +162,11 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
     # What a model can be told is known of some only once they are loaded. Not with the run: Gradio tells each part that a run may change of every frame.
     resident.change(conditions.updates, model, conditions.components, **CHEAP)
     # Also when the prompt is about to be changed: the model is loaded by the time that it is written.
-    gr.on([prompt.focus, prompt.change, model.change], lambda name, text: words_of(studio, name, text), [model, prompt], words, **reading)
+    of_texts = {name: one for name, one in controls.items() if name.startswith("texts.")}
+    gr.on(
+        [prompt.focus, prompt.change, model.change, *(one.change for one in of_texts.values())],
+        lambda name, text, *said: words_as_told(studio, name, text, dict(zip(of_texts, said))), [model, prompt, *of_texts.values()], words, **reading,
+    )
     wire_scheduler(controls)
     panel.wire_run(
         changes, controls.values(), [panel.run.click, prompt.submit],
@@ -178,6 +184,15 @@ def record(studio: TextApi, options: SampleOptions = OPENS_WITH) -> Opening:
     """The run that the tab opens with, and the words of its prompt."""
     stage = recorded_film(studio, options, tokens=lambda: tokens_of(studio, options))
     return Opening(made_with=asked_with(options), places={"stage": stage, "words": words_of(studio, options.model, options.prompt)})
+
+
+def words_as_told(studio: TextApi, model: str | None, prompt: str, said: Mapping[str, Any]) -> str:
+    """What the encoders make of the prompts as the controls say them; said: by dotted names of studio.conditions."""
+    try:
+        texts = conditions_from({name: value for name, value in said.items() if is_taken(name, studio.takes(model or ""))}).get("texts", AS_TRAINED)
+    except InvalidOption as error:
+        return to_stage({"note": str(error)})
+    return words_of(studio, model, prompt, texts)
 
 
 # --- what the controls say -----------------------------------------------------------------------------------
@@ -236,7 +251,7 @@ def generated(studio: TextApi, options: SampleOptions, switch: Event, session: S
     yield from fetched(studio, options.model, switch)
 
     def beside() -> dict[str, Any]:
-        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt, options.added)}
+        return {"resident": model_line(studio, options.model), "words": words_of(studio, options.model, options.prompt, options.texts, options.added)}
 
     yield from run_shown(studio, options, switch, session, lambda: tokens_of(studio, options), beside=beside)
 

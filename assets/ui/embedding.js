@@ -21,15 +21,17 @@
   Studio.gradient = (name) => `linear-gradient(to right, ${STOPS[name].join(", ")})`;
 
   const WORDS = { start: "start of the text", end: "end of the text", padding: "filled up" };
+  const frame = '<div class="ds-words-head" hidden><strong>As the model reads it</strong></div><p class="ds-muted ds-words-note" hidden></p><div class="ds-encoders"></div>';
   const template = `
-    <div class="ds-words-head" hidden><strong>As the model reads it</strong><span class="ds-muted ds-num ds-words-count"></span></div>
-    <div class="ds-chips" role="list"></div>
-    <p class="ds-cut" hidden></p><p class="ds-muted ds-words-note" hidden></p>
-    <details class="ds-embedding" hidden><summary>The text as numbers</summary>
-      <p class="ds-muted">What the text encoder makes of it: a row for each token, a column for each dimension. The U-Net is told nothing else.</p>
+    <div class="ds-encoder-head"><span class="ds-encoder-name"></span><span class="ds-muted ds-num ds-words-count"></span></div>
+    <div class="ds-chips" role="list"></div><p class="ds-cut" hidden></p>
+    <div class="ds-pooled" hidden><span></span><canvas role="img" aria-label="The pooled vector: a number for each dimension"></canvas></div>
+    <details class="ds-embedding"><summary>The text as numbers</summary>
+      <p class="ds-muted">What the text encoder makes of it: a row for each token, a column for each dimension. <span class="ds-embedding-told"></span></p>
       <div class="ds-embedding-map"><div class="ds-embedding-rows" aria-hidden="true"></div><canvas role="img" aria-label="The text embedding as a heat map: a row for each token"></canvas></div>
       <div class="ds-scale"><span class="ds-num" data-end="low"></span><i></i><span class="ds-num" data-end="high"></span><span class="ds-muted ds-num ds-embedding-read"></span></div>
     </details>`;
+  const ALONE = "The network is told nothing else.", BESIDE = "The network is told the numbers of all encoders side by side.";
 
   // Pieces of one word stand joined; runs of padding become one chip.
   const chipsOf = (tokens) => {
@@ -60,22 +62,31 @@
     return chip;
   };
 
-  Studio.words = (element, props, watch) => {
-    const root = element.querySelector(".ds-words");
-    if (!root || root.dataset.ready) return;
-    root.dataset.ready = "true";
-    root.innerHTML = template;
-    const part = (selector) => root.querySelector(selector);
-    const details = part("details"), canvas = part("canvas"), cut = part(".ds-cut"), note = part(".ds-words-note");
-    let value = null, levels = null;
+  // (rows, columns) bytes onto a canvas of as many pixels; gives the bytes.
+  const paint = (canvas, { rows, columns, levels: packed }) => {
+    const image = new ImageData(columns, rows), colours = Studio.colours.vik, levels = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+    levels.forEach((level, i) => image.data.set([colours[3 * level], colours[3 * level + 1], colours[3 * level + 2], 255], 4 * i));
+    canvas.width = columns;
+    canvas.height = rows;
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return levels;
+  };
 
+  // What one text encoder makes of the prompt. opened: which encoders' numbers are open, kept while the prompt is written.
+  const encoderView = (value, alone, opened) => {
+    const box = make("section", "ds-encoder", "");
+    if (value.note !== undefined) {
+      const line = make("p", "ds-muted ds-encoder-off", "");
+      line.append(make("strong", "", value.encoder), `: ${value.note}.`);
+      box.append(line);
+      return box;
+    }
+    box.innerHTML = template;
+    const part = (selector) => box.querySelector(selector), details = part("details"), canvas = part(".ds-embedding-map canvas"), cut = part(".ds-cut");
+    const { rows, columns, reach } = value.embedding;
+    let levels = null;
     const drawMap = () => {
-      const { rows, columns, reach } = value.embedding, image = new ImageData(columns, rows), colours = Studio.colours.vik;
-      levels = Uint8Array.from(atob(value.embedding.levels), (c) => c.charCodeAt(0));
-      levels.forEach((level, i) => image.data.set([colours[3 * level], colours[3 * level + 1], colours[3 * level + 2], 255], 4 * i));
-      canvas.width = columns;
-      canvas.height = rows;
-      canvas.getContext("2d").putImageData(image, 0, 0);
+      levels = paint(canvas, value.embedding);
       const tall = Math.max(6, Math.min(18, 340 / rows));
       canvas.style.height = `${rows * tall}px`;
       const labels = value.tokens.map((token) => make("span", `ds-row-${token.kind}`, token.kind === "piece" ? token.text : token.kind === "padding" ? "" : token.kind));
@@ -87,39 +98,53 @@
       part("[data-end=high]").textContent = Studio.format(reach);
     };
     canvas.onpointermove = (event) => {
-      const box = canvas.getBoundingClientRect(), { rows, columns, reach } = value.embedding;
-      const row = Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows));
-      const column = Math.min(columns - 1, Math.floor(((event.clientX - box.left) / box.width) * columns));
+      if (!levels) return;
+      const area = canvas.getBoundingClientRect();
+      const row = Math.min(rows - 1, Math.floor(((event.clientY - area.top) / area.height) * rows));
+      const column = Math.min(columns - 1, Math.floor(((event.clientX - area.left) / area.width) * columns));
       const level = levels[row * columns + column], token = value.tokens[row];
       const beyond = level === 0 || level === 255 ? " or beyond" : "";
       part(".ds-embedding-read").textContent = `${token.kind === "piece" ? token.text : WORDS[token.kind]}, dimension ${column}: ${Studio.format((level / 127.5 - 1) * reach)}${beyond}`;
     };
     canvas.onpointerleave = () => { part(".ds-embedding-read").textContent = ""; };
-    details.ontoggle = () => { if (details.open && value && value.embedding) drawMap(); };
+    details.open = opened.has(value.encoder);
+    details.ontoggle = () => {
+      opened[details.open ? "add" : "delete"](value.encoder);
+      if (details.open) drawMap();
+    };
+
+    part(".ds-encoder-name").textContent = alone ? "" : value.encoder;
+    part(".ds-embedding-told").textContent = alone ? ALONE : BESIDE;
+    const chips = chipsOf(value.tokens).map((group) => Studio.wordChip(group));
+    chips.forEach((chip) => chip.setAttribute("role", "listitem"));
+    part(".ds-chips").replaceChildren(...chips);
+    const used = value.tokens.filter(({ kind }) => kind !== "padding").length, chunks = Math.ceil(value.tokens.length / value.limit);
+    part(".ds-words-count").textContent = chunks > 1 ? `${used} places in ${chunks} chunks of ${value.limit}` : `${used} of ${value.limit} places`;
+    cut.hidden = !value.cut_off;
+    if (value.cut_off) cut.replaceChildren(make("s", "", value.cut_off), make("span", "ds-muted", ` is beyond the ${value.limit} places and was not read.`));
+    if (value.pooled) {
+      part(".ds-pooled").hidden = false;
+      part(".ds-pooled span").textContent = `Pooled vector of the whole prompt: ${value.pooled.columns} numbers, norm ${Studio.format(value.pooled.norm)}`;
+      paint(part(".ds-pooled canvas"), value.pooled);
+    }
+    return box;
+  };
+
+  Studio.words = (element, props, watch) => {
+    const root = element.querySelector(".ds-words");
+    if (!root || root.dataset.ready) return;
+    root.dataset.ready = "true";
+    root.innerHTML = frame;
+    const part = (selector) => root.querySelector(selector), head = part(".ds-words-head"), note = part(".ds-words-note"), opened = new Set();
 
     const receive = () => {
       if (!props.value) return;
-      value = JSON.parse(props.value);
-      const known = Boolean(value.tokens);
+      const value = JSON.parse(props.value), encoders = value.encoders || (value.tokens ? [value] : []);
       root.dataset.prompt = value.prompt || "";
       note.hidden = !value.note;
       note.textContent = value.note || "";
-      part(".ds-words-head").hidden = !known && !value.note;
-      cut.hidden = !value.cut_off;
-      details.hidden = !value.embedding;
-      if (!known) {
-        part(".ds-chips").replaceChildren();
-        part(".ds-words-count").textContent = "";
-        return;
-      }
-      const chips = chipsOf(value.tokens).map((group) => Studio.wordChip(group));
-      chips.forEach((chip) => chip.setAttribute("role", "listitem"));
-      part(".ds-chips").replaceChildren(...chips);
-      const used = value.tokens.filter(({ kind }) => kind !== "padding").length;
-      const chunks = Math.max(1, value.tokens.length / value.limit);
-      part(".ds-words-count").textContent = chunks > 1 ? `${used} places in ${chunks} chunks of ${value.limit}` : `${used} of ${value.limit} places`;
-      if (value.cut_off) cut.replaceChildren(make("s", "", value.cut_off), make("span", "ds-muted", ` is beyond the ${value.limit} places and was not read.`));
-      if (details.open && value.embedding) drawMap();
+      head.hidden = !encoders.length && !value.note;
+      part(".ds-encoders").replaceChildren(...encoders.map((one) => encoderView(one, encoders.length === 1, opened)));
     };
     watch("value", receive);
     receive();

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from studio.conditions import AS_TRAINED, TEXT_ENCODERS, TextsTold
 from studio.errors import InvalidOption
 from studio.models.weighting import Chunk, chunked, read_chunks
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
     from studio.options import SampleOptions
 
-__all__ = ["Encoded", "PromptEncoder", "Token", "Tokens", "penultimate", "tokenize"]
+__all__ = ["CLIP_G", "CLIP_L", "Encoded", "PromptEncoder", "Reading", "Token", "Tokens", "as_array", "penultimate", "tokenize"]
 
 EMBEDDINGS_KEPT = 64
+# As studio.conditions calls the encoders.
+CLIP_L, CLIP_G = (label for label, _ in TEXT_ENCODERS[:2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +48,30 @@ class Tokens:
     """A prompt as the tokenizer sees it.
 
     tokens: of all chunks, one after the other. words: the prompt's words, joined from their pieces. cut_off: the text that no
-    encoder reads, "" where all of it is read. limit: places of a chunk, start and end marks among them.
+    encoder reads, "" where all of it is read. limit: places of a chunk, start and end marks among them. begins: whether each
+    chunk begins with a mark.
     """
 
     tokens: tuple[Token, ...]
     words: tuple[str, ...]
     cut_off: str
     limit: int
+    begins: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What one text encoder makes of a prompt.
+
+    encoder: its name. tokens: of its own tokenizer. states: (L, D) float32, what the network is told, a row a token; pooled:
+    (P,) float32 of the whole prompt, where the network is told that too. note: in a sentence, why the network is told zeros in place of them.
+    """
+
+    encoder: str
+    tokens: Tokens | None = None
+    states: "np.ndarray | None" = None
+    pooled: "np.ndarray | None" = None
+    note: str = ""
 
 
 class Encoded(NamedTuple):
@@ -130,21 +150,26 @@ class PromptEncoder:
         with self._tokenizing:
             return tokenize(tokenizer or self.tokenizer, text, places or self.limit).input_ids
 
-    def embedding(self, text: str, device: "torch.device | None" = None) -> "np.ndarray":
-        """(L, D) float32: the states of a text, to look at. device: as in `encode`."""
-        return self.encode(text, device)[0].float().cpu().numpy()
+    def readings(self, text: str, texts: TextsTold = AS_TRAINED, device: "torch.device | None" = None) -> tuple[Reading, ...]:
+        """What each text encoder makes of a prompt, to look at. texts: how they read; device: as in `encode`."""
+        return (Reading(encoder="Text encoder", tokens=self.tokens(text), states=as_array(self.encode(text, device))),)
 
-    def tokens(self, text: str) -> Tokens:
-        """The text as the encoder is given it, chunk by chunk."""
+    def tokens(self, text: str, tokenizer: Any = None, least: int = 1) -> Tokens:
+        """The text as an encoder is given it, chunk by chunk; tokenizer, least: as in `chunks`."""
         tokens, words = [], dict[int, str]()
-        for chunk in self.chunks(text):
+        for chunk in self.chunks(text, tokenizer, least):
             with self._tokenizing:
-                names = self.tokenizer.convert_ids_to_tokens(list(chunk.ids))
+                names = (tokenizer or self.tokenizer).convert_ids_to_tokens(list(chunk.ids))
             for id_, name, piece in zip(chunk.ids, names, (None, *chunk.pieces, *[None] * len(names))):
                 tokens.append(Token(id=id_, text=name, word=None) if piece is None else Token(id=id_, text=piece.text, word=piece.word, weight=piece.weight))
             for piece in chunk.pieces:
                 words[piece.word] = words.get(piece.word, "") + piece.text
         return Tokens(tokens=tuple(tokens), words=tuple(words.values()), cut_off="", limit=self.limit)
+
+
+def as_array(states: "Tensor") -> "np.ndarray":
+    """The first of a batch as float32."""
+    return states[0].float().cpu().numpy()
 
 
 def tokenize(tokenizer: Any, texts: "str | list[str]", places: int | None = None) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from studio.conditions import NOTHING_ADDED, Added
+from studio.conditions import AS_TRAINED, NOTHING_ADDED, Added, TextsTold
 from studio.kept import Kept
 from studio.models.catalogue import ModelInfo
 from studio.models.controlnet_menu import ControlNetInfo
@@ -25,14 +25,13 @@ from studio.runs.following import Follower
 from studio.sampling.events import Finished, StepDone
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
     from studio import Studio
     from studio.models.anatomy import Part, RoundTrip
     from studio.models.device import Stop
     from studio.models.memory import Resident
-    from studio.models.prompts import Tokens
+    from studio.models.prompts import Reading, Tokens
     from studio.models.shelf import ShelfFile
     from studio.rankings import Rankings
     from studio.rankings.background import Makings
@@ -73,7 +72,7 @@ class TextApi(SamplingApi, Protocol):
     def download(self, name: str) -> Iterator[LoadProgress]: ...
     def memory_gib(self) -> float: ...
     def tokens(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> "Tokens": ...
-    def text_embedding(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> "np.ndarray": ...
+    def readings(self, model: str, prompt: str, texts: TextsTold = AS_TRAINED, added: Added = NOTHING_ADDED) -> "tuple[Reading, ...]": ...
     def decode(self, trajectory: "Trajectory", stream: str, index: int) -> "list[Image.Image]": ...
     def decoded(self, trajectory: "Trajectory", stream: str) -> "Generator[tuple[int, int], None, Trajectory]": ...
     def anatomy(self, model: str, prompt: str = "") -> "list[Part]": ...

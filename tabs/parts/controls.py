@@ -19,7 +19,7 @@ from studio.options import PICTURES, SampleOptions, option_info
 from studio.process.schedulers import SCHEDULERS, SchedulerInfo
 from tabs.parts.stage import CHEAP, picture_input, unchecked
 
-__all__ = ["Controls", "control", "create_controls", "create_seed", "wire_scheduler", "restored", "options_from", "read", "written"]
+__all__ = ["Controls", "control", "create_controls", "create_seed", "wire_scheduler", "restored", "conditions_from", "options_from", "read", "written"]
 
 Controls = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from studio.conditions import NOTHING_ADDED, Added
+from studio.conditions import AS_TRAINED, NOTHING_ADDED, Added, TextsTold
 from studio.errors import StudioError
 from studio.models.catalogue import MODELS
 from studio.models.weighting import plain_text
@@ -17,7 +17,7 @@ from tabs.parts.api import TextApi
 from tabs.parts.stage import drawn_by, to_stage
 
 if TYPE_CHECKING:
-    from studio.models.prompts import Tokens
+    from studio.models.prompts import Reading, Tokens
 
 __all__ = ["create_words", "words_of", "unknown_line", "tokens_of", "at_hand"]
 
@@ -32,10 +32,11 @@ def create_words(elem_id: str, value: str = "") -> gr.HTML:
     return drawn_by("words", '<div class="ds-words"></div>', elem_id=elem_id, value=value)
 
 
-def words_of(studio: TextApi, model: str | None, prompt: str, added: Added = NOTHING_ADDED) -> str:
-    """JSON text: tokens with what they are, what was cut off, and the embedding; or a note where they cannot be had.
+def words_of(studio: TextApi, model: str | None, prompt: str, texts: TextsTold = AS_TRAINED, added: Added = NOTHING_ADDED) -> str:
+    """JSON text: for each text encoder its tokens with what they are, what was cut off, its states and its pooled vector; or a note.
 
-    added: what is put into the model; it counts where a model with that is in memory already.
+    One encoder without a pooled vector stands for itself. texts: how the encoders read. added: what is put into the model; it counts where a
+    model with that is in memory already.
     """
     if not model:
         return to_stage({"note": ""})
@@ -43,11 +44,11 @@ def words_of(studio: TextApi, model: str | None, prompt: str, added: Added = NOT
         return to_stage({"note": "The model's own tokenizer says how it reads the prompt: press Generate once to load it."})
     added = added if (model, str(added)) in [(one.name, one.added) for one in studio.residents()] else NOTHING_ADDED
     try:
-        tokens = studio.tokens(model, prompt, added)
-        shown = {**tokens_shown(tokens), **embedding_shown(studio, model, prompt, added)}
-        return to_stage({"prompt": prompt, "limit": tokens.limit, "cut_off": tokens.cut_off, **shown})
+        shown = [reading_shown(reading) for reading in studio.readings(model, prompt, texts, added)]
     except StudioError as error:
         return to_stage({"note": str(error)})
+    alone = len(shown) == 1 and "pooled" not in shown[0]
+    return to_stage({"prompt": prompt, **({name: value for name, value in shown[0].items() if name != "encoder"} if alone else {"encoders": shown})})
 
 
 def unknown_line(model: str | None, prompt: str | None) -> str:
@@ -64,23 +65,33 @@ def unknown_line(model: str | None, prompt: str | None) -> str:
     return f"{', '.join(named[:-1])} and {named[-1]} are not words of this model's world."
 
 
-def tokens_shown(tokens: Any) -> dict[str, Any]:
+def reading_shown(reading: "Reading") -> dict[str, Any]:
+    """What an encoder makes of a prompt, or the note that says why it reads nothing."""
+    if reading.tokens is None or reading.states is None:
+        return {"encoder": reading.encoder, "note": reading.note}
+    pooled = {} if reading.pooled is None else {"pooled": {**levels_of(reading.pooled[None]), "norm": float(np.linalg.norm(reading.pooled))}}
+    return {
+        "encoder": reading.encoder, "limit": reading.tokens.limit, "cut_off": reading.tokens.cut_off, **tokens_shown(reading.tokens),
+        "embedding": levels_of(reading.states), **pooled,
+    }
+
+
+def tokens_shown(tokens: "Tokens") -> dict[str, Any]:
     """Tokens with what each is; of a long prompt chunk by chunk, each with marks of its own."""
-    shown, last = [], "end"
+    shown, last = [], "piece"
     for place, token in enumerate(tokens.tokens):
-        starts = place % tokens.limit == 0
+        starts = tokens.begins and place % tokens.limit == 0
         last = "start" if starts else "piece" if token.word is not None else "end" if last in ("start", "piece") else "padding"
         weight = {} if token.weight == 1 else {"weight": round(token.weight, 3)}
         shown.append({"id": token.id, "text": token.text, "word": token.word, "kind": last, **weight})
     return {"tokens": shown}
 
 
-def embedding_shown(studio: TextApi, model: str, prompt: str, added: Added) -> dict[str, Any]:
+def levels_of(states: np.ndarray) -> dict[str, Any]:
     """(L, D) as bytes: 0 is -reach, 255 is reach."""
-    states = studio.text_embedding(model, prompt, added)
     reach = float(DEVIATIONS * states.std()) or 1.0
     levels = np.rint(127.5 * (1 + np.clip(states / reach, -1, 1))).astype(np.uint8)
-    return {"embedding": {"rows": states.shape[0], "columns": states.shape[1], "reach": reach, "levels": b64encode(levels.tobytes()).decode()}}
+    return {"rows": states.shape[0], "columns": states.shape[1], "reach": reach, "levels": b64encode(levels.tobytes()).decode()}
 
 
 def tokens_of(studio: TextApi, options: SampleOptions, even_unloaded: bool = True) -> "Tokens | None":

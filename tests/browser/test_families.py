@@ -42,6 +42,15 @@ def test_a_text_family_draws_scrubs_and_shows_its_words(page, app_url, tmp_path,
     signal, noise = (float(part) for part in text.replace("=", " ").replace("+", " ").split() if part.replace(".", "").isdigit())
     total = signal + noise if save is save_tiny_sd3 else signal**2 + noise**2
     assert total == pytest.approx(1, abs=5e-3)
+    # Each encoder's tokens, and the pooled vector of those that have one.
+    words = page.locator("#t2i-words")
+    names = {save_tiny_sdxl: ["CLIP L", "OpenCLIP G"], save_tiny_sd3: ["CLIP L", "OpenCLIP G", "T5"]}[save]
+    assert words.locator(".ds-encoder-name").all_inner_texts() == names
+    pooled = words.locator(".ds-pooled:visible").all_inner_texts()
+    assert [text.partition(":")[2].split()[0] for text in pooled] == {save_tiny_sdxl: ["48"], save_tiny_sd3: ["32", "48"]}[save]
+    words.locator("summary").last.click()
+    rows = {save_tiny_sdxl: 16, save_tiny_sd3: words.locator(".ds-encoder").last.locator(".ds-embedding-rows span").count()}[save]
+    assert words.locator(".ds-embedding-map canvas").last.evaluate("canvas => canvas.height") == rows > 8
 
 
 def test_dit_is_told_a_class(page, app_url, tmp_path):

@@ -76,4 +76,4 @@ def test_the_facade_decodes_a_step_and_shows_tokens(studio, tiny_sd):
     assert len(pictures) == 2 and pictures[0].size == (32, 32)
     assert studio.decode(finished.trajectory, "eps_hat", 1)[0].size == (8, 8)  # noise has no picture: the linear map
     assert studio.preview_pictures(finished.trajectory, "x_t", [0, 2]).shape == (2, 2, 3, 8, 8)
-    assert studio.tokens(tiny_sd, "a star").words == ("a", "star") and studio.text_embedding(tiny_sd, "a star").shape == (16, 32)
+    assert studio.tokens(tiny_sd, "a star").words == ("a", "star") and studio.readings(tiny_sd, "a star")[0].states.shape == (16, 32)

@@ -19,7 +19,7 @@ from studio.sampling.compare import common_axis, difference_maps
 from studio.sampling.export import read_options, save_png
 from studio.sampling.loop import sample
 from studio.sampling.trajectory import Trajectory
-from tests.tiny_families import save_tiny_dit, save_tiny_sd3, save_tiny_sdxl
+from tests.tiny_families import save_tiny_dit, save_tiny_refiner, save_tiny_sd3, save_tiny_sdxl
 
 PROMPT = "a red star on a blue butterfly"
 SAVERS = {"sdxl": save_tiny_sdxl, "sd3": save_tiny_sd3, "dit": save_tiny_dit}
@@ -256,10 +256,58 @@ def test_anatomy_tokens_and_memory_work_or_say_what_there_is_not(folders, models
             studio.tokens(folder, "a")
     else:
         assert parts["text_encoder_2"].shape_out and "butterfly" in "".join(studio.tokens(folder, PROMPT).words)
-        assert studio.text_embedding(folder, PROMPT).shape[0] in (16, 16 + 256)
+        assert len(studio.readings(folder, PROMPT)) == {"sdxl": 2, "sd3": 3}[family]
     assert studio.residents()[0].memory_gib > 0
     curve = studio.noise_curve(options(models[family]))
     assert len(curve["t"]) == 1000 and np.all(np.diff(curve["log_snr"]) < 0)
+
+
+# --- what each encoder reads ---------------------------------------------------------------------------------
+
+def test_each_encoder_of_sdxl_reads_its_own_prompt_as_the_pipeline_tells_the_network(models, pipelines):
+    first, second = models["sdxl"].prompts.readings(PROMPT, TextsTold(prompt_2="a butterfly"))
+    pipeline = pipelines["sdxl"]
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt(prompt=PROMPT, prompt_2="a butterfly", do_classifier_free_guidance=False)
+    np.testing.assert_allclose(np.concatenate([first.states, second.states], axis=1), states[0], atol=1e-5)
+    np.testing.assert_allclose(second.pooled, pooled[0], atol=1e-5)
+    assert first.pooled is None and (first.encoder, second.encoder) == ("CLIP L", "OpenCLIP G") and first.states.shape == (16, 32)
+    assert first.tokens.words == ("a", "red", "star", "on", "a", "blue", "butterfly") and second.tokens.words == ("a", "butterfly")
+    long = models["sdxl"].prompts.readings("a", TextsTold(prompt_2=" ".join(["red"] * 20)))
+    assert [len(reading.tokens.tokens) for reading in long] == [len(reading.states) for reading in long] == [32, 32]
+    assert np.abs(models["sdxl"].prompts.readings(PROMPT, TextsTold(clip_skip=1))[0].states - first.states).max() > 0.01
+
+
+def test_the_refiner_has_one_encoder_and_it_is_the_second(tmp_path):
+    folder = save_tiny_refiner(tmp_path / "refiner")
+    [only] = load_model(folder).prompts.readings(PROMPT, TextsTold(prompt_2="of the base model"))
+    pipeline = diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(folder)
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt(prompt=PROMPT, do_classifier_free_guidance=False)
+    np.testing.assert_allclose(only.states, states[0], atol=1e-5)
+    np.testing.assert_allclose(only.pooled, pooled[0], atol=1e-5)
+    assert only.encoder == "OpenCLIP G" and only.tokens.words[-1] == "butterfly"
+
+
+def test_the_three_encoders_of_sd3_read_as_the_pipeline_tells_the_network(models, pipelines, tmp_path):
+    texts = TextsTold(prompt_2="a butterfly", prompt_3="a red star x")
+    clip_l, clip_g, t5 = models["sd3"].prompts.readings(PROMPT, texts)
+    pipeline = pipelines["sd3"]
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt(PROMPT, texts.prompt_2, texts.prompt_3, do_classifier_free_guidance=False)
+    np.testing.assert_allclose(np.concatenate([clip_l.states, clip_g.states], axis=1), states[0, :16, : 32 + 48], atol=1e-5)
+    np.testing.assert_allclose(t5.states, states[0, 16 : 16 + len(t5.tokens.tokens)], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([clip_l.pooled, clip_g.pooled]), pooled[0], atol=1e-5)
+    ids = pipeline.tokenizer_3(texts.prompt_3).input_ids
+    assert [token.id for token in t5.tokens.tokens] == ids and t5.tokens.words == ("a", "red", "star", "x") and t5.pooled is None
+    assert t5.tokens.limit == 256 and t5.tokens.cut_off == ""
+    far = models["sd3"].prompts.readings("red " * 300 + "star")[2].tokens
+    assert len(far.tokens) == 256 and far.cut_off.split() == ["red"] * 45 + ["star"]
+
+    off = models["sd3"].prompts.readings(PROMPT, TextsTold(encoders=("clip_l",)))
+    assert [reading.note.partition(":")[0] for reading in off] == ["", "switched off", "switched off"] and off[1].states is off[2].tokens is None
+    *_, absent = load_model(save_tiny_sd3(tmp_path / "short", t5=False)).prompts.readings(PROMPT)
+    assert absent.encoder == "T5" and "left out of this checkpoint" in absent.note and absent.tokens is absent.states is None
 
 
 # --- refusals ------------------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def test_tokens_are_those_of_the_tokenizer_and_a_long_prompt_is_in_chunks(model)
     assert tokens.words == ("a", "red", "butterfly") and tokens.cut_off == ""
     long = model.prompts.tokens(" ".join(["red"] * 14 + ["blue", "star"]))
     assert long.words == (*["red"] * 14, "blue", "star") and long.cut_off == "" and len(long.tokens) == 32
-    assert model.prompts.embedding("a red star").shape == (16, 32)
+    [reading] = model.prompts.readings("a red star")
+    assert reading.states.shape == (16, 32) and reading.pooled is None and reading.tokens == model.prompts.tokens("a red star")
 
 
 # --- where the words look ------------------------------------------------------------------------------------

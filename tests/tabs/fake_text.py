@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from studio.conditions import NOTHING_ADDED, Added
+from studio.conditions import AS_TRAINED, NOTHING_ADDED, Added, TextsTold
 from studio.errors import StudioError
 from studio.media.images import to_images, to_pixels
 from studio.media.previews import RgbMap
 from studio.models.anatomy import Part, RoundTrip
 from studio.models.catalogue import ModelInfo
-from studio.models.prompts import Token, Tokens
+from studio.models.prompts import Reading, Token, Tokens
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
 from studio.sampling.export import decoded_run
@@ -66,8 +66,9 @@ class FakeTextStudio(FakeStudio):
         words = tuple(dict.fromkeys(prompt.split()))
         return Tokens(tokens=(Token(id=0, text="start", word=None), *middle, *padding), words=words, cut_off=" ".join(text for text, _ in beyond), limit=LIMIT)
 
-    def text_embedding(self, model: str, prompt: str, added: Added = NOTHING_ADDED) -> np.ndarray:
-        return np.random.default_rng(len(prompt)).normal(size=(LIMIT, 20)).astype(np.float32)
+    def readings(self, model: str, prompt: str, texts: TextsTold = AS_TRAINED, added: Added = NOTHING_ADDED) -> tuple[Reading, ...]:
+        states = np.random.default_rng(len(prompt)).normal(size=(LIMIT, 20)).astype(np.float32)
+        return (Reading(encoder="Text encoder", tokens=self.tokens(model, prompt, added), states=states),)
 
     def decode(self, trajectory: Trajectory, stream: str, index: int) -> list[Any]:
         self.decodes.append((stream, index))

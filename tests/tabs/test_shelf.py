@@ -71,12 +71,12 @@ def test_a_long_prompt_is_shown_chunk_by_chunk_with_the_weights_of_its_tokens():
 
 def test_words_are_those_of_the_model_with_its_embeddings_where_that_is_in_memory(studio):
     asked = []
-    studio.tokens = lambda model, prompt, added: asked.append(added) or FakeTextStudio.tokens(studio, model, prompt)
+    studio.readings = lambda model, prompt, texts, added: asked.append(added) or FakeTextStudio.readings(studio, model, prompt)
     studio.loaded.append("words")
     added = Added(embeddings=("odd",))
-    assert json.loads(words_of(studio, "words", "a", added))["tokens"] and asked == [NOTHING_ADDED]
+    assert json.loads(words_of(studio, "words", "a", added=added))["tokens"] and asked == [NOTHING_ADDED]
     studio.residents = lambda: [type("R", (), {"name": "words", "added": "odd"})]
-    words_of(studio, "words", "a", added)
+    words_of(studio, "words", "a", added=added)
     assert asked[-1] == added
 
 

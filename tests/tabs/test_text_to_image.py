@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from studio import Studio
+from studio.conditions import TextsTold
 from studio.errors import InvalidOption
 from studio.media.images import to_pixels
 from studio.models.downloads import LoadProgress
+from studio.models.prompts import Reading, Token, Tokens
 from studio.options import SampleOptions
 from studio.sampling.export import frames, save_gif, save_mp4
 from tabs.parts.controls import options_from
@@ -21,7 +23,7 @@ from tabs.parts.filmstrip import film
 from tabs.parts.running import decoded_step
 from tabs.parts.session import Session
 from tabs.parts.words import unknown_line, words_of
-from tabs.text_to_image import create_tab, download_line, generated, model_line, record, resident_line
+from tabs.text_to_image import create_tab, download_line, generated, model_line, record, resident_line, words_as_told
 from tests.tabs.fake_text import FACTOR, LIMIT, SIDE, FakeTextStudio
 
 PROMPT = "a purple butterfly on a yellow background"
@@ -59,9 +61,39 @@ def test_the_rest_of_a_short_prompt_is_padding():
 def test_embedding_levels_are_the_numbers_again():
     told = json.loads(words_of(FakeTextStudio(), "words", PROMPT))["embedding"]
     levels = np.frombuffer(base64.b64decode(told["levels"]), np.uint8).reshape(told["rows"], told["columns"])
-    states = FakeTextStudio().text_embedding("words", PROMPT)
+    states = FakeTextStudio().readings("words", PROMPT)[0].states
     inside = np.abs(states) < told["reach"]
     assert np.allclose(((levels / 127.5 - 1) * told["reach"])[inside], states[inside], atol=told["reach"] / 200)
+
+
+def test_of_several_encoders_each_is_shown_with_its_pooled_vector_or_why_it_reads_nothing(monkeypatch):
+    studio = FakeTextStudio()
+    [first] = studio.readings("words", "a cat")
+    end = Tokens(tokens=(Token(id=1, text="</s>", word=None),), words=(), cut_off="", limit=9, begins=False)
+    others = (
+        Reading(encoder="G", tokens=first.tokens, states=first.states, pooled=np.array([3.0, -4.0, 0.0], np.float32)),
+        Reading(encoder="T5", tokens=end, states=first.states[:1]), Reading(encoder="T6", note="switched off"),
+    )
+    monkeypatch.setattr(studio, "readings", lambda *asked: (first, *others))
+    told = json.loads(words_of(studio, "words", "a cat"))
+    assert [one["encoder"] for one in told["encoders"]] == ["Text encoder", "G", "T5", "T6"] and told["prompt"] == "a cat" and "tokens" not in told
+    plain, pooled, t5, off = told["encoders"]
+    assert "pooled" not in plain and pooled["pooled"]["norm"] == 5 and (pooled["pooled"]["rows"], pooled["pooled"]["columns"]) == (1, 3)
+    levels = np.frombuffer(base64.b64decode(pooled["pooled"]["levels"]), np.uint8)
+    assert np.allclose((levels / 127.5 - 1) * pooled["pooled"]["reach"], [3, -4, 0], atol=pooled["pooled"]["reach"] / 200)
+    assert [token["kind"] for token in t5["tokens"]] == ["end"] and off == {"encoder": "T6", "note": "switched off"}
+
+
+def test_words_are_read_as_the_controls_of_the_encoders_say(monkeypatch):
+    studio, asked = FakeTextStudio(), []
+    monkeypatch.setattr(studio, "takes", lambda name: ("texts.prompt_2", "texts.clip_skip"))
+    monkeypatch.setattr(studio, "readings", lambda model, prompt, texts, added: asked.append(texts) or FakeTextStudio.readings(studio, model, prompt))
+    words_as_told(studio, "words", "a cat", {"texts.prompt_2": "a dog ", "texts.clip_skip": 0, "texts.encoders": []})
+    assert asked == [TextsTold(prompt_2="a dog")]
+    assert "clip_skip must be" in json.loads(words_as_told(studio, "words", "a cat", {"texts.clip_skip": 99}))["note"]
+    monkeypatch.setattr(studio, "takes", lambda name: ())
+    words_as_told(studio, "words", "a cat", {"texts.prompt_2": "a dog"})
+    assert asked[-1] == TextsTold()
 
 
 def test_typing_never_starts_a_download():

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from studio.conditions import AS_TRAINED, TextsTold
 from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.attention import JointAttentionRecorder
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, latent_info, open_pipeline, put_on_device, require_fit
-from studio.models.prompts import Encoded, PromptEncoder, penultimate
+from studio.models.prompts import CLIP_G, CLIP_L, Encoded, PromptEncoder, Reading, Token, Tokens, as_array, penultimate
 from studio.models.sources import Source, scheduler_config_of
 from studio.models.weighting import plain_text
 from studio.options import SampleOptions
@@ -28,10 +29,13 @@ __all__ = ["StableDiffusion3", "load"]
 
 PARTS = "(transformer/, vae/, text_encoder/, text_encoder_2/, tokenizers and scheduler/; text_encoder_3/ may be left out)"
 T5_PLACES = 256
+# How T5's tokenizer writes that a word begins.
+NEW_WORD = "▁"
+SWITCHED_OFF = "switched off: the network is told zeros in its place"
 
 
 class ThreeEncoders(PromptEncoder):
-    """The encoders of SD 3. The tokens to look at are CLIP's."""
+    """The encoders of SD 3. The tokens of `tokens` are CLIP's."""
 
     def __init__(self, pipeline: Any):
         super().__init__(pipeline.tokenizer, pipeline.text_encoder)
@@ -59,6 +63,38 @@ class ThreeEncoders(PromptEncoder):
         both = torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1)
         return Encoded(both, torch.cat([pooled * reads[0], pooled_2 * reads[1]], dim=-1))
 
+    def readings(self, text: str, texts: TextsTold = AS_TRAINED, device: torch.device | None = None) -> tuple[Reading, ...]:
+        """Of the three encoders, each with its own prompt, and the pooled vectors of both CLIPs."""
+        pipeline, second, on = self.pipeline, texts.prompt_2 or text, texts.encoders
+        chunks = self.count(text, second)
+        states, pooled = self.encoded(
+            text, device, second=texts.prompt_2, third=texts.prompt_3, skip=texts.clip_skip or 0, encoders=on, chunks=chunks,
+        )
+        assert pooled is not None
+        places, first = self.limit * chunks, pipeline.text_encoder.config
+        of_clip, middle, end = states[:, :places], first.hidden_size, first.hidden_size + pipeline.text_encoder_2.config.hidden_size
+        return (
+            self._of_clip(CLIP_L, "clip_l" in on, self.tokens(text, least=chunks), of_clip[..., :middle], pooled[..., : first.projection_dim]),
+            self._of_clip(
+                CLIP_G, "clip_g" in on, self.tokens(second, pipeline.tokenizer_2, chunks), of_clip[..., middle:end], pooled[..., first.projection_dim :],
+            ),
+            self._of_t5(texts.prompt_3 or text, "t5" in on, states[:, places:]),
+        )
+
+    def _of_clip(self, name: str, reads: bool, tokens: Tokens, states: Tensor, pooled: Tensor) -> Reading:
+        if not reads:
+            return Reading(encoder=name, note=SWITCHED_OFF)
+        return Reading(encoder=name, tokens=tokens, states=as_array(states), pooled=as_array(pooled))
+
+    def _of_t5(self, text: str, reads: bool, states: Tensor) -> Reading:
+        """The places that T5 fills with words and its mark of the end; what follows them is padding."""
+        if self.pipeline.text_encoder_3 is None:
+            return Reading(encoder="T5", note=f"left out of this checkpoint: the network is told zeros in its {T5_PLACES} places")
+        if not reads:
+            return Reading(encoder="T5", note=SWITCHED_OFF)
+        tokens = t5_tokens(self.pipeline.tokenizer_3, plain_text(text))
+        return Reading(encoder="T5", tokens=tokens, states=as_array(states[:, : len(tokens.tokens)]))
+
     def _t5(self, text: str, device: torch.device) -> Tensor:
         if self.pipeline.text_encoder_3 is None:
             return torch.zeros(1, T5_PLACES, self.pipeline.transformer.config.joint_attention_dim, device=device)
@@ -66,6 +102,21 @@ class ThreeEncoders(PromptEncoder):
         ids = self.ids(plain_text(text), self.pipeline.tokenizer_3, T5_PLACES)
         with torch.no_grad():
             return self.pipeline.text_encoder_3(ids.to(device))[0]
+
+
+def t5_tokens(tokenizer: Any, text: str) -> Tokens:
+    """A text as T5 is given it, without the padding: pieces whose word begins with a mark of its own, and the mark of the end."""
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    kept, beyond = ids[: T5_PLACES - 1], ids[T5_PLACES - 1 :]
+    tokens, words = [], list[str]()
+    for id_, name in zip(kept, tokenizer.convert_ids_to_tokens(kept)):
+        if name.startswith(NEW_WORD) or not words:
+            words.append("")
+        piece = name.removeprefix(NEW_WORD)
+        words[-1] += piece
+        tokens.append(Token(id=id_, text=piece or NEW_WORD, word=len(words) - 1))
+    end = Token(id=tokenizer.eos_token_id, text=tokenizer.eos_token, word=None)
+    return Tokens(tokens=(*tokens, end), words=tuple(words), cut_off=tokenizer.decode(beyond) if beyond else "", limit=T5_PLACES, begins=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.conditions import SizeTold
+from studio.conditions import AS_TRAINED, SizeTold, TextsTold
 from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.attention import AttentionRecorder
 from studio.models.beside import MaskTold, told_mask
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
-from studio.models.prompts import Encoded, PromptEncoder, penultimate
+from studio.models.prompts import CLIP_G, CLIP_L, Encoded, PromptEncoder, Reading, as_array, penultimate
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
 from studio.options import SampleOptions
 
@@ -30,7 +30,7 @@ PARTS = "(unet/, vae/, text_encoder/, text_encoder_2/, tokenizer/, tokenizer_2/ 
 
 
 class TwoEncoders(PromptEncoder):
-    """Both encoders of SDXL, or the second one alone of the refiner. The tokens to look at are the first one's."""
+    """Both encoders of SDXL, or the second one alone of the refiner. The tokens of `tokens` are the first one's."""
 
     def __init__(self, pipeline: Any):
         super().__init__(pipeline.tokenizer or pipeline.tokenizer_2, pipeline.text_encoder or pipeline.text_encoder_2)
@@ -47,6 +47,17 @@ class TwoEncoders(PromptEncoder):
             first, _ = self.read(text, device, by(self.pipeline.text_encoder), chunks=chunks)
             states = torch.cat([first, states], dim=-1)
         return Encoded(states, pooled)
+
+    def readings(self, text: str, texts: TextsTold = AS_TRAINED, device: torch.device | None = None) -> tuple[Reading, ...]:
+        """Of both encoders, or of the refiner's one: each reads its own prompt, and the second one gives the pooled vector."""
+        alone, last = self.pipeline.text_encoder is None, self.pipeline.tokenizer_2
+        second = text if alone else texts.prompt_2 or text
+        chunks = self.count(text, second)
+        states, pooled = self.encoded(text, device, second=texts.prompt_2, skip=texts.clip_skip or 0, chunks=chunks)
+        width = 0 if alone else self.pipeline.text_encoder.config.hidden_size
+        assert pooled is not None
+        both = Reading(encoder=CLIP_G, tokens=self.tokens(second, last, chunks), states=as_array(states[..., width:]), pooled=as_array(pooled))
+        return (both,) if alone else (Reading(encoder=CLIP_L, tokens=self.tokens(text, least=chunks), states=as_array(states[..., :width])), both)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
