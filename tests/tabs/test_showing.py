@@ -72,7 +72,7 @@ def test_the_page_is_spared_what_it_has_no_use_for_and_programs_are_not():
     config = demo.get_config_file()
     described = {part["id"]: part["type"] for part in config["components"]}
     assert "api" in described.values() and "api" not in {described[part] for part in config["page"][""]["components"]}
-    assert [part["id"] for part in config["page"][""]["layout"]["children"]] == [text._id]
+    assert [described[part["id"]] for part in config["page"][""]["layout"]["children"]] == ["form"]
     assert config["page"][""]["dependencies"] == [event["id"] for event in config["dependencies"]]
     assert [event["show_progress_on"] for event in config["dependencies"]][:2] == [[], [text._id]]
     assert list(demo.get_api_info()["named_endpoints"]) == ["/say"]
