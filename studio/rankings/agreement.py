@@ -95,10 +95,10 @@ def read_table(rankings: "Rankings", collection: str = "") -> Table:
     with rankings.reading() as session:
         # By the connection: rows as they are, without what a session does for each.
         connection = session.connection()
-        tasks, annotator, repeat, texts, seconds, submitted = list(zip(*connection.execute(wanted))) or ((),) * len(columns)
+        tasks, annotator, repeat, texts, seconds, submitted = list(zip(*connection.execute(wanted).all())) or ((),) * len(columns)
         names = dict(session.execute(select(Annotator.id, Annotator.name)).tuples().all())
         models: dict[int, list[str]] = defaultdict(list)
-        for task, model in connection.execute(items):
+        for task, model in connection.execute(items).all():
             models[task].append(model)
     return Table(
         task=np.array(tasks, np.int64), annotator=np.array(annotator, np.int64), repeat=np.array(repeat, np.int64), ranks=ranks_read(texts),

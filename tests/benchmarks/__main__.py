@@ -11,13 +11,14 @@
     refl        an update of ReFL against the released loop: time and memory, gradient checkpointing off and on
     rewards     scoring in a batch against one at a time; a reward's head alone against all of it
     pressing    from a press to the first x0_hat and to Done in Chromium, beside the bare loop
+    answering   from Enter to the next task drawn, and from a threshold of Canny to the new edges, in Chromium
     starting    `import studio`, and the page against a bare Gradio page
 """
 
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "ranking", "refl", "rewards", "starting")
+BENCHMARKS = ("sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "answering", "ranking", "refl", "rewards", "starting")
 
 
 def main() -> None:
