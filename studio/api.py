@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from studio.models.device import Stop
     from studio.models.downloads import Fetch
     from studio.models.memory import Resident, Residents
+    from studio.models.patches import Patches
     from studio.models.prompts import PromptEncoder, Reading, Tokens
     from studio.models.room import Need
     from studio.models.shelf import ShelfFile
@@ -505,6 +506,12 @@ class Studio:
         from studio.models.anatomy import anatomy
 
         return anatomy(self.model(model), prompt)
+
+    def patches(self, model: str) -> "Patches | None":
+        """How the model's transformer cuts its state into patches, and the vectors that stand for their places; None of a UNet."""
+        from studio.models.patches import patches_of
+
+        return patches_of(self.model(model))
 
     def vae_round_trip(self, model: str, picture: "Image.Image", perturb: float = 0.0, seed: int = 0) -> "RoundTrip":
         """A picture through the model's VAE and back, its latents perturbed if asked: see studio.models.anatomy.vae_round_trip."""

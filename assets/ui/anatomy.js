@@ -14,7 +14,7 @@
   const shape = (dims) => (dims.length ? dims.slice(1).join(" × ") : "–");
 
   // What a person meets before and after each network.
-  const FLOW = { text_encoder: ["prompt", "states"], unet: ["latents, t, states", "prediction"], "vae.encoder": ["picture", "mean and variance"], "vae.decoder": ["latents", "picture"] };
+  const FLOW = { text_encoder: ["prompt", "states"], unet: ["latents, t, states", "prediction"], transformer: ["latents, t, condition", "prediction"], "vae.encoder": ["picture", "mean and variance"], "vae.decoder": ["latents", "picture"] };
 
   const cardOf = (part, blocks, most) => {
     const [before, after] = FLOW[part.name] || ["", ""], card = make("section", "ds-part");
@@ -50,6 +50,94 @@
     return row;
   };
 
+  const bytes = (packed) => Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+  // (h, w) bytes as a picture of so many pixels.
+  const mapOf = (levels, [h, w], colours) => {
+    const canvas = make("canvas"), image = new ImageData(w, h);
+    levels.forEach((level, i) => image.data.set([colours[3 * level], colours[3 * level + 1], colours[3 * level + 2], 255], 4 * i));
+    canvas.width = w;
+    canvas.height = h;
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  };
+
+  // The patches of a transformer: the picture cut up, how alike the chosen place is to the others, and some dimensions of what tells places apart.
+  const patchesOf = (told) => {
+    const [rows, columns] = told.grid, [h, w] = told.alike.grid, alike = bytes(told.alike.levels), { indices, reach, levels: packed } = told.dimensions;
+    const box = make("section", "ds-anatomy-patches"), pair = make("div", "ds-panes"), words = make("span", "ds-num ds-muted"), slider = make("input");
+    const pane = (caption) => {
+      const figure = make("figure", "ds-pane"), canvas = make("canvas");
+      figure.append(make("figcaption", "ds-muted", caption), canvas);
+      pair.append(figure);
+      return canvas;
+    };
+    const cut = pane(`the picture in ${rows} × ${columns} patches`);
+    const places = pane(h === rows ? "how alike the places are to its own" : `how alike the places are to its own, ${rows / h} × ${columns / w} patches together`);
+    const picture = new Image(), scale = Math.max(1, Math.round(480 / Math.max(rows, columns)));
+    let chosen = Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+    const outline = (context, x, y, across, down, width) => {
+      for (const [style, line] of [["#000", width + 2], ["#fff", width]]) {
+        context.strokeStyle = style;
+        context.lineWidth = line;
+        context.strokeRect(x, y, across, down);
+      }
+    };
+    const draw = () => {
+      const row = Math.floor(chosen / columns), column = chosen % columns, context = cut.getContext("2d"), beside = places.getContext("2d");
+      for (const canvas of [cut, places]) {
+        canvas.width = columns * scale;
+        canvas.height = rows * scale;
+      }
+      context.imageSmoothingEnabled = picture.width > cut.width;
+      if (picture.complete) context.drawImage(picture, 0, 0, cut.width, cut.height);
+      context.beginPath();
+      for (let x = 1; x < columns; x++) { context.moveTo(x * scale, 0); context.lineTo(x * scale, cut.height); }
+      for (let y = 1; y < rows; y++) { context.moveTo(0, y * scale); context.lineTo(cut.width, y * scale); }
+      for (const [style, line] of [["rgba(0, 0, 0, 0.25)", 3], ["rgba(255, 255, 255, 0.75)", 1]]) {
+        context.strokeStyle = style;
+        context.lineWidth = line;
+        context.stroke();
+      }
+      outline(context, column * scale, row * scale, scale, scale, 2);
+      const at = Math.floor((row * h) / rows) * w + Math.floor((column * w) / columns), tall = places.height / h, wide = places.width / w;
+      beside.imageSmoothingEnabled = false;
+      beside.drawImage(mapOf(alike.subarray(at * h * w, (at + 1) * h * w), [h, w], Studio.colours.cividis), 0, 0, places.width, places.height);
+      outline(beside, (at % w) * wide, Math.floor(at / w) * tall, wide, tall, 2);
+      words.textContent = `patch ${chosen + 1} of ${rows * columns}: row ${row + 1}, column ${column + 1}`;
+      slider.value = chosen;
+      box.dataset.patch = chosen;
+    };
+    const choose = (patch) => { chosen = patch; draw(); };
+    for (const canvas of [cut, places]) {
+      canvas.onpointermove = (event) => {
+        const area = canvas.getBoundingClientRect(), within = (share, most) => Math.max(0, Math.min(most - 1, Math.floor(share * most)));
+        choose(within((event.clientY - area.top) / area.height, rows) * columns + within((event.clientX - area.left) / area.width, columns));
+      };
+    }
+    Object.assign(slider, { type: "range", min: 0, max: rows * columns - 1, step: 1, ariaLabel: "Patch", oninput: () => choose(Number(slider.value)) });
+    const choice = make("label", "ds-patch-choice"), scaleLine = make("div", "ds-scale"), bar = make("i"), waves = make("div", "ds-waves"), levels = bytes(packed);
+    choice.append(slider, words);
+    bar.style.background = Studio.gradient("cividis");
+    scaleLine.append(make("span", "", "not at all"), bar, make("span", "", "the same place"));
+    indices.forEach((index, i) => {
+      const figure = make("figure"), canvas = mapOf(levels.subarray(i * rows * columns, (i + 1) * rows * columns), [rows, columns], Studio.colours.vik);
+      canvas.title = `dimension ${index} of ${told.width}, from ${Studio.format(-reach)} to ${Studio.format(reach)}`;
+      figure.append(canvas, make("figcaption", "ds-num ds-muted", String(index)));
+      waves.append(figure);
+    });
+    const { side, channels, pixels, width } = told;
+    box.append(
+      make("h4", "", "Patches and positions"),
+      make("p", "ds-num", `A patch is ${pixels} × ${pixels} pixels: ${side} × ${side} latents of ${channels} channels, ${side * side * channels} numbers, which become a token of ${width}. A vector that stands for its place is added to it; nothing else says where it lies.`),
+      pair, choice, scaleLine,
+      make("p", "ds-muted", `Some of the ${width} dimensions of those vectors, each over all patches: sines and cosines of row or column, from short waves to long ones.`), waves,
+    );
+    picture.onload = draw;
+    picture.src = told.picture;
+    draw();
+    return box;
+  };
+
   Studio.anatomy = (element, props, watch) => {
     const root = element.querySelector(".ds-anatomy");
     if (!root || root.dataset.ready) return;
@@ -57,7 +145,7 @@
 
     const receive = () => {
       if (!props.value) return;
-      const { parts, title } = JSON.parse(props.value), groups = groupsOf(parts);
+      const { parts, title, patches } = JSON.parse(props.value), groups = groupsOf(parts);
       const whole = groups.map(({ part }) => part), total = whole.reduce((sum, part) => sum + part.parameters, 0);
       const diagram = make("div", "ds-parts");
       const most = Math.max(1, ...groups.flatMap(({ blocks }) => blocks.map((block) => block.parameters)));
@@ -71,6 +159,7 @@
       box.append(table);
       const memory = whole.reduce((sum, part) => sum + part.memory_mib, 0);
       root.replaceChildren(...Studio.heading(title), diagram, make("p", "ds-num ds-muted", `In all ${count(total)} parameters, ${mib(memory)}. Shapes are channels × height × width, or tokens × features, of one picture.`), box);
+      if (patches) root.append(patchesOf(patches));
       root.dataset.parts = parts.length;
     };
     watch("value", receive);

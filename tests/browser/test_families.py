@@ -109,6 +109,19 @@ def test_what_only_some_families_can_be_told_is_there_for_them_alone_and_acts(pa
     page.wait_for_selector("#denoise-stage .ds-patches", state="visible")
     page.locator("#denoise-stage .ds-patches input[type=range]").fill("6")
     assert "patch 7 of 16: row 2, column 3" in page.locator("#denoise-stage .ds-patches").inner_text()
+    page.get_by_role("tab", name="Text to image", exact=True).click()
+    page.get_by_role("tab", name="Anatomy", exact=True).click()
+    field = page.locator("#anatomy-model input")
+    field.click()
+    field.fill(str(tmp_path / "dit"))
+    field.press("Enter")
+    page.click("#anatomy-look")
+    page.wait_for_selector(".ds-anatomy .ds-anatomy-patches[data-patch='10']")
+    page.locator(".ds-anatomy-patches input[type=range]").fill("6")
+    assert "patch 7 of 16: row 2, column 3" in page.locator(".ds-anatomy-patches").inner_text()
+    assert "16 numbers, which become a token of 32" in page.locator(".ds-anatomy-patches").inner_text()
+    page.locator(".ds-anatomy-patches canvas").first.hover(position={"x": 5, "y": 5})
+    page.wait_for_selector(".ds-anatomy-patches[data-patch='0']")
 
 
 def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, app_url, tmp_path):

@@ -39,6 +39,27 @@ def test_pixel_models_have_a_unet_only(studio, tiny_model):
     assert parts[0].name == "unet" and parts[0].shape_in == parts[0].shape_out == (1, 1, 8, 8) and all(p.name.startswith("unet") for p in parts)
 
 
+def test_the_patches_of_a_transformer_are_those_that_its_tokens_are_made_of(studio, tiny_sd, tmp_path):
+    from tests.tiny_families import save_tiny_dit, save_tiny_sd3
+
+    for save, own in ((save_tiny_dit, lambda embed: embed.pos_embed[0]), (save_tiny_sd3, lambda embed: embed.cropped_pos_embed(8, 8)[0])):
+        folder = save(tmp_path / save.__name__)
+        patches, model = studio.patches(folder), studio.model(folder)
+        embed, x = model.network.pos_embed, torch.randn(1, model.vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert patches.grid == (4, 4) and (patches.pixels, patches.side, patches.channels) == (8, 2, x.shape[1])
+        places = patches.positions.flatten(1).T
+        torch.testing.assert_close(places, own(embed), atol=1e-5, rtol=0)
+        # A token is what the patch gives, and its place.
+        patch = x[0, :, 2:4, 4:6]
+        token = (embed.proj.weight * patch).sum((1, 2, 3)) + embed.proj.bias + places[1 * 4 + 2]
+        torch.testing.assert_close(embed(x)[0, 6], token, atol=1e-5, rtol=1e-5)
+        alike = patches.alike().float().reshape(16, 16) / 255
+        wanted = torch.nn.functional.cosine_similarity(places[:, None], places[None], dim=-1).clamp(min=0)
+        torch.testing.assert_close(alike, wanted, atol=0.5 / 255 + 1e-4, rtol=0)
+        assert alike[5, 6] > alike[5, 7]
+    assert studio.patches(tiny_sd) is None
+
+
 def test_the_round_trip_is_the_vaes_own(studio, tiny_sd):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8))
     trip = studio.vae_round_trip(tiny_sd, picture)

@@ -16,6 +16,7 @@ from studio.media.images import to_images, to_pixels
 from studio.media.previews import RgbMap
 from studio.models.anatomy import Part, RoundTrip
 from studio.models.catalogue import ModelInfo
+from studio.models.patches import Patches
 from studio.models.prompts import Reading, Token, Tokens
 from studio.options import SampleOptions
 from studio.sampling.events import Finished, StepDone
@@ -84,6 +85,12 @@ class FakeTextStudio(FakeStudio):
             Part(name="unet", label="UNet", depth=0, parameters=1_500_000, memory_mib=5.7, shape_in=state, shape_out=state),
             Part(name="unet.mid_block", label="middle", depth=1, parameters=500_000, memory_mib=1.9, shape_in=state, shape_out=()),
         ]
+
+    def patches(self, model: str) -> Patches | None:
+        if model != "far/away":
+            return None
+        rows, columns = torch.meshgrid(torch.arange(2.0), torch.arange(4.0), indexing="ij")
+        return Patches(pixels=16, side=2, channels=4, positions=torch.stack([rows - 0.5, columns - 1.5, 0 * rows]))
 
     def vae_round_trip(self, model: str, picture: Any, perturb: float = 0.0, seed: int = 0) -> RoundTrip:
         small = picture.resize((64, 64))

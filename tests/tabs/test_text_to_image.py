@@ -18,6 +18,7 @@ from studio.models.downloads import LoadProgress
 from studio.models.prompts import Reading, Token, Tokens
 from studio.options import SampleOptions
 from studio.sampling.export import frames, save_gif, save_mp4
+from tabs.anatomy import patches_shown
 from tabs.parts.controls import options_from
 from tabs.parts.filmstrip import film
 from tabs.parts.running import decoded_step
@@ -286,3 +287,19 @@ def test_sample_takes_a_prompt_by_name():
         demo.close()
     assert json.loads(stage)["kind"] == "film"
     assert studio.asked[-1] == SampleOptions(model="words", prompt="a red star", guidance_scale=4.0, num_steps=3)
+
+
+# --- anatomy -------------------------------------------------------------------------------------------------
+
+def test_patches_are_shown_on_the_picture_with_how_alike_their_places_are():
+    studio = FakeTextStudio()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8))
+    assert patches_shown(studio.patches("words"), picture) == {}
+    told = patches_shown(studio.patches("far/away"), picture)["patches"]
+    assert (told["grid"], told["pixels"], told["width"]) == ([2, 4], 16, 3) and pixels_of(told["picture"]).shape == (32, 64, 3)
+    alike = np.frombuffer(base64.b64decode(told["alike"]["levels"]), np.uint8).reshape(2, 4, 2, 4)
+    # Places are (row - 1/2, column - 3/2): of the first and the last of a row (1/4 - 9/4) / (1/4 + 9/4) < 0.
+    assert alike[0, 0, 0, 0] == 255 and alike[0, 0, 0, 3] == 0 and alike[0, 0, 1, 0] == round(255 * (9 / 4 - 1 / 4) / (9 / 4 + 1 / 4))
+    levels = np.frombuffer(base64.b64decode(told["dimensions"]["levels"]), np.uint8).reshape(-1, 2, 4)
+    assert told["dimensions"]["indices"] == [0, 1, 2] and told["dimensions"]["reach"] == 1.5
+    assert levels[1].tolist() == [[0, 85, 170, 255]] * 2 and set(levels[2].ravel().tolist()) == {128}

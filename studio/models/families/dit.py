@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.models.attention import PatchAttentionRecorder, smaller_grid
+from studio.models.attention import PatchAttentionRecorder
 from studio.models.classes import check_class_guidance, class_index, refuse_words
 from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit
+from studio.models.patches import patches_of
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
 from studio.options import SampleOptions
 
@@ -55,13 +56,10 @@ class DiT(Latent):
 
         positions: base64 of N x N bytes, patch by patch, 255 the same place; of more than 16x16 patches neighbours are taken together.
         """
-        embed = self.network.pos_embed
-        positions = embed.pos_embed[0].float().T.reshape(1, -1, embed.height, embed.width)
-        grid = smaller_grid(embed.height, embed.width)
-        vectors = torch.nn.functional.normalize(torch.nn.functional.interpolate(positions, grid, mode="area")[0].flatten(1).T, dim=1)
-        alike = (255 * (vectors @ vectors.T).clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
-        patches = {"size": embed.patch_size * self.factor, "grid": [embed.height, embed.width], "positions": b64encode(alike.tobytes()).decode()}
-        return {**super().facts(), "patches": patches}
+        patches = patches_of(self)
+        assert patches is not None
+        positions = b64encode(patches.alike().numpy().tobytes()).decode()
+        return {**super().facts(), "patches": {"size": patches.pixels, "grid": list(patches.grid), "positions": positions}}
 
 
 # --- loading -------------------------------------------------------------------------------------------------
