@@ -18,7 +18,10 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "answering", "ranking", "refl", "rewards", "starting")
+BENCHMARKS = (
+    "sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "answering", "ranking", "refl", "rewards",
+    "starting",
+)
 
 
 def main() -> None:
