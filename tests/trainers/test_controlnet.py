@@ -253,12 +253,16 @@ def test_every_preset_is_made_of_options():
         ControlNetOptions(**preset.options)
 
 
-def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_the_card_says_so(tmp_path):
+def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_the_card_says_so(tmp_path, monkeypatch):
+    from trainers import steering
     from trainers.cards import controlnet_card
     from trainers.dreambooth import load_parts
     from trainers.pipelines import save_network
     from trainers.steering import judge_controlnet
 
+    # Enough steps for the base to draw what it is asked for.
+    monkeypatch.setattr(steering, "STEPS", 6)
+    monkeypatch.setattr(steering, "PAIRS", 2)
     name = "toybox-controlnet-canny"
     save_network(make_controlnet(load_parts("toybox-sd")["unet"], 4), tmp_path)
     (tmp_path / "studio.json").write_text(json.dumps({"kind": "controlnet", "base": "toybox-sd", "annotators": ["toybox-edges", "canny"]}))
@@ -269,6 +273,7 @@ def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_
     assert quality["prompts"]["with_control"] == quality["prompts"]["without"]
     assert quality["contradicted"]["object_of_map"] < 0.5 < quality["contradicted"]["object_of_prompt"]
     assert Image.open(tmp_path / "contradicted.png").size == (6 * 66 - 2, 4 * 66 - 2)
+    assert (tmp_path / "two-units.png").is_file() and set(quality["two_units"]) == {"edges_left", "segmentation_right"}
     card = controlnet_card(tmp_path, name, [ControlNetOptions(data="toybox-world")], quality)
     assert f"# {name}" in card and "python -m trainers.controlnet --data toybox-world" in card and "## Measured" in card
     both = {**quality, "two_units": {"edges_left": 0.9, "segmentation_right": 0.85}, "before": quality["measured"]}

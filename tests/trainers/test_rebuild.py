@@ -52,7 +52,7 @@ def test_a_recipe_on_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
         rebuild._finish(VaeOptions(output=str(tmp_path / "run")))
 
 
-def test_a_stage_that_fails_says_why(tmp_path):
+def test_a_stage_that_fails_says_why(tmp_path, in_this_process):
     options = VaeOptions(output=str(tmp_path / "run"), data=str(tmp_path / "no pictures"), steps=1, tensorboard=False)
     with pytest.raises(RunFailed, match="no folder of captioned pictures"):
         rebuild._finish(options)
@@ -106,7 +106,10 @@ def in_this_process(monkeypatch):
     """The programs of the stages, run here: that they are programs is proved by the test that goes on where one was cut off."""
     def run(command):
         monkeypatch.setattr("signal.signal", lambda *_: None)
-        vae.main(command[3:])
+        try:
+            vae.main(command[3:])
+        except SystemExit as end:
+            return subprocess.CompletedProcess(command, end.code)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(rebuild.subprocess, "run", run)

@@ -361,7 +361,7 @@ def test_a_folder_is_read_with_captions_beside_or_in_a_table(tmp_path):
 
 
 def test_the_examiner_learns_from_renders_and_reads_pictures(tmp_path):
-    options = attributes.AttributeOptions(output=str(tmp_path), data_limit=64, batch_size=32, steps=40, lr=3e-3, warmup=5, sample_every=0, tensorboard=False)
+    options = attributes.AttributeOptions(output=str(tmp_path), data_limit=64, batch_size=16, steps=20, lr=6e-3, warmup=5, sample_every=0, tensorboard=False)
     logs = list(attributes.train(options, progress=False))
     assert logs[-1].loss < 0.8 * logs[0].loss
     examiner = attributes.load_examiner(tmp_path / "model")
