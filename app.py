@@ -13,6 +13,9 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+# Before gradio itself: it is imported quicker there.
+import tabs  # noqa: F401, I001
+
 import gradio as gr
 
 from studio import Studio, StudioError

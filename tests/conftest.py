@@ -92,6 +92,21 @@ def tiny_clip(tmp_path_factory) -> str:
     return save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
 
 
+@pytest.fixture(scope="session")
+def example_rankings(tmp_path_factory):
+    """A function that puts the made-up example, ranked, into a folder where no rankings lie yet: (folder)."""
+    import shutil
+
+    from studio.rankings import open_rankings
+    from studio.rankings.example import add_example
+
+    made = tmp_path_factory.mktemp("example") / "rankings"
+    rankings = open_rankings(made)
+    add_example(rankings)
+    rankings.close()
+    return lambda folder: shutil.copytree(made, folder)
+
+
 @pytest.fixture
 def quick_hashes(monkeypatch):
     """argon2 at its cheapest, where what it costs is not the matter."""

@@ -83,16 +83,19 @@ import json, sys
 from app import create_app
 from studio import Studio
 
-app = create_app(Studio(runs_root=sys.argv[1], public=sys.argv[2] == "public"))
-values = {block.elem_id: block.value for block in app.blocks.values() if isinstance(getattr(block, "value", None), str)}
-shown = {}
-for fn in app.fns.values():
-    if fn.name == "on_open_page":
-        # Its only input says that the panel has not been shown before.
-        given = fn.fn(dict.fromkeys(fn.inputs, False))
-        given = given if isinstance(given, dict) else {fn.outputs[0]: given}
-        shown |= {block.elem_id: value for block, value in given.items() if isinstance(value, str)}
-print(json.dumps({"values": values, "shown": shown, "loaded": [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]}))
+def page(mode):
+    app = create_app(Studio(runs_root=sys.argv[1], public=mode == "public"))
+    values = {block.elem_id: block.value for block in app.blocks.values() if isinstance(getattr(block, "value", None), str)}
+    shown = {}
+    for fn in app.fns.values():
+        if fn.name == "on_open_page":
+            # Its only input says that the panel has not been shown before.
+            given = fn.fn(dict.fromkeys(fn.inputs, False))
+            given = given if isinstance(given, dict) else {fn.outputs[0]: given}
+            shown |= {block.elem_id: value for block, value in given.items() if isinstance(value, str)}
+    return {"values": values, "shown": shown, "loaded": [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]}
+
+print(json.dumps({mode: page(mode) for mode in ("own", "public")}))
 """
 PLACES = {
     "denoise-stage": ("denoise", "stage"), "t2i-stage": ("text", "stage"), "t2i-words": ("text", "words"), "pair-stage": ("compare", "stage"),
@@ -102,11 +105,17 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["own", "public"])
-def test_every_tab_opens_with_something_recorded_and_loads_nothing_for_it(tmp_path, mode):
-    done = subprocess.run([sys.executable, "-c", FIRST_PAGE, str(tmp_path), mode], cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def first_pages(tmp_path_factory):
+    """What a new process shows of the page to its owner and to strangers."""
+    done = subprocess.run([sys.executable, "-c", FIRST_PAGE, str(tmp_path_factory.mktemp("runs"))], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    page = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mode", ["own", "public"])
+def test_every_tab_opens_with_something_recorded_and_loads_nothing_for_it(first_pages, mode):
+    page = first_pages[mode]
     assert page["loaded"] == []
     assert {name: page["values"].get(name) for name in PLACES} == {name: recorded(*place) for name, place in PLACES.items()}
     for stage in ("dreambooth-stage", "runs-stage"):

@@ -8,7 +8,6 @@ import pytest
 
 from studio import Studio
 from studio.errors import InvalidOption
-from studio.rankings.example import add_example
 from studio.rankings.making import TaskOptions, make_tasks, toybox_prompts
 from studio.rankings.schema import Generation, Task
 from tabs.endpoints import create_rank_endpoints
@@ -25,9 +24,9 @@ class Event:
 
 
 @pytest.fixture
-def studio(tmp_path):
+def studio(tmp_path, example_rankings):
+    example_rankings(tmp_path / "rankings")
     made = Studio(rankings_root=tmp_path / "rankings", runs_root=tmp_path / "runs")
-    add_example(made.rankings)
     yield made
     made.rankings.close()
 

@@ -206,6 +206,7 @@ def test_a_run_keeps_a_copy_of_the_rankings_and_says_when_there_are_none(studio,
     with pytest.raises(InvalidOption, match="no rankings"):
         studio.train_reward("empty", {"steps": 5})
     assert list(studio.runs.list()) == []
+    monkeypatch.setattr("studio.rankings.example.NUM_TASKS", 4)
     add_example(studio.rankings)
     view = studio.train_reward("one", {"steps": 5}, EXAMPLE)
     assert view.trainer == "reward" and view.state == "waiting" and view.options["format"] == "studio"
@@ -219,6 +220,7 @@ def test_what_a_training_will_take_is_asked_of_the_rankings_here(studio, monkeyp
     monkeypatch.setattr("studio.runs.reward.ask", lambda program, options: asked.append((program, options)))
     with pytest.raises(InvalidOption, match="no rankings"):
         studio.estimate_reward({"steps": 5})
+    monkeypatch.setattr("studio.rankings.example.NUM_TASKS", 4)
     add_example(studio.rankings)
     studio.estimate_reward({"steps": 5, "format": "studio"}, EXAMPLE)
     (program, options), = asked

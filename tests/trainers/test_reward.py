@@ -9,7 +9,7 @@ from PIL import Image
 
 from studio.errors import InvalidOption
 from studio.rankings import NewGeneration, NewTask, add_tasks, open_rankings, open_tasks, submit
-from studio.rankings.example import EXAMPLE, add_example
+from studio.rankings.example import EXAMPLE
 from studio.rankings.exchange import PictureRecord, RankingRecord, TaskRecord
 from studio.rankings.formats import export_rankings
 from studio.rankings.pictures import keep_drawn
@@ -29,11 +29,11 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
+def export(tmp_path_factory, example_rankings):
     """The made-up example, exported."""
     folder = tmp_path_factory.mktemp("ranked")
+    example_rankings(folder / "rankings")
     rankings = open_rankings(folder / "rankings", "")
-    add_example(rankings)
     export_rankings(rankings, "studio", folder / "export.zip", EXAMPLE)
     rankings.close()
     return folder
