@@ -251,6 +251,8 @@ class Served:
 
     def end_runs(self) -> None:
         """End every training that was started, and remove it. What processes there are is asked of the system, not of files that tests have spoilt."""
+        if not any(self.runs.iterdir()):
+            return
         for process in psutil.process_iter(["cmdline"]):
             if any(str(self.runs) in word for word in process.info["cmdline"] or ()):
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -21,6 +21,7 @@ def test_every_handler_of_pictures_answers_hostile_ones(app):
             with quiet(app):
                 answer = app.queued(handler, handler.values(file=said))
                 judge(answer, handler.public)
+            app.end_runs()
     assert app.alive()
 
 

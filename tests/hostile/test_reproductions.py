@@ -259,36 +259,46 @@ def test_broken_run_folders_break_nothing_but_themselves(app):
     assert "Traceback" not in app.log(start)
 
 
-# --- 9: a runs folder that cannot be written ------------------------------------------------------------------
+# --- 9, 10: a runs folder that cannot be written, and signing in ----------------------------------------------
 
-@pytest.mark.parametrize("mode", MODES if ATTACK else ["own"])
-def test_a_runs_folder_that_cannot_be_written_breaks_no_tab(tmp_path, mode):
-    wall = tmp_path / "a-file"
-    wall.write_text("not a folder")
-    with served(tmp_path / "app", *MODES[mode], environment={"DIFFUSION_STUDIO_RUNS": str(wall / "runs")}) as app:
-        pages = [handler for handler in app.handlers() if handler.name.startswith(PAGE_OPENED)]
-        wrong = [f"{handler.name}: {answer.text[:200]}" for handler in pages if not (answer := app.direct(handler, handler.values())).ok]
-        assert pages and not wrong, "\n".join(wrong)
-        for handler in app.handlers():
-            if handler.name in STARTS:
-                started = app.queued(handler, ["ddpm", "x", 'data = "digits"'] if handler.name == "on_start" else handler.values(name="x"))
-                assert started.sentence and ("writ" in started.text or mode == "public" or handler.name == "train"), started.text[:300]
-        assert "Traceback" not in app.log()
+PASSWORD = "correct horse"
 
 
-# --- 10: signing in -------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module", params=MODES if ATTACK else ["own"])
+def locked(request, tmp_path_factory):
+    """An app whose folder of runs cannot be written; its owner's can be entered by ada alone."""
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "a-file").write_text("not a folder")
+    (folder / "users.txt").write_text(f"ada:{PASSWORD}\n")
+    signing_in = () if request.param == "public" else ("--auth-file", str(folder / "users.txt"))
+    with served(folder / "app", *MODES[request.param], *signing_in, environment={"DIFFUSION_STUDIO_RUNS": str(folder / "a-file" / "runs")}) as app:
+        yield app
 
-def test_guesses_of_a_password_are_slowed_down(tmp_path):
-    users = tmp_path / "users.txt"
-    users.write_text("ada:correct horse\n")
-    with served(tmp_path / "app", "--auth-file", str(users)) as app:
-        for i in range(300):
-            answer = app.post("/login", data={"username": "ada", "password": f"guess {i}"})
-            if answer.status == 429:
-                break
-        right = app.post("/login", data={"username": "ada", "password": "correct horse"})
-        assert right.status != 200, "The right password was taken at once after 300 wrong ones."
-        assert "password" in app.log().lower()  # plain passwords are warned of
+
+def sign_in(app, password):
+    return app.post("/login", data={"username": "ada", "password": password})
+
+
+def test_a_runs_folder_that_cannot_be_written_breaks_no_tab(locked):
+    assert locked.public or sign_in(locked, PASSWORD).status == 200
+    pages = [handler for handler in locked.handlers() if handler.name.startswith(PAGE_OPENED)]
+    wrong = [f"{handler.name}: {answer.text[:200]}" for handler in pages if not (answer := locked.direct(handler, handler.values())).ok]
+    assert pages and not wrong, "\n".join(wrong)
+    for handler in locked.handlers():
+        if handler.name in STARTS:
+            started = locked.queued(handler, ["ddpm", "x", 'data = "digits"'] if handler.name == "on_start" else handler.values(name="x"))
+            assert started.sentence and ("writ" in started.text or locked.public or handler.name == "train"), started.text[:300]
+    assert "Traceback" not in locked.log()
+
+
+@pytest.mark.parametrize("locked", ["own"], indirect=True)
+def test_guesses_of_a_password_are_slowed_down(locked):
+    for i in range(300):
+        answer = sign_in(locked, f"guess {i}")
+        if answer.status == 429:
+            break
+    assert sign_in(locked, PASSWORD).status != 200, "The right password was taken at once after 300 wrong ones."
+    assert "password" in locked.log().lower()  # plain passwords are warned of
 
 
 # --- 11: going on from a damaged checkpoint -------------------------------------------------------------------
@@ -296,12 +306,12 @@ def test_guesses_of_a_password_are_slowed_down(tmp_path):
 SHORT = 'data = "digits"\nresolution = 8\nwidths = "32"\nlayers = 1\nattention_from = 8\nbatch_size = 4\nsteps = 100000\nsample_every = 0\ncheckpoint_every = 2'
 
 
-def until(fact):
-    """Wait for a condition; gives what it gave."""
+def until(fact, every_s=0.3):
+    """Wait for a condition; gives what it gave. every_s: seldom enough for what asks the app."""
     end = time.monotonic() + PATIENCE_S
     while not (found := fact()):
         assert time.monotonic() < end, "What was waited for did not come."
-        time.sleep(0.05)
+        time.sleep(every_s)
     return found
 
 
@@ -309,7 +319,7 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_taken(own):
     started, run = own.queued(own.named("on_start"), ["ddpm", "cut", SHORT]), own.runs / "cut"
     assert started.ok, started.text[:300]
     status = own.named("run_status")
-    until(lambda: len(list(run.glob("checkpoints/step-*/manifest.json"))) >= 2)
+    until(lambda: len(list(run.glob("checkpoints/step-*/manifest.json"))) >= 2, every_s=0.05)
     kill_trainings(own)
     until(lambda: "interrupted" in own.queued(status, ["cut"]).text)
     *_, good, newest = sorted(path.parent for path in run.glob("checkpoints/step-*/manifest.json"))

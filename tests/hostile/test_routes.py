@@ -3,7 +3,7 @@
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,7 @@ import pytest
 from tests.hostile.conftest import EITHER, EITHER_OWN
 from tests.hostile.files import reference
 from tests.hostile.judging import LEAKS, quiet
-from tests.hostile.served import ROOT
+from tests.hostile.served import ATTACK, ROOT
 
 SECRET = "what nobody may read"
 ESCAPES = [
@@ -64,12 +64,13 @@ def was_asked(listening: socket.socket) -> bool:
 
 def test_the_app_fetches_no_address_that_a_client_names(app, trap):
     address, listening = trap
-    for host in (address, address.replace("127.0.0.1", "localhost"), address.replace("127.0.0.1", "0x7f000001"), address.replace("127.0.0.1", "127.1")):
+    hosts, takers = ("127.0.0.1", "localhost", "0x7f000001", "127.1"), [handler for handler in app.handlers() if handler.takes_file]
+    for number, host in enumerate(address.replace("127.0.0.1", host) for host in hosts):
         app.client.get(f"/gradio_api/file={host}/x.png")
         app.client.get(f"/gradio_api/proxy={host}/x.png")
-        for handler in app.handlers():
-            if handler.takes_file:
-                app.queued(handler, handler.values(file=reference(f"{host}/x.png", url=f"{host}/x.png")))
+        # In CI a handler is told one of the addresses.
+        for handler in takers if ATTACK else takers[number :: len(hosts)]:
+            app.queued(handler, handler.values(file=reference(f"{host}/x.png", url=f"{host}/x.png")))
     assert not was_asked(listening)
     assert not [line for line in app.report() if "connected" in line or "looked up" in line]
 
@@ -186,7 +187,9 @@ HEADERS = [
 @EITHER_OWN
 def test_headers_that_are_nonsense_do_no_harm(app):
     wrong = []
-    for headers, path in product(HEADERS, ("/", "/config", "/gradio_api/info")):
+    paths = ("/", "/config", "/gradio_api/info")
+    # In CI each goes to one of them, which are large.
+    for headers, path in product(HEADERS, paths) if ATTACK else zip(HEADERS, cycle(paths)):
         try:
             with quiet(app):
                 answer = app.client.get(path, headers={key: value.encode("latin-1") for key, value in headers.items()})
