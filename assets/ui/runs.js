@@ -60,8 +60,10 @@
       <p class="ds-follow-message"></p>
       <div class="ds-follow-body">
         <section class="ds-follow-look" hidden>
-          <div class="ds-follow-heads"></div>
-          <div class="ds-follow-picture"><div class="ds-follow-prompts"></div><img alt=""></div>
+          <div class="ds-follow-scroll">
+            <div class="ds-follow-heads"></div>
+            <div class="ds-follow-picture"><div class="ds-follow-prompts"></div><img alt=""></div>
+          </div>
           <div class="ds-bar"></div>
           <p class="ds-follow-jump" hidden>It begins to obey between two sample points: <button type="button" class="ds-button" data-jump="0"></button> <button type="button" class="ds-button" data-jump="1"></button></p>
         </section>
