@@ -32,6 +32,7 @@ from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import DEVICE, Change, RunPanel, Values
 from tabs.parts.running import finished
 from tabs.parts.stage import CHEAP, drawn_by, menu_of, said_in_a_sentence, to_stage, unchecked
+from tabs.parts.told import TOLD
 from tabs.parts.turns import Either, alone, sampled, waiting_line
 from tabs.parts.visitors import NOBODY, Asker, asker_of
 
@@ -52,7 +53,11 @@ FIRST_SIDES: dict[str, dict[str, Any]] = {
     "a": {"model": "", "prompt": "", "scheduler": "dpm++_2m", "num_steps": 10, "guidance_scale": 4.0},
     "b": {"model": "", "prompt": "", "scheduler": "ddim", "num_steps": 25, "guidance_scale": 4.0},
 }
-# Of the tab, for what a grid does not change.
+# Of the tab, for what neither a side nor a grid changes: with these, all that only some families can be told.
+OF_PICTURE = (
+    "negative_prompt", "width", "height", "init_image", "strength", "init_mask", "mask_blur", "mask_padding", "mask_overlay", *TOLD,
+)
+# And what only a grid takes from there.
 OF_TAB = ("model", "prompt", "guidance_scale", "num_steps", "scheduler")
 FIRST_GRID = "seed_scale"
 FIRST_VALUES: dict[str, Any] = {
@@ -66,18 +71,19 @@ FIRST_TOLD: dict[str, str] = {
     "size.original": "256x256, 512x512, 1024x1024, 2048x2048", "size.crop": "0x0, 256x0, 0x256, 512x512", "size.target": "1024x1024, 1536x640, 640x1536",
     "texts.clip_skip": "0, 1, 2, 4", "texts.encoders": "clip_l clip_g t5, clip_l clip_g, t5", "refined.start": "0.6, 0.7, 0.8, 0.9",
     "aesthetic.score": "2, 4, 6, 8", "flow.shift": "1, 2, 3, 6", "skipped.scale": "0, 1.5, 3, 5",
+    "cond_mix": "0, 0.25, 0.5, 0.75, 1", "noise_level": "0, 20, 100, 300",
 }
 FIRST_VALUES |= FIRST_TOLD
 
 
 # --- two settings --------------------------------------------------------------------------------------------
 
-def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
+def create_pair(studio: TextApi, controls: Controls, conditions: Conditions) -> Any:
     """The components, handlers and wiring of the comparison of two runs; gives the event of the run, to hang more on.
 
     Args:
         studio: samples.
-        model, prompt: of the tab; the prompt stands for a side that has none of its own.
+        controls, conditions: of the tab, for what a side does not say: the prompt, pictures, and what a family can be told.
     """
     panel = RunPanel(studio, "pair", "Compare")
     with gr.Row(elem_classes="ds-layout"):
@@ -85,15 +91,23 @@ def create_pair(studio: TextApi, model: gr.Dropdown, prompt: gr.Textbox) -> Any:
             panel.create_press()
             seed = control("pair", "seed", label="Seed of both", info="The same noise to start: what differs is the settings.")
             sides = {name: create_side(studio, name, **first) for name, first in FIRST_SIDES.items()}
+            gr.Markdown("What a side does not say is taken from the area Picture, pictures and masks as well.", elem_classes="ds-about")
         with gr.Column(elem_classes="ds-stage-column"):
             panel.places["stage"] = drawn_by("compare", '<div class="ds-stage ds-compare"></div>', elem_id="pair-stage", value=recorded("compare", "stage"))
+    of_tab = from_tab(controls, conditions, ("model", "prompt"))
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        chosen = {name: {option: values[control] for option, control in side.items()} for name, side in sides.items()}
-        options = {name: side_options(values[model], values[seed], values[prompt], side) for name, side in chosen.items()}
+        said = {name: values[one] for name, one in of_tab.items()}
+        chosen = {name: {option: values[one] for option, one in side.items()} for name, side in sides.items()}
+        options = {name: conditions.options(side_values(said, values[seed], side)) for name, side in chosen.items()}
         return compared(studio, options["a"], options["b"], switch, values[panel.session].asker)
 
-    return panel.wire_run(changes, [model, prompt, seed, *sides["a"].values(), *sides["b"].values()])
+    return panel.wire_run(changes, [*of_tab.values(), seed, *sides["a"].values(), *sides["b"].values()])
+
+
+def from_tab(controls: Controls, conditions: Conditions, more: tuple[str, ...]) -> Controls:
+    """The controls of the tab that a comparison or a grid takes over."""
+    return {name: one for name, one in controls.items() if name in (*more, *OF_PICTURE, *conditions.controls)}
 
 
 def create_side(studio: TextApi, name: str, **first: Any) -> Controls:
@@ -113,12 +127,14 @@ def create_side(studio: TextApi, name: str, **first: Any) -> Controls:
     return side
 
 
-def side_options(model: str | None, seed: int, prompt: str, side: Mapping[str, Any]) -> SampleOptions:
-    """The options of one side; an empty prompt or model is that of the tab."""
-    chosen = (side.get("model") or "").strip() or model
+def side_values(of_tab: Mapping[str, Any], seed: int, side: Mapping[str, Any]) -> dict[str, Any]:
+    """What the controls say of one side, by names of options; an empty prompt or model is that of the tab. Raises InvalidOption."""
+    chosen = (side.get("model") or "").strip() or of_tab["model"]
     if not chosen:
         raise InvalidOption("Choose a model first.")
-    return SampleOptions(seed=seed, **{**side, "model": chosen, "prompt": side["prompt"].strip() or prompt})
+    # A noise level counts on the schedule of the model that it was chosen for.
+    said = {name: value for name, value in of_tab.items() if name != "noise_level" or chosen == of_tab["model"]}
+    return {**said, "seed": seed, **side, "model": chosen, "prompt": side["prompt"].strip() or of_tab["prompt"]}
 
 
 def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event, asker: Asker = NOBODY) -> Iterator[dict[str, Any]]:
@@ -145,7 +161,7 @@ def compared(studio: TextApi, a: SampleOptions, b: SampleOptions, switch: Event,
 
 def record_pair(studio: TextApi, model: str, prompt: str) -> Opening:
     """The comparison that the area opens with: what the first values of its controls give."""
-    a, b = (side_options(model, 0, prompt, side) for side in FIRST_SIDES.values())
+    a, b = (options_from(side_values({"model": model, "prompt": prompt}, 0, side)) for side in FIRST_SIDES.values())
     title = f"A recorded comparison: {prompt}, seed {a.seed}"
     shown = pair(finished(studio, a), finished(studio, b))
     return Opening(made_with={"a": asked_with(a), "b": asked_with(b)}, places={"stage": to_stage({**shown, "title": title})})
@@ -204,18 +220,25 @@ def create_grid(studio: TextApi, controls: Controls, conditions: Conditions) -> 
             kind = gr.Radio(kinds_for(studio, controls["model"].value), value=FIRST_GRID, label="Grid", elem_id="grid-kind")
             fields = create_fields(GRIDS[FIRST_GRID])
             plan = gr.Button("How long will it take?", size="sm", elem_id="grid-plan")
-            gr.Markdown(f"At most {MAX_CELLS} pictures. What the grid does not change is taken from the area Picture.", elem_classes="ds-about")
+            gr.Markdown(
+                f"At most {MAX_CELLS} pictures. What the grid does not change is taken from the area Picture, pictures and masks as well.",
+                elem_classes="ds-about",
+            )
         with gr.Column(elem_classes="ds-stage-column"):
             panel.places["stage"] = drawn_by("pictureGrid", '<div class="ds-stage ds-grid-stage"></div>', elem_id="grid-stage", value=recorded("grid", "stage"))
             panel.places["sheet"] = gr.File(label="The grid as one picture", visible=False, interactive=False, height=60, elem_id="grid-sheet")
-    of_tab = {name: one for name, one in controls.items() if name in (*OF_TAB, *conditions.controls)}
-    return wire_grid(studio, panel, kind, fields, plan, of_tab, conditions)
+    return wire_grid(studio, panel, kind, fields, plan, from_tab(controls, conditions, OF_TAB), conditions)
 
 
 def kinds_for(studio: TextApi, model: str | None) -> list[tuple[str, str]]:
     """The kinds of grids that mean something to a model."""
     takes = studio.takes(model) if model else ()
-    return [(entry.label, name) for name, entry in GRIDS.items() if "." not in entry.columns or is_taken(entry.columns, takes)]
+    return [(entry.label, name) for name, entry in GRIDS.items() if not of_some(entry.columns) or is_taken(entry.columns, takes)]
+
+
+def of_some(name: str) -> bool:
+    """Whether an option is one that only some families can be told."""
+    return "." in name or name in TOLD
 
 
 def create_fields(shown: GridInfo) -> Controls:
@@ -229,7 +252,10 @@ def create_fields(shown: GridInfo) -> Controls:
         "scheduler": field(gr.Dropdown, "scheduler", "Schedulers", choices=SCHEDULER_CHOICES, multiselect=True, elem_id="grid-schedulers"),
         "num_steps": field(gr.Textbox, "num_steps", "Steps", max_lines=1, elem_id="grid-steps"),
         "prompt": field(gr.Textbox, "prompt", "Prompts, one a line", lines=3, max_lines=8, elem_id="grid-prompts"),
-        **{name: field(gr.Textbox, name, option_info(name).label, max_lines=1, elem_id=f"grid-{name.replace('.', '-')}") for name in FIRST_TOLD},
+        **{
+            name: field(gr.Textbox, name, option_info(name).label, max_lines=1, elem_id=f"grid-{name.replace('.', '-').replace('_', '-')}")
+            for name in FIRST_TOLD
+        },
     }
 
 
@@ -238,7 +264,7 @@ def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls
     stage, status = panel.places["stage"], panel.places["status"]
 
     def cells_of(values: Values) -> list[Cell]:
-        base = options_from(conditions.of(values[of_tab["model"]], {name: values[control] for name, control in of_tab.items()}))
+        base = conditions.options({name: values[control] for name, control in of_tab.items()})
         chosen = GRIDS[values[kind]]
         return plan_grid(values[kind], base, {name: read_values(name, values[fields[name]]) for name in (chosen.rows, chosen.columns)})
 
@@ -273,7 +299,7 @@ def read_values(name: str, given: Any) -> list[Any]:
         return given
     if name == "prompt":
         return [line.strip() for line in given.splitlines() if line.strip()]
-    if "." in name:
+    if of_some(name):
         return [told(name, part.strip()) for part in given.replace(";", ",").split(",") if part.strip()]
     read = float if name == "guidance_scale" else int
     try:

@@ -17,7 +17,7 @@ from tabs.anatomy import create_area as create_anatomy
 from tabs.compare import create_grid, create_pair
 from tabs.parts.api import TextApi
 from tabs.parts.conditions import Conditions, create_conditions
-from tabs.parts.controls import Controls, conditions_from, control, create_controls, options_from, wire_scheduler
+from tabs.parts.controls import Controls, conditions_from, control, create_controls, wire_scheduler
 from tabs.parts.openings import Opening, asked_with, recorded
 from tabs.parts.panel import Change, RunPanel, Values
 from tabs.parts.ready import FirstPress
@@ -25,7 +25,7 @@ from tabs.parts.repainting import Start, create_start, restored_start, wire_star
 from tabs.parts.running import FAILED, LOADING, recorded_film, run_shown
 from tabs.parts.session import Session
 from tabs.parts.stage import CHEAP, PRIVATE, keep_fresh, menu_of, models_of, to_stage, unchecked
-from tabs.parts.told import ToldParts, create_told, restored_told, taken, told_updates
+from tabs.parts.told import ToldParts, create_told, restored_told, told_updates
 from tabs.parts.units import size_of_run
 from tabs.parts.words import create_words, tokens_of, unknown_line, words_of
 
@@ -76,7 +76,7 @@ def create_tab(studio: TextApi) -> FirstPress | None:
         other.success(lambda name: model_line(studio, name), model, resident, **CHEAP)
     if not model.value:
         return None
-    first = options_from(conditions.of(model.value, taken(studio.models, {name: control.value for name, control in controls.items()})))
+    first = conditions.options({name: control.value for name, control in controls.items()})
     return FirstPress(options=first, changes=partial(generated, studio))
 
 
@@ -127,7 +127,7 @@ def create_areas(studio: TextApi, controls: Controls, conditions: Conditions) ->
     """The further areas of the tab; gives the events after which memory has changed."""
     model, prompt = controls["model"], controls["prompt"]
     with gr.Tab("Compare"):
-        compared = create_pair(studio, model, prompt)
+        compared = create_pair(studio, controls, conditions)
     with gr.Tab("Grid"):
         gridded = create_grid(studio, controls, conditions)
     with gr.Tab("Anatomy"):
@@ -153,8 +153,7 @@ def wire(studio: TextApi, panel: RunPanel, controls: Controls, conditions: Condi
         return {model: name, **conditions.updates(name, options), **pictures, **restored_told(told, studio.models, options)}
 
     def changes(values: Values, switch: Event) -> Iterator[Change]:
-        said = taken(studio.models, {name: values[control] for name, control in controls.items()})
-        return generated(studio, options_from(conditions.of(values[model], said)), switch, values[panel.session])
+        return generated(studio, conditions.options({name: values[control] for name, control in controls.items()}), switch, values[panel.session])
 
     keep_fresh(model, studio, text=True)
     changed = [resident, controls["num_steps"], controls["guidance_scale"], *conditions.components, *told.outputs]

@@ -101,7 +101,8 @@ GRIDS: dict[str, GridInfo] = {
     **{name.replace(".", "_"): GridInfo(label=label, rows="seed", columns=name) for name, label in (
         ("size.original", "original size"), ("size.crop", "crop"), ("size.target", "target size"), ("texts.clip_skip", "CLIP layers skipped"),
         ("texts.encoders", "text encoders"), ("refined.start", "hand-over to the refiner"), ("aesthetic.score", "aesthetic score"),
-        ("flow.shift", "shift of the flow"), ("skipped.scale", "skip-layer scale"),
+        ("flow.shift", "shift of the flow"), ("skipped.scale", "skip-layer scale"), ("noise_level", "noise on what it is told"),
+        ("cond_mix", "mix of two pictures"),
     )},
 }
 

@@ -10,8 +10,9 @@ import gradio as gr
 from studio.conditions import CONDITIONS, is_taken
 from studio.options import SampleOptions, option_info
 from tabs.parts.api import SamplingApi
-from tabs.parts.controls import DEFAULTS, Controls, control, written
+from tabs.parts.controls import DEFAULTS, Controls, control, options_from, written
 from tabs.parts.shelf import create_shelf
+from tabs.parts.told import taken
 
 __all__ = ["Conditions", "create_conditions"]
 
@@ -49,6 +50,10 @@ class Conditions:
         """Of what all controls say, by name, what such a model can be told: what is hidden does not count."""
         takes = self.studio.takes(model) if model else ()
         return {name: value for name, value in values.items() if "." not in name or is_taken(name, takes)}
+
+    def options(self, values: Mapping[str, Any]) -> SampleOptions:
+        """The options of a run from the values of a tab's controls: of pictures and conditions, what the model can be told. Raises InvalidOption."""
+        return options_from(self.of(values["model"], taken(self.studio.models, values)))
 
 
 def create_conditions(studio: SamplingApi, prefix: str, model: str | None) -> Conditions:

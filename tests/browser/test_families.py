@@ -174,6 +174,20 @@ def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, 
     run(page, "t2i", 5)
     assert told(page) == ["varied 1", "varied 2"]
 
+    page.get_by_role("tab", name="Grid", exact=True).click()
+    page.get_by_role("radio", name="mix of two pictures").check()
+    page.fill("#grid-seeds textarea, #grid-seeds input", "0")
+    page.fill("#grid-cond-mix textarea, #grid-cond-mix input", "0, 1")
+    page.click("#grid-run")
+    page.wait_for_selector("#grid-status >> text=Done: 2 pictures")
+    first, last = page.locator("#grid-stage td img").evaluate_all("images => images.map(image => image.src)")
+    assert first != last
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    for side, steps in (("a", 5), ("b", 3)):
+        page.locator(f"#pair-steps-{side} input").fill(str(steps))
+    page.click("#pair-run")
+    page.wait_for_selector("#pair-status >> text=Compared 5 with 3 steps")
+
 
 def told(page) -> list[str]:
     """What the stage says that the network was told."""

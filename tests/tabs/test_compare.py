@@ -2,18 +2,24 @@
 
 import base64
 import json
+from dataclasses import replace
 from io import BytesIO
 from threading import Event
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from studio.errors import InvalidOption
+from studio.media.maps import map_to_text
+from studio.models.families import FAMILIES
 from studio.options import SampleOptions
 from studio.sampling.compare import plan_grid
 from studio.sampling.export import MARGIN
-from tabs.compare import compared, drawn, pair, read_values, side_options, told_apart
+from tabs.compare import compared, drawn, pair, read_values, side_values, told_apart
+from tabs.parts.conditions import create_conditions
+from tabs.text_to_image import create_tab
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
 
 BASE = SampleOptions(model="words", prompt="a red star", num_steps=5, guidance_scale=4.0)
@@ -46,11 +52,55 @@ def test_titles_say_what_sets_the_sides_apart():
     assert (told_apart(BASE, other), told_apart(other, BASE), told_apart(BASE, BASE)) == ("DDIM, 5 steps", "Euler, 9 steps", "DDIM")
 
 
-def test_a_side_without_a_prompt_takes_that_of_the_tab():
-    side = {"prompt": " ", "scheduler": "ddim", "num_steps": 5, "guidance_scale": 4.0}
-    assert side_options("words", 3, "a cat", side) == SampleOptions(model="words", prompt="a cat", seed=3, num_steps=5, guidance_scale=4.0)
+@pytest.fixture
+def conditions():
+    """What a tab knows of its controls, for models that are told pictures."""
+    studio = FakeTextStudio()
+    studio.models |= {name: replace(studio.models["words"], family=family) for name, family in (("mixes", "unclip"), ("enlarges", "sd-upscaler"))}
+    studio.takes = lambda name: FAMILIES[studio.models[name].family].takes
+    with gr.Blocks():
+        return create_conditions(studio, "t", "words")
+
+
+def test_a_side_without_a_prompt_or_model_takes_those_of_the_tab(conditions):
+    side, of_tab = {"prompt": " ", "scheduler": "ddim", "num_steps": 5, "guidance_scale": 4.0}, {"model": "words", "prompt": "a cat"}
+    wanted = SampleOptions(model="words", prompt="a cat", seed=3, num_steps=5, guidance_scale=4.0)
+    assert conditions.options(side_values(of_tab, 3, side)) == wanted
+    assert conditions.options(side_values(of_tab, 3, {**side, "model": "mixes "})) == replace(wanted, model="mixes")
     with pytest.raises(InvalidOption, match="Choose a model"):
-        side_options(None, 0, "", side)
+        side_values({"model": None, "prompt": ""}, 0, side)
+
+
+def test_a_side_is_told_what_its_own_model_knows_of_the_pictures_and_conditions_of_the_tab(conditions, tmp_path):
+    photo, small = tmp_path / "photo.png", tmp_path / "small.png"
+    Image.new("RGB", (32, 24), "red").save(photo)
+    Image.new("RGB", (8, 8), "blue").save(small)
+    mask = map_to_text(Image.linear_gradient("L").point(lambda value: 255 * (value > 128)))
+    of_tab = {
+        "model": "mixes", "prompt": "a cat", "init_image": str(photo), "strength": 0.5, "init_mask": mask, "mask_blur": 2.0, "mask_padding": 0,
+        "mask_overlay": True, "cond_image": str(small), "cond_image_2": str(photo), "cond_mix": 0.25, "noise_level": 300, "depth_model": "some/one",
+        "negative_prompt": "a dog", "width": 0, "height": 0, "added.vae": "own", "size.original": "64x24",
+    }
+    side = {"prompt": "", "scheduler": "ddim", "num_steps": 5, "guidance_scale": 4.0}
+    same, plain, larger = (conditions.options(side_values(of_tab, 0, {**side, "model": name})) for name in ("", "words", "enlarges"))
+    assert (same.cond_image.size, same.cond_image_2.size, same.cond_mix, same.noise_level) == ((8, 8), (32, 24), 0.25, 300)
+    assert plain.cond_image is plain.cond_image_2 is plain.noise_level is None
+    # The upscaler's own noise level, and no second picture.
+    assert larger.cond_image.size == (8, 8) and larger.cond_image_2 is larger.noise_level is None
+    for one in (same, plain, larger):
+        assert one.init_image.size == (32, 24) and one.strength == 0.5 and one.init_mask is not None and one.mask_blur == 2 and one.negative_prompt == "a dog"
+        assert one.added.vae == "own" and one.depth_model == "" and not one.size.changed
+
+
+def test_the_page_sends_pictures_and_masks_with_comparisons_and_grids():
+    with gr.Blocks() as demo:
+        create_tab(FakeTextStudio())
+    for name in ("t2i", "pair", "grid"):
+        [run] = [block for block in demo.blocks.values() if block.elem_id == f"{name}-run"]
+        [inputs] = [fn.inputs for fn in demo.fns.values() if (run._id, "click") in fn.targets and len(fn.inputs) > 5]
+        sent = {block.elem_id for block in inputs}
+        assert {"t2i-init", "t2i-strength", "t2i-feather", "t2i-told-picture", "t2i-told-mix", "t2i-size-original", "t2i-added-loras"} <= sent
+        assert any(isinstance(block, gr.State) and block.value == "" for block in inputs)
 
 
 def test_both_runs_of_a_comparison_go_to_their_end_unless_stopped():
@@ -64,6 +114,7 @@ def test_both_runs_of_a_comparison_go_to_their_end_unless_stopped():
 def test_values_are_read_as_they_are_written():
     assert read_values("seed", "1, 2;3 ,") == [1, 2, 3] and read_values("guidance_scale", "1, 7.5") == [1.0, 7.5]
     assert read_values("prompt", "a\n\n b ") == ["a", "b"] and read_values("scheduler", ["ddim"]) == ["ddim"]
+    assert read_values("cond_mix", "0, 0.5") == [0, 0.5] and read_values("noise_level", "3") == [3]
     with pytest.raises(InvalidOption, match="whole numbers with commas"):
         read_values("num_steps", "5, ten")
 
