@@ -26,8 +26,16 @@
         <button type="button" class="ds-button" data-stream="x_t" aria-pressed="false">state <i>x</i><sub>t</sub></button>
       </div></div>
       <div class="ds-compare-chart"></div>
+      <p class="ds-compare-kinds"></p>
+      <div class="ds-compare-paths"><div></div><div></div></div>
     </div>
     <div class="ds-empty"></div>`;
+
+  // A flow's two scales add up to 1, those of a diffusion in squares; along log-SNR each kind has its own curves, whatever its schedule.
+  const kindOf = (steps) => (steps.every(({ signal, noise }) => Math.abs(signal + noise - 1) < 1e-3) ? "flow" : "diffusion");
+  const logistic = (value) => 1 / (1 + Math.exp(-value));
+  const scalesAt = { flow: (level) => [logistic(level / 2), logistic(-level / 2)], diffusion: (level) => [Math.sqrt(logistic(level)), Math.sqrt(logistic(-level))] };
+  const KINDS = { flow: ["a rectified flow (α + σ = 1)", "rectified flows (α + σ = 1)"], diffusion: ["a diffusion (α² + σ² = 1)", "diffusions (α² + σ² = 1)"] };
 
   Studio.compare = (element, props, watch) => {
     const root = element.querySelector(".ds-compare");
@@ -48,6 +56,9 @@
       height: 190, xLabel: "log-SNR   (noise on the left, picture on the right)", xName: "log-SNR", yLabel: "mean difference",
       onPick: (x) => { if (value) bar.go(Studio.nearest(value.meetings.map((m) => m.log_snr), x)); },
     });
+
+    const shared = { height: 190, xLabel: "log-SNR", onPick: (x) => { if (value) bar.go(Studio.nearest(value.meetings.map((m) => m.log_snr), x)); } };
+    const [scalesChart, shareChart] = [...part(".ds-compare-paths").children].map((box) => Studio.chart(box, shared));
 
     const frameOf = (film, step) => Studio.nearest(film.frames, step);
     const atEnd = () => stream === "x0_hat" && at === value.meetings.length - 1;
@@ -94,7 +105,7 @@
       paneOf("difference").querySelector(".ds-muted").textContent = `${percent(shown.mean)} on average`;
       part("[data-end=high]").textContent = percent(high);
       part(".ds-caption").textContent = `log-SNR ${meeting.log_snr.toFixed(2).replace("-", "−")}`;
-      chart.point(meeting.log_snr);
+      for (const one of [chart, scalesChart, shareChart]) one.point(meeting.log_snr);
       root.dataset.at = at;
     };
 
@@ -108,6 +119,33 @@
         series: [{ name: "difference", label: "difference", color: "var(--ds-accent)", x: levels, y: value.differences[stream].mean, marks: [] }, rug("a"), rug("b")],
         yDomain: [0, 1.1 * Math.max(0.01, ...value.differences[stream].mean)], label: "Mean difference of the two runs against log-SNR; click to go there",
       });
+    };
+
+    // Both runs on the axis of noise: the scales of either with a dot for each step, and how far either is.
+    const drawPaths = () => {
+      const levels = value.meetings.map((m) => m.log_snr), xDomain = [levels[0], levels.at(-1)], kinds = { a: kindOf(value.a.steps), b: kindOf(value.b.steps) };
+      const alike = kinds.a === kinds.b, fine = Array.from({ length: 81 }, (_, i) => xDomain[0] + (i / 80) * (xDomain[1] - xDomain[0]));
+      const curves = (alike ? ["a"] : ["a", "b"]).flatMap((side) => [["α", "signal"], ["σ", "noise"]].map(([letter, hue], which) => ({
+        name: `${hue}-${side}`, label: alike ? letter : `${letter} of ${side.toUpperCase()}`, color: `var(--ds-${hue})`, dash: side === "b", x: fine,
+        y: fine.map((level) => scalesAt[kinds[side]](level)[which]), marks: [],
+      })));
+      const dots = (side) => ({
+        name: side, label: `steps of ${side.toUpperCase()}`, color: cssColor[side], x: levels, y: levels.map(() => null),
+        marks: value[side].steps.flatMap(({ log_snr: x, signal, noise }) => [{ x, y: signal }, { x, y: noise }]),
+      });
+      const share = (side) => {
+        const { steps } = value[side], kept = steps.filter((step) => step.log_snr !== null), x = kept.map((step) => step.log_snr);
+        const y = kept.map((step) => step.index / Math.max(1, steps.length - 1));
+        return { name: side, label: `${side.toUpperCase()}, ${steps.length} steps`, color: cssColor[side], x, y, marks: x.map((at, i) => ({ x: at, y: y[i] })) };
+      };
+      scalesChart.update({
+        series: [...curves, dots("a"), dots("b")], xDomain, yDomain: [0, 1.02], yLabel: "signal α, noise σ",
+        label: "Signal and noise of both runs against log-SNR, a dot for each step",
+      });
+      shareChart.update({ series: [share("a"), share("b")], xDomain, yDomain: [0, 1.02], yLabel: "share of the run", label: "How far either run is at each log-SNR" });
+      const said = alike ? `Both are ${KINDS[kinds.a][1]}.` : `A is ${KINDS[kinds.a][0]}, B is ${KINDS[kinds.b][0]}.`;
+      part(".ds-compare-kinds").textContent = `${said} At one log-SNR the picture is buried as deep in either. Where the right curve is steep, steps lie close: the run looks more often.`;
+      root.dataset.kinds = `${kinds.a} ${kinds.b}`;
     };
 
     const load = async (next) => {
@@ -138,6 +176,7 @@
       bar.disable(false);
       bar.set(at);
       drawChart();
+      drawPaths();
       draw();
       root.dataset.meetings = next.meetings.length;
     };

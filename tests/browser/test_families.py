@@ -102,6 +102,23 @@ def test_what_only_some_families_can_be_told_is_there_for_them_alone_and_acts(pa
     page.fill("#grid-flow-shift textarea, #grid-flow-shift input", "1, 6")
     page.click("#grid-run")
     page.wait_for_selector("#grid-status >> text=Done: 2 pictures")
+    # A flow beside a diffusion, on the axis of noise.
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.wait_for_selector("#pair-stage .ds-compare[data-kinds='diffusion diffusion']")
+    field = page.locator("#pair-model-b input")
+    field.click()
+    field.fill(str(tmp_path / "sdxl"))
+    field.press("Enter")
+    for side, steps in (("a", 5), ("b", 4)):
+        page.locator(f"#pair-steps-{side} input").fill(str(steps))
+    page.click("#pair-run")
+    page.wait_for_selector("#pair-status >> text=Compared 5 with 4 steps")
+    page.wait_for_selector("#pair-stage .ds-compare[data-kinds='flow diffusion']")
+    assert "A is a rectified flow (α + σ = 1), B is a diffusion" in page.locator("#pair-stage .ds-compare-kinds").inner_text()
+    scales, share = (page.locator(f"#pair-stage .ds-compare-paths > div:nth-child({i}) svg") for i in (1, 2))
+    # Four curves, and a dot for signal and noise of each step that has both; where the first step is pure noise it lies beyond the axis.
+    assert scales.locator("path[d]:not([d=''])").count() == 4 and 16 <= scales.locator("circle:not(.ds-dot)").count() <= 18
+    assert share.locator("path[d]:not([d=''])").count() == 2 and share.locator(".ds-dot[visibility=visible]").count() == 2
     choose(page, "Denoising", "denoise", save_tiny_dit(tmp_path / "dit"))
     page.wait_for_selector("#denoise-guidance", state="visible")
     page.locator("#denoise-attention input").check()
