@@ -144,7 +144,7 @@
       });
       shareChart.update({ series: [share("a"), share("b")], xDomain, yDomain: [0, 1.02], yLabel: "share of the run", label: "How far either run is at each log-SNR" });
       const said = alike ? `Both are ${KINDS[kinds.a][1]}.` : `A is ${KINDS[kinds.a][0]}, B is ${KINDS[kinds.b][0]}.`;
-      part(".ds-compare-kinds").textContent = `${said} At one log-SNR the picture is buried as deep in either. Where the right curve is steep, steps lie close: the run looks more often.`;
+      part(".ds-compare-kinds").textContent = `${said} At one log-SNR both have the same ratio of signal to noise. Where the share of the run rises steeply, its steps lie close together.`;
       root.dataset.kinds = `${kinds.a} ${kinds.b}`;
     };
 

@@ -70,9 +70,14 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[Path]:
-    entries = 0
+    entries, seen = 0, set[str]()
     for folder in folders:
         for place, inner, names in os.walk(folder):
+            # A folder may lie in another one of them.
+            if os.path.realpath(place) in seen:
+                inner[:] = []
+                continue
+            seen.add(os.path.realpath(place))
             depth = len(Path(place).relative_to(folder).parts)
             inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in OWN) if depth < MAX_DEPTH else []
             entries += len(names)

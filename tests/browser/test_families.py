@@ -1,8 +1,12 @@
 """SDXL, Stable Diffusion 3 and DiT in the real app: a folder's path in the model field, a run, its steps, its words."""
 
-import pytest
+import json
 
-from tests.tiny_families import save_tiny_dit, save_tiny_refiner, save_tiny_sd3, save_tiny_sdxl
+import pytest
+import torch
+
+from tests.tiny_families import make_vae, save_tiny_dit, save_tiny_refiner, save_tiny_sd3, save_tiny_sdxl
+from tests.tiny_sd import save_tiny_sd
 from tests.tiny_told import save_tiny_depth, save_tiny_inpainting, save_tiny_unclip, save_tiny_upscaler
 
 
@@ -204,6 +208,55 @@ def test_models_are_told_pictures_and_the_stage_shows_what_they_were_told(page, 
         page.locator(f"#pair-steps-{side} input").fill(str(steps))
     page.click("#pair-run")
     page.wait_for_selector("#pair-status >> text=Compared 5 with 3 steps")
+
+
+def test_a_lora_an_embedding_and_a_vae_are_taken_from_the_menu_and_put_into_the_model(page, app_url, runs_root, tmp_path):
+    from safetensors.torch import save_file
+
+    from tests.models.test_added import in_kohyas_layout, lora_weights, pipeline_of
+
+    folder, shelf = save_tiny_sd(tmp_path / "sd"), runs_root / "shelf"
+    shelf.mkdir()
+    tags = {"ss_tag_frequency": json.dumps({"10_star": {"sks star": 10, "red": 2}})}
+    save_file(in_kohyas_layout(lora_weights(pipeline_of(folder), 1)), shelf / "starry.safetensors", metadata=tags)
+    save_file({"emb_params": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, shelf / "oddstyle.safetensors")
+    save_file(make_vae(9, norm_num_groups=8).state_dict(), shelf / "own-vae.safetensors")
+    save_file(lora_weights(pipeline_of(save_tiny_sdxl(tmp_path / "sdxl")), 1), shelf / "foreign.safetensors")
+
+    def take(label: str, place: str, name: str) -> None:
+        field = page.locator("#t2i-added-take input")
+        field.click()
+        page.locator(f"li[role=option][aria-label='{label}']:visible").click()
+        page.wait_for_function(f"document.querySelector('#t2i-added-{place} textarea, #t2i-added-{place} input').value.includes('{name}')")
+
+    def drawn(steps: int) -> str:
+        run(page, "t2i", steps)
+        return page.evaluate("document.querySelector('#t2i-stage .ds-pane[data-stream=x0_hat] canvas').toDataURL()")
+
+    page.goto(app_url)
+    choose(page, "Text to image", "t2i", folder)
+    page.wait_for_selector("#t2i-resident >> text=loaded when you press Generate")
+    page.fill("#t2i-prompt textarea", "a red oddstyle star")
+    plain = drawn(3)
+    page.locator("#t2i-added button").first.click()
+    take("LoRA: starry", "loras", "starry.safetensors")
+    page.wait_for_selector("#t2i-added-words >> text=starry: sks star, red")
+    assert drawn(4) != plain
+    page.wait_for_selector("#t2i-resident >> text=with starry 1")
+    take("Embedding: oddstyle", "embeddings", "oddstyle.safetensors")
+    drawn(5)
+    assert page.locator("#t2i-words .ds-piece", has_text="oddstyle").all_inner_texts() == ["oddstyle", "oddstyle_1"]
+    take("VAE: own-vae", "vae", "own-vae.safetensors")
+    drawn(6)
+    page.wait_for_selector("#t2i-resident >> text=with starry 1, oddstyle, own-vae")
+    # A weight of its own; then one of another family, of which the stage keeps its picture.
+    page.fill("#t2i-added-loras textarea", "starry -0.5")
+    drawn(7)
+    page.wait_for_selector("#t2i-resident >> text=with starry -0.5")
+    page.fill("#t2i-added-loras textarea", "foreign")
+    page.click("#t2i-run")
+    page.wait_for_selector("#t2i-status >> text=do not fit")
+    assert page.locator("#t2i-stage .ds-stage[data-kind=film]").count() == 1
 
 
 def told(page) -> list[str]:

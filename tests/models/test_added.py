@@ -148,6 +148,16 @@ def test_trigger_words_are_those_that_the_metadata_counts_most(studio, loras):
     assert Studio(public=True).shelf("lora") == []
 
 
+def test_a_file_in_a_folder_within_another_is_listed_once(loras, home, tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for place in (tmp_path, inner):
+        (place / f"of-{place.name}.safetensors").write_bytes(Path(loras["sd"]).read_bytes())
+    for folders in ([tmp_path, inner], [inner, tmp_path], [tmp_path, tmp_path]):
+        listed = [Path(file.path).stem for file in Studio(folders=folders).shelf("lora")]
+        assert sorted(listed) == sorted([f"of-{tmp_path.name}", "of-inner"])
+
+
 @pytest.mark.parametrize(("model", "file", "said"), [
     ("sdxl", "sd-kohya", "was taught to sd_v1, and .* its layers do not fit"), ("sd", "sdxl", "do not fit"), ("sd", "sd3", "do not fit"),
     ("sd3", "sd", "do not fit"),
