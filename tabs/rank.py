@@ -162,6 +162,12 @@ class Mover:
     pull: gr.Button
     status: gr.HTML
 
+# Who ranked last in this browser, and what: who comes back, or loads the page again, goes on there. The scripts may come after the page.
+REMEMBERED = """async (...given) => {
+  while (!window.Studio?.rankedAs) await new Promise((next) => setTimeout(next, 20));
+  return window.Studio.rankedAs(...given);
+}"""
+
 
 def create_tab(studio: RankingApi) -> None:
     """The components, handlers and wiring of the tab.
@@ -282,7 +288,9 @@ def wire_board(studio: RankingApi, board: gr.HTML, name: gr.Textbox, collection:
             return {board: to_stage({"error": str(error), "tasks": None}), collection: gr.skip()}
 
     board.submit(on_act, [name, collection, choose], [board, collection], trigger_mode="multiple", concurrency_id="rank", concurrency_limit=4, **PRIVATE)
-    gr.on([name.change, collection.input, choose.input], None, None, board, js="() => window.Studio.askForTasks()", **CHEAP)
+    gr.on([name.change, collection.input], None, [name, collection], board, js="(name, collection) => window.Studio.rankAs(name, collection)", **CHEAP)
+    choose.input(None, None, board, js="() => window.Studio.askForTasks()", **CHEAP)
+    gr.on(None, None, [name, collection], [name, collection], js=REMEMBERED, **CHEAP)
 
 
 def begin(studio: RankingApi) -> None:

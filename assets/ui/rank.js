@@ -33,6 +33,21 @@
   };
   const keepDraft = (name, draft) => { const { [name]: _, ...others } = drafts(); keepDrafts(draft ? { ...others, [name]: draft } : others); };
 
+  // --- who ranks what, in this browser: [name, collection]
+
+  const RANKER = "ds-ranker";
+  Studio.rankAs = (name, collection) => {
+    try { localStorage.setItem(RANKER, JSON.stringify([name, collection])); } catch { /* as above */ }
+    for (const board of boards) board.ask();
+  };
+  // As a page that opens sets the two fields; the menu of collections is filled with the first answer.
+  Studio.rankedAs = (name, collection) => {
+    let kept = null;
+    try { kept = JSON.parse(localStorage.getItem(RANKER)); } catch { /* as above */ }
+    if (!Array.isArray(kept) || !kept[1]) return [kept?.[0] ?? name, collection];
+    return [kept[0] ?? name, { __type__: "update", value: kept[1], choices: [["All", ""], [kept[1], kept[1]]] }];
+  };
+
   // --- the board's parts
 
   const make = (...given) => Studio.make(...given);
