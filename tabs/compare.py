@@ -20,7 +20,21 @@ from studio.models.controlnet_menu import CONTROLNETS
 from studio.models.device import Waiting
 from studio.options import SampleOptions, option_info
 from studio.process.schedulers import SCHEDULERS
-from studio.sampling.compare import GRIDS, MAX_CELLS, STRIPS, Cell, GridInfo, Meeting, common_axis, difference_maps, foretold_s, plan_grid, time_a_call
+from studio.sampling.compare import (
+    GRIDS,
+    LORAS,
+    MAX_CELLS,
+    STRIPS,
+    Cell,
+    GridInfo,
+    Meeting,
+    common_axis,
+    difference_maps,
+    foretold_s,
+    plan_grid,
+    time_a_call,
+    with_weights,
+)
 from studio.sampling.events import Finished
 from studio.sampling.export import labelled_grid, require_room_for_grid, save_png
 from studio.scratch import passing_folder
@@ -71,9 +85,11 @@ FIRST_TOLD: dict[str, str] = {
     "size.original": "256x256, 512x512, 1024x1024, 2048x2048", "size.crop": "0x0, 256x0, 0x256, 512x512", "size.target": "1024x1024, 1536x640, 640x1536",
     "texts.clip_skip": "0, 1, 2, 4", "texts.encoders": "clip_l clip_g t5, clip_l clip_g, t5", "refined.start": "0.6, 0.7, 0.8, 0.9",
     "aesthetic.score": "2, 4, 6, 8", "flow.shift": "1, 2, 3, 6", "skipped.scale": "0, 1.5, 3, 5",
-    "cond_mix": "0, 0.25, 0.5, 0.75, 1", "noise_level": "0, 20, 100, 300",
+    "cond_mix": "0, 0.25, 0.5, 0.75, 1", "noise_level": "0, 20, 100, 300", LORAS: "0, 0.5, 1",
 }
 FIRST_VALUES |= FIRST_TOLD
+# What is written is not the option itself.
+WRITTEN = {LORAS: "Weights of the first LoRA"}
 
 
 # --- two settings --------------------------------------------------------------------------------------------
@@ -253,7 +269,7 @@ def create_fields(shown: GridInfo) -> Controls:
         "num_steps": field(gr.Textbox, "num_steps", "Steps", max_lines=1, elem_id="grid-steps"),
         "prompt": field(gr.Textbox, "prompt", "Prompts, one a line", lines=3, max_lines=8, elem_id="grid-prompts"),
         **{
-            name: field(gr.Textbox, name, option_info(name).label, max_lines=1, elem_id=f"grid-{name.replace('.', '-').replace('_', '-')}")
+            name: field(gr.Textbox, name, WRITTEN.get(name) or option_info(name).label, max_lines=1, elem_id=f"grid-{name.replace('.', '-').replace('_', '-')}")
             for name in FIRST_TOLD
         },
     }
@@ -266,7 +282,8 @@ def wire_grid(studio: TextApi, panel: RunPanel, kind: gr.Radio, fields: Controls
     def cells_of(values: Values) -> list[Cell]:
         base = conditions.options({name: values[control] for name, control in of_tab.items()})
         chosen = GRIDS[values[kind]]
-        return plan_grid(values[kind], base, {name: read_values(name, values[fields[name]]) for name in (chosen.rows, chosen.columns)})
+        said = {name: read_values(name, values[fields[name]]) for name in (chosen.rows, chosen.columns)}
+        return plan_grid(values[kind], base, {name: with_weights(base, taken) if name == LORAS else taken for name, taken in said.items()})
 
     def on_kind(name: str) -> dict[Any, Any]:
         chosen = GRIDS[name]
@@ -299,14 +316,14 @@ def read_values(name: str, given: Any) -> list[Any]:
         return given
     if name == "prompt":
         return [line.strip() for line in given.splitlines() if line.strip()]
-    if of_some(name):
+    if of_some(name) and name != LORAS:
         return [told(name, part.strip()) for part in given.replace(";", ",").split(",") if part.strip()]
-    read = float if name == "guidance_scale" else int
+    read = float if name in ("guidance_scale", LORAS) else int
     try:
         return [read(part) for part in given.replace(";", ",").split(",") if part.strip()]
     except ValueError:
         kind = "numbers" if read is float else "whole numbers"
-        raise InvalidOption(f"Write {kind} with commas between them for {name.replace('_', ' ')}, but it is {given!r}.") from None
+        raise InvalidOption(f"Write {kind} with commas between them for {titled(name)}, but it is {given!r}.") from None
 
 
 def told(name: str, part: str) -> Any:
@@ -431,12 +448,16 @@ def curve_of(cells: list[Cell], pictures: Mapping[int, "Image.Image"]) -> dict[s
 def titled(option: str) -> str:
     if option == "control":
         return "scale of the unit"
+    if option == LORAS:
+        return "weight of the LoRA"
     if "." in option:
         return option_info(option).label.lower()
     return option.removeprefix("num_").replace("_", " ")
 
 
 def named(option: str, value: Any) -> str:
+    if option == LORAS:
+        return f"{value[0].weight:g}"
     if "." in option and isinstance(value, tuple):
         return " + ".join(value) if option_info(option).kind == "many" else written(option, value)
     if isinstance(value, tuple):

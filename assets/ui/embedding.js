@@ -144,7 +144,10 @@
       note.hidden = !value.note;
       note.textContent = value.note || "";
       head.hidden = !encoders.length && !value.note;
-      part(".ds-encoders").replaceChildren(...encoders.map((one) => encoderView(one, encoders.length === 1, opened)));
+      const views = encoders.map((one) => encoderView(one, encoders.length === 1, opened));
+      part(".ds-encoders").replaceChildren(...views);
+      // How many places one encoder alone fills stands beside the heading.
+      head.replaceChildren(head.firstChild, ...(views.length === 1 ? views[0].querySelectorAll(".ds-words-count") : []));
     };
     watch("value", receive);
     receive();

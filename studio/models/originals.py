@@ -124,6 +124,8 @@ OTHERS: tuple[tuple[str, str], ...] = (
     ("control_model.", "is a ControlNet: add it in the ControlNet tab, as a folder in diffusers' format"),
     ("double_blocks.", "is a Flux model, which the studio does not take"),
     ("joint_blocks.", "holds the transformer of Stable Diffusion 3 without its CLIP encoders: take the file that includes them"),
+    ("depth_model.", "is Stable Diffusion with depth, which diffusers does not read from one file: take the folder in diffusers' format"),
+    ("noise_augmentor.", "is Stable unCLIP, which diffusers does not read from one file: take the folder in diffusers' format"),
     (UNET, "holds a network that the studio does not know, or one without its text encoder"),
     ("down_blocks.", "is one network in diffusers' format: choose the whole model's folder"),
     ("encoder.down", "is a VAE: choose a model, and name the file under VAE"),

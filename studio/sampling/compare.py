@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from studio.additions import Lora
 from studio.errors import InvalidOption
 from studio.machine import require_ram
 from studio.options import SampleOptions
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from studio.sampling.trajectory import Trajectory
 
 __all__ = [
-    "Meeting", "common_axis", "difference_maps", "GRIDS", "STRIPS", "GridInfo", "Cell", "plan_grid", "network_calls", "time_a_call", "foretold_s", "MAX_CELLS",
+    "Meeting", "common_axis", "difference_maps", "GRIDS", "LORAS", "STRIPS", "GridInfo", "Cell", "plan_grid", "with_weights", "network_calls", "time_a_call",
+    "foretold_s", "MAX_CELLS",
 ]
 
 MAX_CELLS = 64
+# What a grid over the weight of a LoRA changes: all LoRAs together, of which the first has another weight.
+LORAS = "added.loras"
 # These ask the model twice a step, once of them at a trial state.
 TWO_CALLS = ("heun", "dpm2", "dpm2_ancestral")
 TRIAL_STEPS = 8
@@ -102,7 +106,7 @@ GRIDS: dict[str, GridInfo] = {
         ("size.original", "original size"), ("size.crop", "crop"), ("size.target", "target size"), ("texts.clip_skip", "CLIP layers skipped"),
         ("texts.encoders", "text encoders"), ("refined.start", "hand-over to the refiner"), ("aesthetic.score", "aesthetic score"),
         ("flow.shift", "shift of the flow"), ("skipped.scale", "skip-layer scale"), ("noise_level", "noise on what it is told"),
-        ("cond_mix", "mix of two pictures"),
+        ("cond_mix", "mix of two pictures"), (LORAS, "weight of the LoRA"),
     )},
 }
 
@@ -139,6 +143,14 @@ def plan_grid(kind: str, base: SampleOptions, values: Mapping[str, Sequence[Any]
         Cell(row=i, column=j, options=base.replaced({"num_images": 1, "record_attention": False, info.rows: row, info.columns: column}))
         for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns))
     ]
+
+
+def with_weights(base: SampleOptions, weights: Sequence[float]) -> list[tuple[Lora, ...]]:
+    """The LoRAs of a run, once for each weight of the first of them. Raises InvalidOption where there is none."""
+    if not base.added.loras:
+        raise InvalidOption("The grid changes the weight of the first LoRA: name one under LoRA, embeddings, VAE in the area Picture.")
+    first, *others = base.added.loras
+    return [(Lora(file=first.file, weight=weight), *others) for weight in weights]
 
 
 def network_calls(options: SampleOptions) -> float:

@@ -253,6 +253,8 @@ def test_every_kind_is_told_by_its_keys_and_shapes(kind):
     (["control_model.x"], "ControlNet"), (["encoder.down.0.x"], "is a VAE"), (["down_blocks.0.x"], "one network"),
     ([f"{UNET}joint_blocks.0.context_block.x"], "without its CLIP"), (["something.else"], "no model that the studio knows"),
     ([f"{UNET}input_blocks.1.0.x"], "without its text encoder"),
+    ([f"{UNET}input_blocks.1.0.x", "depth_model.model.x"], "Stable Diffusion with depth, which .* take the folder"),
+    ([f"{UNET}input_blocks.1.0.x", "noise_augmentor.data_mean", "embedder.model.x"], "Stable unCLIP, which .* take the folder"),
 ])
 def test_files_of_other_kinds_are_told_what_they_are_in_a_sentence(keys, said, tmp_path):
     path = tmp_path / "x.safetensors"

@@ -6,9 +6,11 @@ import time
 import pytest
 import torch
 
+from studio.additions import Lora
+from studio.conditions import Added
 from studio.errors import InvalidOption, UnknownName
 from studio.options import SampleOptions
-from studio.sampling.compare import MAX_CELLS, common_axis, difference_maps, foretold_s, network_calls, plan_grid, time_a_call
+from studio.sampling.compare import MAX_CELLS, common_axis, difference_maps, foretold_s, network_calls, plan_grid, time_a_call, with_weights
 from studio.sampling.events import StepDone, StepInfo
 from studio.sampling.trajectory import Trajectory
 
@@ -56,6 +58,17 @@ def test_a_grid_is_every_row_with_every_column():
     cells = plan_grid("seed_scale", SampleOptions(num_images=4, record_attention=True), {"seed": [3, 5], "guidance_scale": [1.0, 2.0, 4.0]})
     assert [(cell.row, cell.column) for cell in cells] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert cells[4].options == SampleOptions(seed=5, guidance_scale=2.0)
+
+
+def test_a_grid_over_a_loras_weight_changes_the_first_and_keeps_the_others():
+    base = SampleOptions(added=Added(loras=(Lora(file="a", weight=0.3), Lora(file="b", weight=0.7)), vae="own"))
+    cells = plan_grid("added_loras", base, {"seed": [1], "added.loras": with_weights(base, [0.0, -1.0])})
+    assert [[(lora.file, lora.weight) for lora in cell.options.added.loras] for cell in cells] == [[("a", 0), ("b", 0.7)], [("a", -1), ("b", 0.7)]]
+    assert all(cell.options.added.vae == "own" for cell in cells)
+    with pytest.raises(InvalidOption, match="name one under"):
+        with_weights(SampleOptions(), [1.0])
+    with pytest.raises(InvalidOption, match="weight of a LoRA"):
+        with_weights(base, [9.0])
 
 
 def test_a_grid_is_checked_before_it_starts():

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio.additions import Lora
+from studio.conditions import Added
 from studio.errors import InvalidOption
 from studio.media.maps import map_to_text
 from studio.models.families import FAMILIES
 from studio.options import SampleOptions
-from studio.sampling.compare import plan_grid
+from studio.sampling.compare import plan_grid, with_weights
 from studio.sampling.export import MARGIN
-from tabs.compare import compared, drawn, pair, read_values, side_values, told_apart
+from tabs.compare import compared, drawn, grid_shown, pair, read_values, side_values, told_apart
 from tabs.parts.conditions import create_conditions
 from tabs.text_to_image import create_tab
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
@@ -115,6 +117,9 @@ def test_values_are_read_as_they_are_written():
     assert read_values("seed", "1, 2;3 ,") == [1, 2, 3] and read_values("guidance_scale", "1, 7.5") == [1.0, 7.5]
     assert read_values("prompt", "a\n\n b ") == ["a", "b"] and read_values("scheduler", ["ddim"]) == ["ddim"]
     assert read_values("cond_mix", "0, 0.5") == [0, 0.5] and read_values("noise_level", "3") == [3]
+    assert read_values("added.loras", "0, -0.5; 1") == [0, -0.5, 1]
+    with pytest.raises(InvalidOption, match="numbers with commas between them for weight of the LoRA"):
+        read_values("added.loras", "style 0.5")
     with pytest.raises(InvalidOption, match="whole numbers with commas"):
         read_values("num_steps", "5, ten")
 
@@ -139,6 +144,13 @@ def test_a_grid_is_drawn_cell_by_cell_and_kept_as_one_picture():
         y, x = top + cell.row * (side + MARGIN), left + cell.column * (side + MARGIN)
         assert np.array_equal(sheet[y : y + side : 2, x : x + side : 2], picture)
     assert top > 20 and left > 40 and len(np.unique(sheet[:top])) > 2 and len(np.unique(sheet[:, :left])) > 2
+
+
+def test_columns_of_a_loras_weight_are_called_by_it():
+    base = replace(BASE, added=Added(loras=(Lora(file="style"), Lora(file="other"))))
+    cells = plan_grid("added_loras", base, {"seed": [1], "added.loras": with_weights(base, [0.0, 0.5])})
+    shown = grid_shown("added_loras", cells, {})
+    assert (shown["columns"], shown["column_name"]) == (["0", "0.5"], "weight of the LoRA")
 
 
 def test_a_stopped_grid_keeps_what_is_drawn():
