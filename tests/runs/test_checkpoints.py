@@ -1,6 +1,7 @@
 """Checkpoints that were damaged: found out before they are trusted, the newest good one taken, both named."""
 
 import json
+import shutil
 from contextlib import closing
 
 import pytest
@@ -25,14 +26,21 @@ def own_signals(monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the test's own Ctrl-C stays
 
 
-@pytest.fixture
-def cut(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """The folder of a run that was cut off after its fifth step: checkpoints of steps 2 and 4."""
-    with closing(ddpm.train(DDPMOptions(**SMALL, output=str(tmp_path / "cut")), progress=False)) as steps:
+    folder = tmp_path_factory.mktemp("trained") / "cut"
+    with closing(ddpm.train(DDPMOptions(**SMALL, output=str(folder)), progress=False)) as steps:
         for _ in range(5):
             next(steps)
-    assert [path.name for path in list_checkpoints(tmp_path / "cut")] == ["step-000001", "step-000003"]
-    return tmp_path / "cut"
+    assert [path.name for path in list_checkpoints(folder)] == ["step-000001", "step-000003"]
+    return folder
+
+
+@pytest.fixture
+def cut(trained, tmp_path):
+    """A copy of that run."""
+    return shutil.copytree(trained, tmp_path / "cut")
 
 
 @pytest.fixture(scope="module")
