@@ -68,9 +68,10 @@ def saved(folder: Path, name: str, image: Image.Image, kind: str, **options) -> 
 
 @measured
 def test_twelve_bombs_at_once_stay_within_the_memory_that_all_share(tmp_path):
-    bomb = saved(tmp_path, "bomb.png", Image.new("RGB", (7000, 7000), "red"), "PNG")
+    bomb = saved(tmp_path, "bomb.png", Image.new("RGB", (5000, 5000), "red"), "PNG")
     assert bomb.stat().st_size < 200_000
     [of] = peaks(12, bomb)
+    assert 12 * of["foretold"] > 2 * (DECODING_TOGETHER + 64 * MIB)
     assert of["results"] == [[1024, 1024]] * 12
     assert of["grown"] < DECODING_TOGETHER + 64 * MIB
 

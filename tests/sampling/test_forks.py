@@ -32,7 +32,8 @@ def apart(a, b):
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_fork_with_nothing_changed_is_the_run_and_so_is_a_fork_of_it(studio, scheduler):
-    run = whole(studio, scheduler=scheduler)
+    # Guided forks follow below.
+    run = whole(studio, scheduler=scheduler, guidance_scale=1.0)
     fork = drawn(studio.resume(run, 6))
     second = drawn(studio.resume(fork, 3))
     assert len(fork.steps) == 6 and len(second.steps) == 3

@@ -91,7 +91,7 @@ def test_inference_mode_does_not_leak_to_the_consumer(model):
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_x_t_is_made_of_x0_hat_and_eps_hat_at_every_step_of_every_scheduler(models, scheduler, clip):
     for model in models.values():
-        for step in run(model, scheduler=scheduler, clip_x0=clip)[0]:
+        for step in run(model, scheduler=scheduler, clip_x0=clip, num_steps=4)[0]:
             if math.isinf(step.sigma):
                 continue
             signal = 1 / math.sqrt(1 + step.sigma**2)
