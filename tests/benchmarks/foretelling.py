@@ -19,7 +19,8 @@ ROUNDS = 9
 def main() -> None:
     if CAN_MEASURE:
         print("| run | foretold, MiB | taken, MiB | ratio |\n|---|---|---|---|")
-        for options, (told, took) in zip(RUNS, foretold_and_measured(RUNS)):
+        for options in RUNS:
+            told, took = foretold_and_measured(**options)
             print(f"| {options} | {told / 2**20:.0f} | {took / 2**20:.0f} | {told / took:.2f} |", flush=True)
     print("\n| model | weighing, ms | a run of 10 steps, ms | ratio | counting a size for the first time, ms |\n|---|---|---|---|---|")
     for model in ("digits-ddpm", "toybox-ddpm", "toybox-sd"):

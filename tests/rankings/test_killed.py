@@ -1,16 +1,14 @@
 """What was acknowledged is there once, whenever the process that acknowledged it was killed."""
 
-import multiprocessing
 import os
 
 from sqlalchemy import func, select
 
 from studio.rankings import Ranking, open_rankings, open_tasks, submit
 from studio.rankings.schema import Annotator, Assignment, History, RankingRow
+from tests.copies import copies
 
 KILLS = 2
-# What an annotator's process imports, loaded once: the processes begin as copies of the one that did.
-LOADED = ["alembic.command", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite", "studio.rankings.submitting"]
 
 
 def annotate(folder, url, name, pipe):
@@ -25,10 +23,9 @@ def annotate(folder, url, name, pipe):
 
 def started(folder, url, name):
     """(the process, what it says)."""
-    copies = multiprocessing.get_context("forkserver")
-    copies.set_forkserver_preload(LOADED)
-    heard, said = copies.Pipe(duplex=False)
-    process = copies.Process(target=annotate, args=(folder, url, name, said))
+    context = copies()
+    heard, said = context.Pipe(duplex=False)
+    process = context.Process(target=annotate, args=(folder, url, name, said))
     process.start()
     said.close()
     return process, os.fdopen(os.dup(heard.fileno()))

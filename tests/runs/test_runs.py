@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from studio.errors import InvalidOption, UnknownName
-from studio.runs import Runs, read_events
+from studio.runs import Runs, queue, read_events
 from studio.runs.folder import write_state
 from studio.runs.processes import is_alive, process_start
+from tests.copies import Copy
 
 SMALL = {
     "data": "digits", "resolution": 8, "widths": "16,32", "attention_from": 5, "batch_size": 8, "checkpoint_every": 10, "sample_every": 0,
@@ -51,8 +53,9 @@ def whole(tmp_path):
     return tmp_path / "whole"
 
 
-# One story, since each start of a process loads torch anew.
-def test_runs_outlive_the_studio_that_started_them_queue_fail_stop_and_resume_and_a_killed_one_ends_in_the_very_same_weights(runs, whole):
+# One story, since each start of a process loads torch anew: that of the one that is killed does, the others are copies.
+def test_runs_outlive_the_studio_that_started_them_queue_fail_stop_and_resume_and_a_killed_one_ends_in_the_very_same_weights(runs, whole, monkeypatch):
+    monkeypatch.setattr(queue, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Copy}))
     starter = f"from studio.runs import Runs; Runs({str(runs.root)!r}).start('ddpm', {{**{SMALL!r}, 'steps': 60}}, name='killed')"
     subprocess.run([sys.executable, "-c", starter], check=True)
     nowhere = str(runs.root / "nothing" / "gone")

@@ -1,7 +1,6 @@
 """A run on several devices: two processes on the CPU, which talk to each other as those of several GPUs do."""
 
 import json
-import multiprocessing
 import os
 import re
 import subprocess
@@ -17,14 +16,10 @@ from studio.runs.folder import read_run, write_config
 from studio.runs.processes import environment, launcher
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.toybox.subject import example_pictures
+from tests.copies import copies
 from tests.tiny_sd import save_tiny_sd
 
 WITHIN_S = 120
-# What a process of a trainer imports, loaded once: the processes of the tests begin as copies of the one that did.
-LOADED = [
-    "accelerate", "diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.unets.unet_2d_condition",
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "torch._dynamo", "trainers.dreambooth", "transformers.models.clip.modeling_clip",
-]
 
 
 @pytest.fixture
@@ -46,9 +41,7 @@ class Together:
     def __init__(self, options):
         self.folder = prepared(options)
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        copies = multiprocessing.get_context("forkserver")
-        copies.set_forkserver_preload(LOADED)
-        self.processes = [copies.Process(target=take_part, args=(self.folder, rank, self.store.port)) for rank in range(2)]
+        self.processes = [copies().Process(target=take_part, args=(self.folder, rank, self.store.port)) for rank in range(2)]
         for process in self.processes:
             process.start()
 
