@@ -55,7 +55,8 @@ def verdict(better: np.ndarray, worse: np.ndarray, group: np.ndarray) -> dict[st
     low, high = interval(better > worse, group)
     note = ""
     if pairs < PAIRS_TO_TRUST or prompts < PROMPTS_TO_TRUST:
-        note = f"Too few to trust: {pairs} pairs of {prompts} prompts were held out, so the accuracy may be anything from {low:.0%} to {high:.0%}."
+        few = f"{pairs} pairs of {prompts} prompt{'' if prompts == 1 else 's'}"
+        note = f"Too few to trust: {few} were held out, so the accuracy may be anything from {low:.0%} to {high:.0%}."
     return {
         "accuracy": accuracy_of(better, worse), "low": low, "high": high, "pairs": pairs, "prompts": prompts, "calibration": calibration(better, worse),
         "note": note,
