@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.context import Context
 
+from tabs.parts.arguments import event_value
 from tabs.parts.stage import CHEAP
 
 __all__ = ["tick_while_shown", "when_first_shown"]
@@ -51,8 +52,8 @@ def tick_while_shown(seconds: float, function: Callable[..., Any], inputs: list[
     if tab is not None:
         tabs = tab.parent
 
-        def on_select(selected: gr.SelectData) -> Any:
-            return gr.Timer(active=selected.value == tab.label)
+        def on_select(selected: gr.EventData) -> Any:
+            return gr.Timer(active=event_value(selected, value=str)["value"] == tab.label)
 
         assert isinstance(tabs, gr.Tabs)
         tabs.select(on_select, None, timer, **CHEAP)

@@ -1,7 +1,9 @@
 """What a panel asks for when it is first shown, and while it is."""
 
 import gradio as gr
+import pytest
 
+from studio.errors import InvalidOption
 from tabs.parts.blocks import StudioBlocks
 from tabs.parts.showing import tick_while_shown, when_first_shown
 
@@ -49,8 +51,10 @@ def test_timers_run_for_the_selected_panel_alone():
     assert [timer.active for timer in timers] == [False, False]
     selects = of_event(demo, gr.Tabs, "select")
     for label, expected in (("First", [True, False]), ("Second", [False, True]), ("Elsewhere", [False, False])):
-        selected = gr.SelectData(None, {"index": 0, "value": label})
+        selected = gr.EventData(None, {"index": 0, "value": label})
         assert [fn.fn(selected).active for fn in selects] == expected
+    with pytest.raises(InvalidOption, match="must say value"):
+        selects[0].fn(gr.EventData(None, None))
     assert [fn.outputs for fn in selects] == [[timer] for timer in timers]
 
 
