@@ -53,6 +53,8 @@ def test_a_text_family_draws_scrubs_and_shows_its_words(page, app_url, tmp_path,
     pooled = words.locator(".ds-pooled:visible").all_inner_texts()
     assert [text.partition(":")[2].split()[0] for text in pooled] == {save_tiny_sdxl: ["48"], save_tiny_sd3: ["32", "48"]}[save]
     words.locator("summary").last.click()
+    # It is drawn when it is opened.
+    words.locator(".ds-encoder").last.locator(".ds-embedding-rows span").first.wait_for()
     rows = {save_tiny_sdxl: 16, save_tiny_sd3: words.locator(".ds-encoder").last.locator(".ds-embedding-rows span").count()}[save]
     assert words.locator(".ds-embedding-map canvas").last.evaluate("canvas => canvas.height") == rows > 8
 
