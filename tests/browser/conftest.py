@@ -1,9 +1,11 @@
 """A real Chromium on the real app. In CI a browser that cannot run is a failure; elsewhere it is a skip that says why."""
 
+import json
 import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +58,19 @@ def app_url(tmp_path_factory, runs_root):
     """The address of the studio as `python app.py` starts it."""
     with started(tmp_path_factory, DIFFUSION_STUDIO_RUNS=str(runs_root)) as address:
         yield address
+
+
+@pytest.fixture
+def no_run_left(runs_root):
+    """Whatever a test leaves running ends with it."""
+    yield
+    for path in runs_root.glob("*/state.json"):
+        state = json.loads(path.read_text())
+        if state.get("state") in ("starting", "running") and state.get("pid"):
+            try:
+                os.killpg(state["pid"], signal.SIGKILL)
+            except OSError:
+                continue
 
 
 @contextmanager

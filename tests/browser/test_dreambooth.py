@@ -1,10 +1,7 @@
 """The DreamBooth tab in a real browser, with real runs of a tiny random model: upload, train, reload, stop, resume, use, delete."""
 
-import json
-import os
 import re
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -56,19 +53,6 @@ def wait_for_state(page, *states):
 
 def steps(page):
     return int(page.get_attribute(STAGE, "data-step") or 0)
-
-
-@pytest.fixture
-def no_run_left(runs_root):
-    """Whatever a test leaves running ends with it."""
-    yield
-    for path in runs_root.glob("*/state.json"):
-        state = json.loads(path.read_text())
-        if state.get("state") in ("starting", "running") and state.get("pid"):
-            try:
-                os.killpg(state["pid"], signal.SIGKILL)
-            except OSError:
-                continue
 
 
 def test_five_pictures_are_taught_across_reload_stop_and_resume_and_the_subject_is_in_the_other_tab(tab, app_url, tiny_sd, runs_root, no_run_left):

@@ -1,26 +1,9 @@
 """The ReFL tab in a real browser, with a real run of a tiny random model: tune, watch, stop, compare, promote, rank blind."""
 
-import json
-import os
-import signal
 
-import pytest
 
 PATIENCE_MS = 400_000  # a run loads torch and diffusers in a process of its own
 STAGE = "#refl-stage .ds-follow"
-
-
-@pytest.fixture
-def no_run_left(runs_root):
-    """Whatever a test leaves running ends with it."""
-    yield
-    for path in runs_root.glob("*/state.json"):
-        state = json.loads(path.read_text())
-        if state.get("state") in ("starting", "running") and state.get("pid"):
-            try:
-                os.killpg(state["pid"], signal.SIGKILL)
-            except OSError:
-                continue
 
 
 def fill(page, name, value):
