@@ -27,9 +27,9 @@ from tabs.parts.following import (
     POLL_S,
     Followed,
     buttons_shown,
-    create_buttons,
     create_example,
     create_follow,
+    create_run_menu,
     estimate_line,
     follow_value,
     found,
@@ -231,10 +231,7 @@ def create_tab(studio: TrainingApi) -> None:
                 label="What training will see", visible=False, columns=8, height="auto", object_fit="contain", format="png", interactive=False,
                 elem_id="dreambooth-seen",
             )
-            with gr.Row(elem_classes="ds-run-row"):
-                run = unchecked(gr.Dropdown([], label="Run", elem_id="dreambooth-run", scale=0, min_width=220))
-                with gr.Column(scale=0, min_width=240):
-                    buttons = create_buttons("dreambooth")
+            run, buttons = create_run_menu("dreambooth")
             stage, address = create_follow("dreambooth-stage")
             others = create_results(studio, run)
     followed = Compared(run=run, buttons=buttons, stage=stage, address=address, others=others)

@@ -20,9 +20,9 @@ from tabs.parts.following import (
     POLL_S,
     Measured,
     buttons_shown,
-    create_buttons,
     create_example,
     create_follow,
+    create_run_menu,
     estimate_line,
     follow_value,
     found,
@@ -158,10 +158,7 @@ def create_tab(studio: TuningApi) -> None:
         with gr.Column(elem_classes="ds-controls"):
             form = create_form(studio)
         with gr.Column(elem_classes="ds-stage-column"):
-            with gr.Row(elem_classes="ds-run-row"):
-                run = unchecked(gr.Dropdown([], label="Run", elem_id="refl-run", scale=0, min_width=220))
-                with gr.Column(scale=0, min_width=240):
-                    buttons = create_buttons("refl")
+            run, buttons = create_run_menu("refl")
             watched = drawn_by("tuning", '<div class="ds-stage ds-tuning"></div>', elem_id="refl-watched")
             stage, address = create_follow("refl-stage")
             create_compare(studio, run)

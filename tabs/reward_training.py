@@ -20,7 +20,7 @@ from studio.runs import RunView
 from studio.runs.trainers.reward import RewardOptions
 from tabs.parts.api import RankingApi, ScoringApi, TrainingApi
 from tabs.parts.controls import Controls
-from tabs.parts.following import POLL_S, Measured, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
+from tabs.parts.following import POLL_S, Measured, buttons_shown, create_follow, create_run_menu, estimate_line, follow_value, found, newest, wire_buttons
 from tabs.parts.option_form import option_control, option_values
 from tabs.parts.panel import DEVICE
 from tabs.parts.showing import tick_while_shown, when_first_shown
@@ -93,10 +93,7 @@ def create_training(studio: Trains) -> None:
         with gr.Column(elem_classes="ds-controls"):
             form = create_form(studio)
         with gr.Column(elem_classes="ds-stage-column"):
-            with gr.Row(elem_classes="ds-run-row"):
-                run = unchecked(gr.Dropdown([], label="Run", elem_id="reward-run", scale=0, min_width=220))
-                with gr.Column(scale=0, min_width=240):
-                    buttons = create_buttons("reward")
+            run, buttons = create_run_menu("reward")
             measured = drawn_by("measured", '<div class="ds-stage ds-measured"></div>', elem_id="reward-measured")
             stage, address = create_follow("reward-stage")
     wire(studio, form, Measured(run=run, buttons=buttons, stage=stage, measured=measured, address=address))

@@ -15,11 +15,11 @@ from studio.runs.following import Curves
 from studio.runs.refl import GAP, BaseFacts, base_facts
 from tabs.parts.api import TrainingApi
 from tabs.parts.showing import when_first_shown
-from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage
+from tabs.parts.stage import CHEAP, drawn_by, full, said_in_a_sentence, to_stage, unchecked
 
 __all__ = [
-    "Buttons", "Followed", "Measured", "create_buttons", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example", "state_line",
-    "share_of", "state_of", "duration", "estimate_line", "found", "newest", "required", "POLL_S", "INVITATION",
+    "Buttons", "Followed", "Measured", "create_buttons", "create_run_menu", "wire_buttons", "buttons_shown", "create_follow", "follow_value", "create_example",
+    "state_line", "share_of", "state_of", "duration", "estimate_line", "found", "newest", "required", "POLL_S", "INVITATION",
 ]
 
 POLL_S = 2.0
@@ -235,6 +235,15 @@ def create_example(studio: TrainingApi, elem_id: str, name: str = DOMINO) -> Non
         return to_stage(followed(studio, example_named(name), address))
 
     when_first_shown(on_open_page, None, stage, **CHEAP)
+
+
+def create_run_menu(prefix: str) -> tuple[gr.Dropdown, Buttons]:
+    """The menu of runs, and beside it what is done with the chosen one."""
+    with gr.Row(elem_classes="ds-run-row"):
+        run = unchecked(gr.Dropdown([], label="Run", elem_id=f"{prefix}-run", scale=0, min_width=220))
+        with gr.Column(scale=0, min_width=240):
+            buttons = create_buttons(prefix)
+    return run, buttons
 
 
 def create_buttons(prefix: str) -> Buttons:
