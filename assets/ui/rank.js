@@ -38,7 +38,7 @@
   const RANKER = "ds-ranker";
   Studio.rankAs = (name, collection) => {
     try { localStorage.setItem(RANKER, JSON.stringify([name, collection])); } catch { /* as above */ }
-    for (const board of boards) board.ask();
+    Studio.askForTasks();
   };
   // As a page that opens sets the two fields; the menu of collections is filled with the first answer.
   Studio.rankedAs = (name, collection) => {
