@@ -28,6 +28,7 @@ from tabs.parts.page import PAGE
 from tabs.parts.queue import MAX_THREADS
 from tabs.parts.ready import make_ready_once_up
 from tabs.parts.receiving import receive_within, upload_room
+from tabs.parts.showing import run_timers_of
 from tabs.parts.sign_in import USERS_FILE, ask_for_user, signed_in
 from tabs.parts.visitors import MAX_VISITORS, keep_little
 from trainers.contrast import train_contrast
@@ -56,10 +57,11 @@ def create_app(studio: Studio) -> gr.Blocks:
     with StudioBlocks(title="Diffusion Studio", fill_width=True, delete_cache=(CLEAN_EVERY_S, KEEP_FILES_S)) as app:
         gr.HTML("<h1 class='ds-brand'>Diffusion Studio</h1><p class='ds-tagline'>See and steer how a diffusion model makes a picture.</p>")
         first = {}
-        with gr.Tabs(selected=OPENED):
+        with gr.Tabs(selected=OPENED) as tabs:
             for name, create_tab in TABS.items():
                 with gr.Tab(name, id=name):
                     first[name] = create_tab(studio)
+        run_timers_of(tabs)
         # The opened tab's model comes first.
         make_ready_once_up(studio, [press for name in sorted(first, key=OPENED.__ne__) if (press := first[name])])
         create_endpoints(studio)

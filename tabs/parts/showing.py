@@ -10,7 +10,7 @@ from gradio.context import Context
 from tabs.parts.arguments import event_value
 from tabs.parts.stage import CHEAP
 
-__all__ = ["tick_while_shown", "when_first_shown"]
+__all__ = ["run_timers_of", "tick_while_shown", "when_first_shown"]
 
 
 def when_first_shown(function: Callable[..., Any], inputs: set[Any] | None, outputs: Iterable[Any] | Any, **options: Any) -> Any:
@@ -45,18 +45,21 @@ def when_first_shown(function: Callable[..., Any], inputs: set[Any] | None, outp
 
 
 def tick_while_shown(seconds: float, function: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """Call the function every so many seconds, while the panel that is being written is the selected one."""
-    tab = outermost_tab(Context.block)
-    timer = gr.Timer(seconds, active=tab is None)
-    timer.tick(function, inputs, outputs, **CHEAP)
-    if tab is not None:
-        tabs = tab.parent
+    """Call the function every so many seconds, while the panel that is being written is the selected one (`run_timers_of` its tabs)."""
+    gr.Timer(seconds, active=outermost_tab(Context.block) is None).tick(function, inputs, outputs, **CHEAP)
 
-        def on_select(selected: gr.EventData) -> Any:
-            return gr.Timer(active=event_value(selected, value=str)["value"] == tab.label)
 
-        assert isinstance(tabs, gr.Tabs)
-        tabs.select(on_select, None, timer, **CHEAP)
+def run_timers_of(tabs: gr.Tabs) -> None:
+    """Of the timers in the panels of a page, those of the selected panel run. To be called when all panels are written."""
+    assert Context.root_block is not None
+    panels = {timer: tab.label for timer in Context.root_block.blocks.values() if isinstance(timer, gr.Timer) and (tab := outermost_tab(timer.parent))}
+
+    def on_select(selected: gr.EventData) -> dict[Any, Any]:
+        shown = event_value(selected, value=str)["value"]
+        return {timer: gr.Timer(active=label == shown) for timer, label in panels.items()}
+
+    if panels:
+        tabs.select(on_select, None, list(panels), **CHEAP)
 
 
 def outermost_tab(block: Any) -> gr.Tab | None:

@@ -5,20 +5,22 @@ import pytest
 
 from studio.errors import InvalidOption
 from tabs.parts.blocks import StudioBlocks
-from tabs.parts.showing import tick_while_shown, when_first_shown
+from tabs.parts.showing import run_timers_of, tick_while_shown, when_first_shown
 
 
 def page_of_two():
     """A page of two panels, the second with an area of its own; both ask for something when they are first shown, and tick."""
-    with StudioBlocks(analytics_enabled=False) as demo, gr.Tabs():
-        with gr.Tab("First"):
-            first = gr.Textbox("before", elem_id="first")
-            when_first_shown(lambda: "asked", None, first)
-            tick_while_shown(1.0, lambda text: text, [first], [first])
-        with gr.Tab("Second"), gr.Tabs(), gr.Tab("Area"):
-            number, text = gr.Number(3), gr.Textbox()
-            when_first_shown(lambda values: {text: f"{values[number]:g} asked"}, {number}, [text])
-            tick_while_shown(1.0, lambda text: text, [text], [text])
+    with StudioBlocks(analytics_enabled=False) as demo:
+        with gr.Tabs() as tabs:
+            with gr.Tab("First"):
+                first = gr.Textbox("before", elem_id="first")
+                when_first_shown(lambda: "asked", None, first)
+                tick_while_shown(1.0, lambda text: text, [first], [first])
+            with gr.Tab("Second"), gr.Tabs(), gr.Tab("Area"):
+                number, text = gr.Number(3), gr.Textbox()
+                when_first_shown(lambda values: {text: f"{values[number]:g} asked"}, {number}, [text])
+                tick_while_shown(1.0, lambda text: text, [text], [text])
+        run_timers_of(tabs)
     return demo, first, number, text
 
 
@@ -49,13 +51,14 @@ def test_timers_run_for_the_selected_panel_alone():
     demo, *_ = page_of_two()
     timers = [block for block in demo.blocks.values() if isinstance(block, gr.Timer)]
     assert [timer.active for timer in timers] == [False, False]
-    selects = of_event(demo, gr.Tabs, "select")
+    [select] = of_event(demo, gr.Tabs, "select")
     for label, expected in (("First", [True, False]), ("Second", [False, True]), ("Elsewhere", [False, False])):
         selected = gr.EventData(None, {"index": 0, "value": label})
-        assert [fn.fn(selected).active for fn in selects] == expected
+        changes = select.fn(selected)
+        assert [changes[timer].active for timer in timers] == expected
     with pytest.raises(InvalidOption, match="must say value"):
-        selects[0].fn(gr.EventData(None, None))
-    assert [fn.outputs for fn in selects] == [[timer] for timer in timers]
+        select.fn(gr.EventData(None, None))
+    assert select.outputs == timers
 
 
 def test_what_is_in_no_tab_is_shown_with_its_page():
