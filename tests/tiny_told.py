@@ -19,12 +19,12 @@ def widened(unet: Any, in_channels: int, **changes: Any) -> Any:
     return wide
 
 
-def save_tiny_inpainting(folder: Path, **scheduler: Any) -> str:
-    """Write a random StableDiffusionInpaintPipeline of 9 channels: 32x32 pictures, latents 4x8x8."""
+def save_tiny_inpainting(folder: Path, *, unet: dict[str, Any] | None = None, **scheduler: Any) -> str:
+    """Write a random StableDiffusionInpaintPipeline of 9 channels: 32x32 pictures, latents 4x8x8. unet: of its config what is otherwise."""
     from diffusers import StableDiffusionInpaintPipeline
 
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(save_tiny_sd(folder, scheduler=scheduler), safety_checker=None)
-    pipeline.unet = widened(pipeline.unet, 9)
+    pipeline.unet = widened(pipeline.unet, 9, **(unet or {}))
     pipeline.save_pretrained(folder)
     return str(folder)
 

@@ -20,10 +20,12 @@ from tests.tiny_sd import save_tiny_sd
 from tests.tiny_told import save_tiny_inpainting, save_tiny_xl_inpainting
 
 PROMPT = "a red star on a blue butterfly"
+# Of Stable Diffusion 2's network: linear layers around attention, and heads that grow in number with the width.
+LAYOUT_2 = {"use_linear_projection": True, "attention_head_dim": (2, 4)}
 # By name: how it is written, and the pipeline of diffusers. "sd2" predicts v.
 SAVERS = {
     "sd": (save_tiny_inpainting, "StableDiffusionInpaintPipeline"),
-    "sd2": (lambda folder: save_tiny_inpainting(folder, prediction_type="v_prediction"), "StableDiffusionInpaintPipeline"),
+    "sd2": (lambda folder: save_tiny_inpainting(folder, unet=LAYOUT_2, prediction_type="v_prediction"), "StableDiffusionInpaintPipeline"),
     "sdxl": (save_tiny_xl_inpainting, "StableDiffusionXLInpaintPipeline"),
     "sd-4": (save_tiny_sd, "StableDiffusionInpaintPipeline"), "sdxl-4": (save_tiny_sdxl, "StableDiffusionXLInpaintPipeline"),
 }
