@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from gradio_client import Client, handle_file
 
+from tests.browser.conftest import until_settled
+
 ROOT = Path(__file__).parents[2]
 DOMINO = sorted(str(path) for path in (ROOT / "assets" / "examples" / "domino").glob("*.png"))
 STAGE = "#dreambooth-stage .ds-follow"
@@ -99,6 +101,7 @@ def test_five_pictures_are_taught_across_reload_stop_and_resume_and_the_subject_
     assert tab.locator("#dreambooth-sheet tbody img").count() >= 8
 
     tab.get_by_role("tab", name="Text to image").click()
+    until_settled(tab)
     tab.click("#t2i-model input")
     tab.get_by_role("option", name="taught (DreamBooth run)").click()
     tab.fill("#t2i-prompt textarea", "a sks cat")

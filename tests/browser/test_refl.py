@@ -1,6 +1,6 @@
 """The ReFL tab in a real browser, with a real run of a tiny random model: tune, watch, stop, compare, promote, rank blind."""
 
-
+from tests.browser.conftest import until_settled
 
 PATIENCE_MS = 400_000  # a run loads torch and diffusers in a process of its own
 STAGE = "#refl-stage .ds-follow"
@@ -65,5 +65,6 @@ def test_a_model_is_tuned_watched_stopped_compared_promoted_and_ranked_blind(pag
     page.wait_for_selector("#refl-duel:has-text('nothing was ranked yet')")
 
     page.get_by_role("tab", name="Text to image").click()
+    until_settled(page)
     page.click("#t2i-model input")
     page.get_by_role("option", name="tuned-here, step 2 (promoted)").wait_for()
