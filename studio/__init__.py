@@ -7,9 +7,14 @@
 Importing this package is quick: torch is loaded when the first model is.
 """
 
-from studio.api import Studio
-from studio.errors import StudioError
-from studio.options import SampleOptions
-from studio.sampling.events import Finished, StepDone, StepInfo
+from studio.importing import safe_to_import
+
+# Before anything of the studio can import them.
+safe_to_import("diffusers", "transformers")
+
+from studio.api import Studio  # noqa: E402
+from studio.errors import StudioError  # noqa: E402
+from studio.options import SampleOptions  # noqa: E402
+from studio.sampling.events import Finished, StepDone, StepInfo  # noqa: E402
 
 __all__ = ["Studio", "SampleOptions", "StepDone", "StepInfo", "Finished", "StudioError"]
