@@ -25,26 +25,26 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def require_int(name: str, value: object, low: int, high: int) -> None:
-    """Refuse anything but a whole number from low to high, in a sentence."""
+    """Refuse anything but a whole number from low to high, in a sentence. Raises InvalidOption."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidOption(f"{name} must be a whole number from {low} to {high}, but it is {quoted(value)}.")
 
 
 def require_float(name: str, value: object, low: float, high: float) -> None:
-    """Refuse anything but a number from low to high, in a sentence; NaN is refused too."""
+    """Refuse anything but a number from low to high, in a sentence; NaN is refused too. Raises InvalidOption."""
     if not is_number(value) or not low <= value <= high:
         raise InvalidOption(f"{name} must be a number from {low:g} to {high:g}, but it is {quoted(value)}.")
 
 
 def require_text(name: str, value: object, most: int = MOST_CHARACTERS) -> None:
-    """Refuse anything but a text of at most `most` characters that can be written, in a sentence."""
+    """Refuse anything but a text of at most `most` characters that can be written, in a sentence. Raises InvalidOption."""
     # Half of a surrogate pair is a character for Python, and cannot be sent to anybody.
     if not isinstance(value, str) or len(value) > most or any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidOption(f"{name} must be a text of at most {most} characters, but it is {quoted(value)}.")
 
 
 def require_texts(name: str, value: object, most: int = 10_000) -> None:
-    """Refuse anything but a list of texts, in a sentence."""
+    """Refuse anything but a list of at most `most` texts, in a sentence. Raises InvalidOption."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > most:
         raise InvalidOption(f"{name} must be a list of texts, but it is {quoted(value)}.")
     for text in value:
@@ -52,7 +52,7 @@ def require_texts(name: str, value: object, most: int = 10_000) -> None:
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse anything but one of the choices, in a sentence."""
+    """Refuse anything but one of the choices, in a sentence. Raises InvalidOption."""
     known = list(choices)
     if not isinstance(value, str) or value not in known:
         raise InvalidOption(f"{name} must be one of {', '.join(filter(None, known))}, but it is {quoted(value)}.")

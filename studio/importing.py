@@ -22,6 +22,7 @@ class ReplacedModules(MetaPathFinder):
         self.names = names
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """As importlib asks it of every finder; None for any other package."""
         if name not in self.names:
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))

@@ -317,6 +317,7 @@ class ContrastRun:
     seed: int = option(0, "of the weights, the data order and the noise")
 
     def options(self) -> ContrastOptions:
+        """What train_contrast takes."""
         return ContrastOptions(**{name: value for name, value in vars(self).items() if name != "output"})
 
 

@@ -303,7 +303,7 @@ def ordered_sheet(data: Ranked, pairs: Sequence[Pair], rewards: Any) -> Any:
 
 
 def train(options: RewardOptions, *, progress: bool = True) -> Iterator[StepLog]:
-    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop."""
+    """Run (or resume) a training, one StepLog a step: see trainers.loop.run_loop. Raises InvalidOption."""
     if options.learns == "head" and options.fix_rate:
         raise InvalidOption("fix_rate is of the towers, which stay as they are anyway when the head alone learns; set it to 0.")
     yield from run_loop(RewardTask(options), progress=progress)

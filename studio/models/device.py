@@ -31,7 +31,9 @@ Item = TypeVar("Item")
 class Stop(Protocol):
     """Anything like threading.Event: a run ends after the step in which it is set."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

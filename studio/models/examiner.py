@@ -37,6 +37,7 @@ class Examiner(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * 16, 256), nn.SiLU(), nn.Linear(256, sum(map(len, ATTRIBUTES.values()))))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, sum of the attributes' names) logits of pictures (B, 3, 64, 64) in [-1, 1]; `split_logits` takes them apart."""
         return self.head(self.features(x))
 
 

@@ -35,7 +35,7 @@ def _named_base(source: str) -> str | None:
 
 
 def taught(pipeline: Any, source: str) -> Any:
-    """The base model's pipeline, with the weights in the folder put in or added, so that it costs no more than its base."""
+    """The base model's pipeline, with the weights in the folder put in or added, so that it costs no more than its base. Raises ModelUnavailable."""
     from safetensors import SafetensorError
 
     try:

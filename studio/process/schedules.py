@@ -184,7 +184,11 @@ def betas_from_alphas_cumprod(alpha_bar: Array) -> Array:
 
 
 def rescale_zero_terminal_snr(betas: Array) -> Array:
-    """Shift and stretch sqrt(alpha_bar) so that it ends at 0 and still starts where it did (Lin et al. 2023, alg. 1)."""
+    """Shift and stretch sqrt(alpha_bar) so that it ends at 0 and still starts where it did (Lin et al. 2023, arXiv:2305.08891, alg. 1).
+
+    Raises:
+        InvalidOption: a single timestep, or betas that are 0 throughout.
+    """
     root = np.sqrt(alphas_cumprod(betas))
     if len(root) == 1 or root[0] == root[-1]:
         raise InvalidOption(f"Zero terminal SNR needs at least 2 timesteps that differ, but there are {len(root)} from {root[0]:.4g} to {root[-1]:.4g}.")
@@ -304,7 +308,7 @@ def _strided(length: int, count: int, section: int) -> list[int]:
 
 
 def respace_betas(betas: Array, timesteps: Sequence[int]) -> Array:
-    """The betas of the process that visits only `timesteps`: it has the same alpha_bar at each of them."""
+    """The betas of the process that visits only `timesteps`: it has the same alpha_bar at each of them. Raises InvalidOption where they do not ascend."""
     kept = np.asarray(timesteps, dtype=int)
     # Between -1 and T, every timestep must be above the one before it.
     fenced = np.concatenate([[-1], kept, [len(betas)]])

@@ -63,7 +63,11 @@ class Format:
 # --- out and in ----------------------------------------------------------------------------------------------
 
 def export_rankings(rankings: "Rankings", format: str, path: Path, collection: str = "") -> int:
-    """Write a zip file; gives how many tasks it holds. Memory is bounded however many there are. Raises UnknownName, and as rankings.reading does."""
+    """Write a zip file; gives how many tasks it holds. Memory is bounded however many there are.
+
+    Raises:
+        UnknownName: no such format. InvalidOption: one that is only imported. And as rankings.reading does.
+    """
     chosen = format_of(format)
     if not chosen.file:
         raise InvalidOption(f"{chosen.label}: that is only imported; choose another format to export rankings.")

@@ -458,7 +458,7 @@ def read_options(path: str | Path | BinaryIO) -> SampleOptions:
 
 
 def read_picture(path: str | Path | BinaryIO) -> Parameters:
-    """The same, with the names of what AUTOMATIC1111's form says besides and the studio does not know."""
+    """The same, with the names of what AUTOMATIC1111's form says besides and the studio does not know. Raises as it does."""
     own, text = _read_text(path)
     if not own:
         return read_parameters(text)

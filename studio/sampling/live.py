@@ -23,7 +23,9 @@ Item = TypeVar("Item")
 class Switch(Protocol):
     """Anything like threading.Event that ends a run."""
 
-    def set(self) -> None: ...
+    def set(self) -> None:
+        """End the run."""
+        ...
 
 
 def freshest(events: Iterator[Item | Finished], stop: Switch, every_s: float = LIVE_EVERY_S) -> Iterator[Item | Finished]:

@@ -71,7 +71,7 @@ def kind_of(block: Any) -> Any:
 
 
 def conformed(name: str, value: Any, hint: Any) -> Any:
-    """The value, where it is of the kind. A number without a fraction counts as a whole one."""
+    """The value, where it is of the kind. A number without a fraction counts as a whole one. Raises InvalidOption, naming the kinds."""
     for kind in alternatives(hint):
         fits, taken = fitted(value, kind)
         if fits:

@@ -59,6 +59,7 @@ class StudioBlocks(OwnUploads):
         super().__init__(*args, **options)
 
     def queue(self, *args: Any, **options: Any) -> "StudioBlocks":
+        """Gradio's own, with the visitors' queue in front of it."""
         super().queue(*args, **options)
         self._queue = VisitorQueue(self._queue)
         # Looked up when somebody goes, as Gradio makes its queue before the page.

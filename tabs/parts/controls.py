@@ -162,7 +162,7 @@ def restored(controls: Controls, options: SampleOptions) -> dict[Any, Any]:
 
 
 def options_from(values: Mapping[str, Any]) -> SampleOptions:
-    """The one SampleOptions that a tab builds from its controls, by name; what is left empty is the model's own.
+    """The one SampleOptions that a tab builds from its controls, by name; what is left empty is the model's own. Raises InvalidOption.
 
     Strength and mask count only where there is a picture to start from; pictures are the paths of their files, the mask a PNG in a data URI.
     """

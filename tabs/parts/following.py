@@ -69,6 +69,7 @@ def share_of(view: RunView) -> float | None:
 
 
 def duration(seconds: float) -> str:
+    """In seconds, minutes or hours, as it is long."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -135,6 +136,7 @@ def followed(studio: TrainingApi, view: RunView, address: Callable[[Path], str],
 
 
 def state_of(view: RunView) -> str:
+    """The run's state, "example" for one that comes with the studio."""
     return "example" if view.example else view.state
 
 
@@ -165,6 +167,7 @@ def rounded(values: dict[str, list[float | None]]) -> dict[str, list[float | Non
 
 
 def found(studio: TrainingApi, name: str | None) -> RunView | None:
+    """The run of that name; None where there is none."""
     try:
         return studio.runs.read(name) if name else None
     except (UnknownName, InvalidOption):
@@ -247,6 +250,7 @@ def create_run_menu(prefix: str) -> tuple[gr.Dropdown, Buttons]:
 
 
 def create_buttons(prefix: str) -> Buttons:
+    """Stop, resume and delete, which asks before it does so."""
     with gr.Row(elem_classes="ds-press"):
         stop = gr.Button("Stop", interactive=False, size="sm", min_width=60, elem_id=f"{prefix}-stop")
         resume = gr.Button("Resume", interactive=False, size="sm", min_width=60, elem_id=f"{prefix}-resume")
@@ -297,6 +301,7 @@ def wire_buttons(studio: TrainingApi, buttons: Buttons, chosen: Any, outputs: li
 
 
 def required(name: str | None) -> str:
+    """The chosen name. Raises InvalidOption where none is."""
     if not name:
         raise InvalidOption("Choose a run first.")
     return name

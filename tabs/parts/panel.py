@@ -213,6 +213,7 @@ class RunPanel:
         return opened
 
     def on_file(self, path: str | None, session: Session, request: gr.Request) -> dict[Any, Any]:
+        """Take up a run file as the run on the stage, and of a kept picture its options."""
         with said_in_a_sentence():
             if path is None:
                 raise InvalidOption("No file was given; choose a run file, or a picture that was kept.")
@@ -235,6 +236,7 @@ class RunPanel:
         return {**values, **of_model, self.status: sentence}
 
     def on_keep(self, kind: str) -> Callable[[str, Session], Iterator[dict[Any, Any]]]:
+        """The handler that writes the run on the stage as a file of a kind: a key of KEEPERS."""
         label, write = KEEPERS[kind]
 
         def keep(stream: str, session: Session) -> Iterator[dict[Any, Any]]:
@@ -249,6 +251,7 @@ class RunPanel:
         return keep
 
     def on_open_step(self, session: Session, asked: gr.EventData) -> Iterator[dict[Any, Any]]:
+        """Decode the step that is looked at, in a turn of the device."""
         assert self.decoder is not None
         with said_in_a_sentence():
             step = event_value(asked, run=str, stream=str, index=int)

@@ -118,6 +118,7 @@ def title_of(trajectory: "Trajectory") -> str:
 
 
 def how_it_went(trajectory: "Trajectory", took_s: float) -> str:
+    """The line under the press after a run."""
     done, asked = len(trajectory.steps), trajectory.steps[0].num_steps
     if trajectory.complete:
         return f"Done: {done} steps in {took_s:.1f} s."

@@ -43,9 +43,11 @@ class Either:
         self.switch, self.own = switch, Event()
 
     def is_set(self) -> bool:
+        """Whether either is."""
         return self.switch.is_set() or self.own.is_set()
 
     def set(self) -> None:
+        """End this run alone."""
         self.own.set()
 
 

@@ -6,6 +6,7 @@
     control     controlled runs against StableDiffusionControlNetPipeline, a training step against a plain one, Canny in the page
     dreambooth  our DreamBooth step, with caches and without, against a plain one
     killing     a run killed twenty times against one left alone: identical weights?
+    acknowledging   the app killed two hundred times while two clients submit rankings: is what was acknowledged there, once?
     scrubbing   a step change of the stage in Chromium
     ranking     a database of 100,000 rankings, on SQLite and on PostgreSQL: next task, submission, agreement, export
     refl        an update of ReFL against the released loop: time and memory, gradient checkpointing off and on
@@ -19,8 +20,8 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = (
-    "sampling", "latent", "foretelling", "control", "dreambooth", "killing", "scrubbing", "pressing", "answering", "ranking", "refl", "rewards",
-    "starting",
+    "sampling", "latent", "foretelling", "control", "dreambooth", "killing", "acknowledging", "scrubbing", "pressing", "answering", "ranking", "refl",
+    "rewards", "starting",
 )
 
 

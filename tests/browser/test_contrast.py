@@ -4,8 +4,18 @@ import re
 
 import pytest
 
+from studio import Studio
+from tests.browser.conftest import served_panels
+
 STAGE = "#contrast-stage .ds-contrast"
 PATIENCE_MS = 240_000  # the first press loads torch and diffusers
+
+
+@pytest.fixture(scope="module")
+def app_url():
+    """The tab alone."""
+    with served_panels(Studio(), "One step or many") as address:
+        yield address
 
 
 @pytest.fixture

@@ -4,10 +4,20 @@ import re
 
 import pytest
 
+from studio import Studio
+from tests.browser.conftest import served_panels
+
 BOARD = "#rank-board .ds-rank"
 CARD = f"{BOARD} .ds-rank-card"
 ANOTHER = "([board, before]) => { const now = document.querySelector(board).dataset.assignment; return now && now !== before; }"
 COUNTED = "([line, words]) => document.querySelector(line).textContent.startsWith(words)"
+
+
+@pytest.fixture(scope="module")
+def app_url(tmp_path_factory):
+    """The tab alone, with the example's tasks."""
+    with served_panels(Studio(rankings_root=tmp_path_factory.mktemp("rankings")), "Rank") as address:
+        yield address
 
 
 def opened(page, app_url, name):
@@ -103,6 +113,8 @@ def test_who_loads_the_page_again_goes_on_as_who_they_were(board, page):
     page.locator("#rank-collection input").click()
     page.locator("ul[role=listbox] >> text=/tasks/").first.click()
     page.keyboard.press("Escape")
+    # What is on the board until then is not of the collection.
+    page.wait_for_function("board => JSON.parse(document.querySelector(board).dataset.of)[1]", arg=BOARD)
     page.locator(CARD).nth(1).focus()
     page.keyboard.press("2")
     page.wait_for_selector(f"{BOARD}[data-draft=studio]")

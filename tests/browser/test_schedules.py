@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio import Studio
 from studio.media.pictures import load_picture
 from studio.media.uploads import open_picture
 from studio.process.noising import NoiseOptions, noise_image, working_copy
+from tests.browser.conftest import served_panels
 
 STAGE = "#schedules-stage .ds-noiser"
 CANVAS = f"{STAGE} [data-stream=x_t] canvas"
 IS_ANOTHER = "([selector, key, before]) => document.querySelector(selector).dataset[key] !== before"
+
+
+@pytest.fixture(scope="module")
+def app_url(tmp_path_factory):
+    """The tab beside one other."""
+    with served_panels(Studio(runs_root=tmp_path_factory.mktemp("runs")), "Noise schedules", "Denoising") as address:
+        yield address
 
 
 def open_tab(page, app_url):
