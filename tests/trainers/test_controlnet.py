@@ -144,7 +144,7 @@ def test_the_second_stage_asks_for_the_map_again_within_its_window_alone(base, t
     assert (output.grad.abs().amax(dim=(1, 2, 3)) > 0).tolist() == [True, True, False, False]
     assert task._cycle(output, z_t, torch.tensor([500] * 4), hint) == 0
     losses = task.losses(task.network, torch.arange(4), torch.Generator().manual_seed(0), torch.device("cpu"))
-    assert 0 < losses.extra["cycle"] <= 1 and not any(weight.requires_grad for weight in task.parts["vae"].parameters())
+    assert 0 < losses.extra["cycle"] <= 1 and not any(weight.requires_grad for weight in task.base.vae.parameters())
 
 
 @pytest.mark.parametrize("map", ["toybox-edges", "toybox-segmentation", "toybox-depth"])
@@ -198,7 +198,7 @@ def test_pictures_with_conditioning_pictures_or_an_annotator_are_learned_from(ba
         asked = options(base, tmp_path / map, data=str(folder), map=map, steps=1, batch_size=2)
         assert len(list(train(asked, progress=False))) == 1
         task = ControlNetTask(asked)
-        assert task.maps.shape == (3, 32, 32, channels) and task.prompts == ["a star 0", "a star 1"]
+        assert task.kept["maps"].shape == (3, 32, 32, channels) and task.prompts == ["a star 0", "a star 1"]
     with pytest.raises(InvalidOption, match="must name its conditioning picture"):
         ControlNetTask(options(base, tmp_path, data=str(captioned_folder(tmp_path / "bare", conditioning=False)), map="given"))
 
@@ -214,7 +214,7 @@ def test_a_dataset_is_learned_from_by_the_names_of_its_columns(base, tmp_path, m
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or table)
     named = {"image_column": "photo", "conditioning_column": "sketch", "caption_column": "words"}
     task = ControlNetTask(options(base, tmp_path, data="someone/sketches", map="given", **named))
-    assert asked[0] == ("someone/sketches", "train[:12]") and task.maps.shape == (3, 32, 32, 1) and task.prompts == ["a star", "a heart", "a cat"]
+    assert asked[0] == ("someone/sketches", "train[:12]") and task.kept["maps"].shape == (3, 32, 32, 1) and task.prompts == ["a star", "a heart", "a cat"]
     with pytest.raises(InvalidOption, match="no column 'image'; its columns are photo"):
         ControlNetTask(options(base, tmp_path / "other", data="someone/sketches", map="canny"))
 
@@ -256,15 +256,15 @@ def test_every_preset_is_made_of_options():
 def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_the_card_says_so(tmp_path, monkeypatch):
     from trainers import steering
     from trainers.cards import controlnet_card
-    from trainers.dreambooth import load_parts
     from trainers.pipelines import save_network
+    from trainers.steered import load_base
     from trainers.steering import judge_controlnet
 
     # Enough steps for the base to draw what it is asked for.
     monkeypatch.setattr(steering, "STEPS", 6)
     monkeypatch.setattr(steering, "PAIRS", 2)
     name = "toybox-controlnet-canny"
-    save_network(make_controlnet(load_parts("toybox-sd")["unet"], 4), tmp_path)
+    save_network(make_controlnet(load_base("toybox-sd").network, 4), tmp_path)
     (tmp_path / "studio.json").write_text(json.dumps({"kind": "controlnet", "base": "toybox-sd", "annotators": ["toybox-edges", "canny"]}))
     quality = judge_controlnet(tmp_path, count=6)
     outline = quality["measured"]["F1 of the outline"]
