@@ -39,7 +39,7 @@ from studio.media.maps import aligned
 from studio.models.facts import STUDIO_FACTS
 from studio.models.latents import unscaled
 from studio.process.conversions import x0_from
-from studio.runs.trainers.controlnet import SCENE_MAPS, ControlNetOptions, check
+from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, SCENE_MAPS, ControlNetOptions, check
 from studio.runs.trainers.options import MOST_BYTES
 from studio.toybox import WORLDS, caption
 from trainers.captions import Captioned, Columns, draw_scenes, load_captioned, load_conditioning, toybox_scenes
@@ -249,7 +249,7 @@ def train(options: ControlNetOptions, *, progress: bool = True) -> Iterator[Step
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    run_program(ControlNetOptions, train, argv, description="Train a ControlNet.")
+    run_program(ControlNetOptions, train, argv, description="Train a ControlNet.", presets=CONTROLNET_PRESETS)
 
 
 if __name__ == "__main__":

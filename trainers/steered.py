@@ -123,7 +123,11 @@ class SteerableBase(ABC):
         if options.gradient_checkpointing:
             network.enable_gradient_checkpointing()
             net.enable_gradient_checkpointing()
-        return self.together(net.requires_grad_(True))
+        net.requires_grad_(True)
+        for part in self.without_effect(net):
+            # Several devices would wait for its gradients, which never come.
+            part.requires_grad_(False)
+        return self.together(net)
 
     def read_net(self, folder: Path | str) -> Any:
         """The ControlNet in a folder, float32, where the base lies. Raises InvalidOption where it is of another kind."""
@@ -137,6 +141,10 @@ class SteerableBase(ABC):
     @abstractmethod
     def new_net(self, options: ControlNetOptions, older: Any) -> Any:
         """A copy that adds nothing yet, of the shape of an older one where that is given. Raises InvalidOption."""
+
+    def without_effect(self, net: Any) -> tuple[torch.nn.Module, ...]:
+        """The parts of a ControlNet that nothing it adds depends on."""
+        return ()
 
     @abstractmethod
     def together(self, net: Any) -> "Steered":
@@ -316,6 +324,11 @@ class SD3Base(SteerableBase):
         if older is None:
             return make_joint_controlnet(self.network, options.layers)
         return make_joint_controlnet(self.network, older.config.num_layers, force_zeros=older.config.force_zeros_for_pooled_projection)
+
+    def without_effect(self, net: Any) -> tuple[torch.nn.Module, ...]:
+        # What the last block makes of the words is read by no other.
+        last = net.transformer_blocks[-1]
+        return last.attn.to_add_out, last.ff_context
 
     def together(self, net: Any) -> Steered:
         return SteeredTransformer(self.network, net)
