@@ -4,8 +4,9 @@
 
 Each step: latents z of pictures, noise to a timestep t, the copy reads z_t and the map and adds to the base's states, descend on the
 error of the base's answer (Zhang et al. 2023, arXiv:2302.05543). The copy's outputs go through convolutions that are zero at
-first, so that nothing is harmed at step 0; half of the captions are empty, so that what is not said is read off the map. Neither
-the base nor its encoder's activations get gradients. Latents, captions' states and maps are worked out once.
+first, so that nothing is harmed at step 0; half of the captions are empty, so that what is not said is read off the map. The base
+gets no gradients. Latents, captions' states and maps are worked out once. The answer is eps, v or a flow's velocity, as the base's is
+(trainers.noising); what is copied and how maps are read differs from family to family (trainers.steered).
 
 Sudden convergence: pictures are good throughout, and obedience to the map appears within a few hundred steps while the loss hardly
 moves. So at every sample point held-out maps are drawn, with their prompt and with an empty one, and measured
@@ -13,7 +14,7 @@ moves. So at every sample point held-out maps are drawn, with their prompt and w
 
 With cycle_weight the map is also read off the picture again (trainers.cycle), a second stage for a net that steers already.
 
-The result, <output>/model, is a ControlNetModel folder that plain diffusers loads.
+The result, <output>/model, is a ControlNetModel folder that plain diffusers loads; for Stable Diffusion 3 an SD3ControlNetModel.
 """
 
 import dataclasses
@@ -35,24 +36,24 @@ from studio.errors import InvalidOption
 from studio.files import written_aside
 from studio.media.images import grid, to_image
 from studio.media.maps import aligned
-from studio.models.controlnets import make_controlnet
 from studio.models.facts import STUDIO_FACTS
-from studio.models.latents import factor_of, told_residuals, unscaled
-from studio.models.prompts import penultimate
-from studio.process.conversions import NoiseLevel, x0_from
-from studio.runs.trainers.controlnet import SCENE_MAPS, ControlNetOptions, check
+from studio.models.latents import unscaled
+from studio.process.conversions import x0_from
+from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, SCENE_MAPS, ControlNetOptions, check
+from studio.runs.trainers.options import MOST_BYTES
 from studio.toybox import WORLDS, caption
-from trainers.captions import Captioned, Columns, draw_scenes, load_captioned, load_conditioning, token_ids, toybox_scenes
+from trainers.captions import Captioned, Columns, draw_scenes, load_captioned, load_conditioning, toybox_scenes
 from trainers.cycle import DISAGREEMENTS
-from trainers.dreambooth import at_once, load_parts
-from trainers.latent import encode_pictures, encode_texts
-from trainers.loop import Losses, StepLog, Task, min_snr_weights, run_loop, snr_of
+from trainers.dreambooth import at_once
+from trainers.latent import encode_pictures
+from trainers.loop import Losses, StepLog, Task, run_loop
 from trainers.pipelines import save_network
 from trainers.program import run_program
+from trainers.steered import SteerableBase, hints, load_base
 
 __all__ = ["ControlNetOptions", "draw_steered", "train"]
 
-WORDINGS, TEXTS_AT_ONCE = 2, 64
+WORDINGS = 2
 # Annotators whose maps a net of a kind reads as well.
 ALSO = {"toybox-edges": ("canny", "scribble"), "canny": ("toybox-edges",), "scribble": ("canny",)}
 
@@ -80,29 +81,26 @@ def columns_of(options: ControlNetOptions) -> Columns:
     return Columns(image=options.image_column, caption=options.caption_column, conditioning=options.conditioning_column)
 
 
-def hints(maps: Tensor) -> Tensor:
-    """(B, 3, H, W) float32 in [0, 1] of maps (B, H, W, 3 or 1) uint8."""
-    return (maps.movedim(-1, 1).float() / 255).expand(-1, 3, -1, -1)
-
-
 # --- what is computed once -----------------------------------------------------------------------------------
 
-def prepare(options: ControlNetOptions, parts: dict[str, Any]) -> dict[str, Tensor]:
-    """latents (N, C, h, w), maps (N, H, W, 3 or 1) uint8, features (U, L, D) of the U different captions, the empty one first, which (N, WORDINGS);
-    of XL pooled (U, P) besides.
+def prepare(options: ControlNetOptions, base: SteerableBase) -> dict[str, Tensor]:
+    """latents (N, C, h, w), maps (N, H, W, 3 or 1) uint8, which (N, WORDINGS) of the U different captions, the empty one first; and what the base keeps of
+    maps, N rows, and of captions, U rows.
 
-    Read from <output>/cache where an earlier start of the run has left it.
+    Read from <output>/cache where an earlier start of the run has left it. Raises InvalidOption.
     """
-    path = Path(options.output) / "cache" / f"{_fingerprint(options, parts)}.safetensors"
+    path = Path(options.output) / "cache" / f"{_fingerprint(options, base)}.safetensors"
     if path.is_file():
         return load_file(path)
     data = load_captioned(options.data, options.resolution, limit=options.data_limit, seed=options.seed, columns=columns_of(options))
     rng = np.random.default_rng(options.seed)
     place: dict[str, int] = {"": 0}
     which = torch.tensor([[place.setdefault(data.caption(i, rng if k else None), len(place)) for k in range(WORDINGS)] for i in range(len(data))])
+    require_room_for_captions(base, len(place))
+    maps = torch.from_numpy(np.ascontiguousarray(maps_of(options, data)))
     prepared = {
-        "latents": encode_pictures(parts["vae"], data, at_once(options.resolution)), "maps": torch.from_numpy(np.ascontiguousarray(maps_of(options, data))),
-        "which": which, **read_captions(parts, list(place)),
+        "latents": encode_pictures(base.vae, data, at_once(options.resolution)), "maps": maps, "which": which, **base.read_maps(maps),
+        **base.read_captions(list(place)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
@@ -110,25 +108,22 @@ def prepare(options: ControlNetOptions, parts: dict[str, Any]) -> dict[str, Tens
     return prepared
 
 
-def read_captions(parts: dict[str, Any], texts: list[str]) -> dict[str, Tensor]:
-    """features (N, L, D) float16 of captions, and of XL pooled (N, P), as the pipelines feed them."""
-    if "text_encoder_2" not in parts:
-        return {"features": encode_texts(parts["text_encoder"], parts["tokenizer"], texts)}
-    states, pooled = [], []
-    for i in range(0, len(texts), TEXTS_AT_ONCE):
-        ids = [token_ids(parts[name], texts[i : i + TEXTS_AT_ONCE]) for name in ("tokenizer", "tokenizer_2")]
-        first, second = (penultimate(parts[name], told, parts[name].device) for name, told in zip(("text_encoder", "text_encoder_2"), ids))
-        states.append(torch.cat([first[0], second[0]], dim=-1).to("cpu", torch.float16))
-        pooled.append(second[1].to("cpu", torch.float16))
-    return {"features": torch.cat(states), "pooled": torch.cat(pooled)}
+def require_room_for_captions(base: SteerableBase, count: int) -> None:
+    """Refuse more different captions than memory holds the states of: T5's of one take 2 MiB. Raises InvalidOption."""
+    needed = count * sum(tensor.nbytes for tensor in base.read_captions([""]).values())
+    if needed > MOST_BYTES:
+        raise InvalidOption(
+            f"What the text encoders of {base.name!r} say of {count:,} different captions takes {needed / 2**30:,.0f} GiB of memory, and at most "
+            f"{MOST_BYTES >> 30} GiB are given; choose a smaller data_limit."
+        )
 
 
-def _fingerprint(options: ControlNetOptions, parts: dict[str, Any]) -> str:
+def _fingerprint(options: ControlNetOptions, base: SteerableBase) -> str:
     """Of all that the cache depends on: the data options and the frozen weights."""
     columns = dataclasses.astuple(columns_of(options))
     digest = hashlib.sha256(json.dumps([options.data, options.map, options.resolution, options.data_limit, options.seed, columns]).encode())
-    for name in (name for name in ("vae", "text_encoder", "text_encoder_2") if name in parts):
-        for tensor in parts[name].state_dict().values():
+    for part in base.read_by:
+        for tensor in part.state_dict().values():
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -148,70 +143,25 @@ def held_out(options: ControlNetOptions) -> tuple[list[str], np.ndarray]:
 
 @torch.no_grad()
 def draw_steered(
-    parts: dict[str, Any], net: Any, prompts: list[str], maps: np.ndarray, *, resolution: int, num_steps: int, guidance_scale: float, seed: int,
+    base: SteerableBase, net: Any, prompts: list[str], maps: np.ndarray, *, resolution: int, num_steps: int, guidance_scale: float, seed: int,
 ) -> np.ndarray:
-    """(N, H, W, 3) uint8 by plain diffusers: a picture for each prompt and map (N, H, W, 3) uint8, picture i from seed + i."""
-    pipeline, drawn = _steered_pipeline(parts, net), []
+    """(N, H, W, 3) uint8 by plain diffusers: a picture for each prompt and map (N, H, W, 3) uint8, picture i from seed + i. net: None = the base alone."""
+    pipeline, drawn = base.pipeline(net), []
+    pipeline.set_progress_bar_config(disable=True)
     for group in torch.arange(len(prompts)).split(at_once(resolution)):
         chosen = group.tolist()
-        drawn.append(pipeline(
-            [prompts[i] for i in chosen], image=hints(torch.from_numpy(maps[chosen].copy())).to(pipeline.device), height=resolution, width=resolution,
-            num_inference_steps=num_steps, guidance_scale=guidance_scale, generator=[torch.Generator().manual_seed(seed + i) for i in chosen],
-            output_type="np",
-        ).images)
+        shown = {} if net is None else base.shown(hints(torch.from_numpy(maps[chosen].copy())).to(pipeline.device))
+        # Some pipelines draw the latents of maps from the VAE's posterior with nobody's seed.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + chosen[0])
+            drawn.append(pipeline(
+                [prompts[i] for i in chosen], **shown, height=resolution, width=resolution, num_inference_steps=num_steps, guidance_scale=guidance_scale,
+                generator=[torch.Generator().manual_seed(seed + i) for i in chosen], output_type="np",
+            ).images)
     return (np.concatenate(drawn) * 255).round().astype(np.uint8)
 
 
-def _steered_pipeline(parts: dict[str, Any], net: Any) -> Any:
-    """A quiet pipeline of diffusers of the base's parts and a net; nothing is copied."""
-    from diffusers import StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
-
-    its = {name: part for name, part in parts.items() if name != "process"}
-    if "text_encoder_2" in parts:
-        pipeline = StableDiffusionXLControlNetPipeline(**its, controlnet=net, add_watermarker=False)
-    else:
-        pipeline = StableDiffusionControlNetPipeline(**its, controlnet=net, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 # --- the task ------------------------------------------------------------------------------------------------
-
-class _Steered(torch.nn.Module):
-    """The base with the copy that steers it; only the copy learns. One forward pass, so that accelerate wraps it whole."""
-
-    def __init__(self, unet: Any, net: Any):
-        super().__init__()
-        self.unet, self.net = unet, net
-
-    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, hint: Tensor, pooled: Tensor | None = None) -> Tensor:
-        told: dict[str, Any] = {"encoder_hidden_states": text, "return_dict": False}
-        if pooled is not None:
-            height, width = hint.shape[-2:]
-            ids = torch.tensor([[height, width, 0, 0, height, width]], device=z_t.device, dtype=pooled.dtype)
-            told["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids.expand(len(z_t), -1)}
-        residuals = self.net(z_t, t, controlnet_cond=hint, **told)
-        # What the base's encoder makes needs no gradient, so torch builds its graph from the first residual on.
-        return self.unet(z_t, t, **told, **told_residuals((*residuals[0], residuals[1])))[0]
-
-
-def make_network(options: ControlNetOptions, parts: dict[str, Any]) -> _Steered:
-    """The base and its copy. Raises InvalidOption where the ControlNet to go on from was made for another base."""
-    from diffusers import ControlNetModel
-
-    unet = parts["unet"].requires_grad_(False)
-    net = make_controlnet(unet, factor_of(parts["vae"]))
-    if options.start:
-        older = ControlNetModel.from_pretrained(options.start, use_safetensors=True, torch_dtype=torch.float32)
-        try:
-            net.load_state_dict(older.state_dict())
-        except RuntimeError as error:
-            raise InvalidOption(f"The ControlNet in {options.start!r} was made for another model than {options.base!r}.") from error
-    if options.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-        net.enable_gradient_checkpointing()
-    return _Steered(unet, net.requires_grad_(True))
-
 
 class ControlNetTask(Task):
     """Latents, maps, captions' states, and the copy that learns to steer."""
@@ -220,51 +170,45 @@ class ControlNetTask(Task):
         check(options)
         self.options = options
         torch.manual_seed(options.seed)
-        self.parts = load_parts(options.base)
-        prepared = prepare(options, self.parts)
-        self.latents, self.maps, self.features, self.which = (prepared[name] for name in ("latents", "maps", "features", "which"))
-        self.pooled = prepared.get("pooled")
-        self.size = len(self.latents)
-        self.process = self.parts["process"]
-        self.network = make_network(options, self.parts)
+        self.base = load_base(options.base)
+        self.base.require_fit(options)
+        self.kept = prepare(options, self.base)
+        self.network = self.base.steered(options)
+        self.size = len(self.kept["latents"])
+        self.noising = self.base.noising(options)
         self.seen: dict[str, float] = {}
         self.prompts, self.wanted = held_out(options) if options.sample_every else ([], np.zeros(0))
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:
-        options, process, num_timesteps = self.options, self.process, self.process.config.num_train_timesteps
-        z = self.latents[indices].float()
-        t = torch.randint(num_timesteps, (len(z),), generator=generator)
+        options, base, kept, noising = self.options, self.base, self.kept, self.noising
+        z = kept["latents"][indices].float()
+        t = noising.draw(len(z), generator)
         noise = torch.randn(z.shape, generator=generator)
         wording = torch.randint(WORDINGS, (len(z),), generator=generator)
         dropped = torch.rand(len(z), generator=generator) < options.caption_drop
-        said = self.which[indices, wording].masked_fill(dropped, 0)
-        told = [kept[said].float().to(device) for kept in (self.features, self.pooled) if kept is not None]
-        z, t, noise, hint = (tensor.to(device) for tensor in (z, t, noise, hints(self.maps[indices]).contiguous(memory_format=torch.channels_last)))
+        said = kept["which"][indices, wording].masked_fill(dropped, 0)
+        text, *pooled = (one.to(device) for one in base.told(kept, said))
+        hint = base.hint(kept, indices, self.network.net).contiguous(memory_format=torch.channels_last)
+        z, t, noise, hint = (tensor.to(device) for tensor in (z, t, noise, hint))
 
-        kind = process.config.prediction_type
-        target = noise if kind == "epsilon" else process.get_velocity(z, noise, t)
-        z_t = process.add_noise(z, noise, t).contiguous(memory_format=torch.channels_last)
-        output = network(z_t, t, told[0], hint, *told[1:]).float()
-        losses = (output - target).square().mean(dim=(1, 2, 3))
-        snr = snr_of(process.alphas_cumprod, t)
-        weights = min_snr_weights(kind, snr, options.min_snr_gamma, options.min_snr_offset) if options.min_snr_gamma else 1.0
-        descend = (losses * weights).mean()
+        z_t = noising.noised(z, noise, t).contiguous(memory_format=torch.channels_last)
+        output = network(z_t, t, text, hint, *pooled).float()
+        losses = (output - noising.target(z, noise, t)).square().mean(dim=(1, 2, 3))
+        descend, t_share = (losses * noising.weights(t)).mean(), t / noising.num_timesteps
         if not options.cycle_weight:
-            return Losses(descend=descend, each=losses, t_share=t / num_timesteps)
-        cycle = self._cycle(output, z_t, t, hint)
-        return Losses(descend=descend + options.cycle_weight * cycle, each=losses, t_share=t / num_timesteps, extra={"cycle": cycle})
+            return Losses(descend=descend, each=losses, t_share=t_share)
+        cycle = self._cycle(output, z_t, t, hints(kept["maps"][indices]).to(device))
+        return Losses(descend=descend + options.cycle_weight * cycle, each=losses, t_share=t_share, extra={"cycle": cycle})
 
-    def _cycle(self, output: Tensor, z_t: Tensor, t: Tensor, hint: Tensor) -> Tensor:
+    def _cycle(self, output: Tensor, z_t: Tensor, t: Tensor, maps: Tensor) -> Tensor:
         """How much the maps differ from what is read off the pictures that the answers imply, where t lies in the window; 0 where none does."""
-        process, vae = self.process, self.parts["vae"]
-        inside = t < self.options.cycle_end * process.config.num_train_timesteps
+        noising, vae = self.noising, self.base.vae
+        inside = t < self.options.cycle_end * noising.num_timesteps
         if not inside.any():
             return output.new_zeros(())
-        alpha_bar = process.alphas_cumprod.to(t.device)[t[inside]].view(-1, 1, 1, 1)
-        level = NoiseLevel(timestep=0.0, alpha=alpha_bar.sqrt(), sigma=(1 - alpha_bar).sqrt())
-        x0 = x0_from(process.config.prediction_type, output[inside], z_t[inside], level)
+        x0 = x0_from(noising.kind, output[inside], z_t[inside], noising.level(t[inside]))
         pictures = vae.decode(unscaled(x0, vae), return_dict=False)[0].float()
-        return DISAGREEMENTS[self.options.map](((pictures + 1) / 2).clamp(0, 1), hint[inside])
+        return DISAGREEMENTS[self.options.map](((pictures + 1) / 2).clamp(0, 1), maps[inside])
 
     # --- looking on, and the result
 
@@ -284,7 +228,7 @@ class ControlNetTask(Task):
         """(N, H, W, 3) uint8: a picture for each held-out map."""
         options = self.options
         return draw_steered(
-            self.parts, network.net, prompts, self.wanted, resolution=options.resolution, num_steps=options.validation_steps, guidance_scale=guidance_scale,
+            self.base, network.net, prompts, self.wanted, resolution=options.resolution, num_steps=options.validation_steps, guidance_scale=guidance_scale,
             seed=1000,
         )
 
@@ -305,7 +249,7 @@ def train(options: ControlNetOptions, *, progress: bool = True) -> Iterator[Step
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    run_program(ControlNetOptions, train, argv, description="Train a ControlNet.")
+    run_program(ControlNetOptions, train, argv, description="Train a ControlNet.", presets=CONTROLNET_PRESETS)
 
 
 if __name__ == "__main__":

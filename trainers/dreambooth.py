@@ -41,22 +41,18 @@ __all__ = ["DreamBoothOptions", "train"]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PARTS = ("unet", "vae", "text_encoder")
-# What Stable Diffusion XL reads a prompt with besides.
-SECOND = ("text_encoder_2", "tokenizer_2")
 
 
 # --- the base model ------------------------------------------------------------------------------------------
 
 def load_parts(name: str) -> dict[str, Any]:
-    """{"unet", "vae", "text_encoder", "tokenizer", "scheduler", "process"} of a StableDiffusionPipeline, of XL "text_encoder_2" and "tokenizer_2" besides;
-    float32, frozen, on the GPU if there is one."""
+    """{"unet", "vae", "text_encoder", "tokenizer", "scheduler", "process"} of a StableDiffusionPipeline; float32, frozen, on the GPU if there is one."""
     from diffusers import DDPMScheduler
 
     from studio.models.loading import load_text_model
 
     pipeline = load_text_model(name, own_device(), dtype=torch.float32).pipeline  # type: ignore[attr-defined]
-    names = (*PARTS, "tokenizer", "scheduler", *(name for name in SECOND if hasattr(pipeline, name)))
-    parts = {part: getattr(pipeline, part) for part in names}
+    parts = {part: getattr(pipeline, part) for part in (*PARTS, "tokenizer", "scheduler")}
     return {**parts, "process": DDPMScheduler.from_config(pipeline.scheduler.config)}
 
 

@@ -28,12 +28,11 @@ from studio.runs.trainers.controlnet import ControlNetOptions
 from studio.runs.trainers.dreambooth import DreamBoothOptions, RunCost
 from studio.runs.trainers.refl import ReFLOptions
 from trainers.command_line import parse_options
-from trainers.controlnet import make_network as control_network
-from trainers.controlnet import read_captions
 from trainers.costs import PASSING, PROCESS_GIB, START_S, passes_of, timed
 from trainers.dreambooth import PARTS, at_once, class_pictures, load_parts, make_network, prompt_inputs
 from trainers.refl_estimate import estimate as estimate_tuning
 from trainers.reward_estimate import RewardOptions, estimate_reward
+from trainers.steered import load_base
 
 __all__ = ["estimate", "estimate_control"]
 
@@ -74,32 +73,34 @@ def estimate_control(options: ControlNetOptions) -> RunCost:
 
     The time is that of the start, of encoding the pictures once, of the steps, and of the pictures drawn during training. Raises InvalidOption.
     """
-    parts = load_parts(options.base)
-    network = control_network(replace(options, gradient_checkpointing=False), parts)
-    unet, side = parts["unet"], options.resolution
-    shape, device = (options.batch_size, unet.config.in_channels, *[side // factor_of(parts["vae"])] * 2), unet.device
-    told = [kept.float().to(device).expand(options.batch_size, *kept.shape[1:]) for kept in read_captions(parts, [""]).values()]
-    hint = torch.zeros(options.batch_size, 3, side, side, device=device)
+    base, side, rows = load_base(options.base), options.resolution, torch.zeros(options.batch_size, dtype=torch.long)
+    base.require_fit(options)
+    network, device = base.steered(replace(options, gradient_checkpointing=False)), base.device
+    shape = (options.batch_size, base.vae.config.latent_channels, *[side // factor_of(base.vae)] * 2)
+    maps = torch.zeros(1, side, side, 1, dtype=torch.uint8)
+    kept = {"maps": maps, **base.read_maps(maps), **base.read_captions([""])}
+    text, *pooled = (one.to(device) for one in base.told(kept, rows))
+    hint = base.hint(kept, rows, network.net).to(device)
 
     def forward() -> Tensor:
         precision = options.mixed_precision
         with torch.autocast(device.type, PRECISIONS[precision]) if precision in PRECISIONS else nullcontext():
-            return network(torch.zeros(shape, device=device), torch.ones(len(hint), dtype=torch.long, device=device), told[0], hint, *told[1:])
+            return network(torch.zeros(shape, device=device), torch.ones(len(hint), dtype=torch.long, device=device), text, hint, *pooled)
 
     forward_s, passes = timed(forward), 2 + options.gradient_checkpointing
     together = min(options.data_limit, at_once(side))
-    encoding_s = timed(lambda: parts["vae"].encode(torch.zeros(together, 3, side, side, device=device)).latent_dist.mean) * options.data_limit / together
-    # Both the net and the other half of the base go back; the base's encoder does not.
+    encoding_s = timed(lambda: base.vae.encode(torch.zeros(together, 3, side, side, device=device)).latent_dist.mean) * options.data_limit / together
+    # Both the net and what of the base comes after its first residual go back.
     steps_s = forward_s * passes * options.steps * options.accumulation
     drawn = (options.steps // options.sample_every if options.sample_every else 0) * options.validation_samples * options.validation_steps
-    weights = sum(weight.numel() for part in parts.values() if isinstance(part, torch.nn.Module) for weight in part.parameters())
+    weights = sum(weight.numel() for part in base.parts.values() if isinstance(part, torch.nn.Module) for weight in part.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     state = 4 * (weights + trained) + trained * (4 + 8 + (4 if options.ema_decay else 0))
     # Latents in half precision and maps, kept beside.
-    data = options.data_limit * (2 * math.prod(shape[1:]) + side**2 * (1 if options.map in GREY_MAPS else 3))
+    data = options.data_limit * (2 * base.encodings * math.prod(shape[1:]) + side**2 * (1 if options.map in GREY_MAPS else 3))
     activations = kept_for_backward(network, forward, checkpointing=options.gradient_checkpointing)
     return RunCost(
-        seconds=START_S + encoding_s + steps_s + drawn * (passes_of(options.validation_guidance) + 1) * forward_s / options.batch_size,
+        seconds=START_S + base.encodings * encoding_s + steps_s + drawn * (passes_of(options.validation_guidance) + 1) * forward_s / options.batch_size,
         memory_gib=PASSING * (state + activations) / 2**30 + data / 2**30 + PROCESS_GIB, trained_parameters=trained,
     )
 

@@ -28,7 +28,7 @@ from studio.toybox import Scene, caption
 from studio.units import ControlUnit
 from trainers.captions import draw_scenes, toybox_scenes
 from trainers.controlnet import draw_steered
-from trainers.dreambooth import draw, load_parts
+from trainers.steered import SteerableBase, load_base
 
 __all__ = ["CONTRADICTED", "MEASURES", "TWO_UNITS", "judge_controlnet"]
 
@@ -54,16 +54,16 @@ def judge_controlnet(folder: Path, count: int = 200) -> dict[str, Any]:
 
     The sheets that its card shows, and a map for its code, are written into the folder; that of two units only where the nets of both are there.
     """
-    kind, parts, net = _loaded(folder)
+    kind, base, net = _loaded(folder)
     scenes = toybox_scenes(SEED, count, "held_out")
     renders, maps, told = draw_scenes(scenes, RESOLUTION), _maps(kind, scenes), {"num_steps": STEPS, "resolution": RESOLUTION}
     prompts = [caption(scene) for scene in scenes]
-    steered = draw_steered(parts, net, prompts, maps, guidance_scale=GUIDANCE, seed=SEED, **told)
-    empty = draw_steered(parts, net, [""] * count, maps, guidance_scale=1.0, seed=SEED, **told)
-    plain = np.stack([np.asarray(one) for one in draw(parts, prompts, [SEED + i for i in range(count)], guidance_scale=GUIDANCE, **told)])
+    steered = draw_steered(base, net, prompts, maps, guidance_scale=GUIDANCE, seed=SEED, **told)
+    empty = draw_steered(base, net, [""] * count, maps, guidance_scale=1.0, seed=SEED, **told)
+    plain = draw_steered(base, None, prompts, maps, guidance_scale=GUIDANCE, seed=SEED, **told)
     Image.fromarray(maps[0]).save(folder / MAP)
     shown = {
-        "empty_prompt": empty, "full_prompt": steered, "ceiling_autoencoder": _through(parts["vae"], renders),
+        "empty_prompt": empty, "full_prompt": steered, "ceiling_autoencoder": _through(base.vae, renders),
         "ceiling_render": renders.movedim(1, -1).numpy(),
     }
     measured = {name: {who: _mean(measure, pictures, maps) for who, pictures in shown.items()} for name, measure in MEASURES[kind].items()}
@@ -72,40 +72,36 @@ def judge_controlnet(folder: Path, count: int = 200) -> dict[str, Any]:
     return {
         "kind": kind, "maps": count, "measured": measured,
         "prompts": {name: _right(pictures, scenes) for name, pictures in (("with_control", steered), ("without", plain), ("empty_prompt", empty))},
-        "contradicted": _contradict(parts, net, kind, scenes[:BESIDE], folder / CONTRADICTED), **_two_units(folder / TWO_UNITS),
-        **_before(folder, kind, parts, prompts, maps),
+        "contradicted": _contradict(base, net, kind, scenes[:BESIDE], folder / CONTRADICTED), **_two_units(folder / TWO_UNITS),
+        **_before(folder, kind, base, prompts, maps),
     }
 
 
-def _before(folder: Path, kind: str, parts: dict[str, Any], prompts: list[str], maps: np.ndarray) -> dict[str, Any]:
+def _before(folder: Path, kind: str, base: SteerableBase, prompts: list[str], maps: np.ndarray) -> dict[str, Any]:
     """{"before": figures} of the net that a second stage went on from; as they were kept where that is no longer there, {} where there was none."""
-    from diffusers import ControlNetModel
-
     facts = model_facts(folder)
     if "before" not in facts:
         return {}
     if not Path(facts["before"]).is_dir():
         kept = read_object(folder / "quality.json") or {}
         return {"before": kept["before"]} if "before" in kept else {}
-    net = ControlNetModel.from_pretrained(facts["before"], torch_dtype=torch.float32).eval().to(parts["unet"].device, memory_format=torch.channels_last)
+    net = base.read_net(facts["before"]).to(memory_format=torch.channels_last)
     told = {"num_steps": STEPS, "resolution": RESOLUTION, "seed": SEED}
     pictures = {
-        "empty_prompt": draw_steered(parts, net, [""] * len(maps), maps, guidance_scale=1.0, **told),
-        "full_prompt": draw_steered(parts, net, prompts, maps, guidance_scale=GUIDANCE, **told),
+        "empty_prompt": draw_steered(base, net, [""] * len(maps), maps, guidance_scale=1.0, **told),
+        "full_prompt": draw_steered(base, net, prompts, maps, guidance_scale=GUIDANCE, **told),
     }
     return {"before": {name: {who: _mean(measure, drawn, maps) for who, drawn in pictures.items()} for name, measure in MEASURES[kind].items()}}
 
 
-def _loaded(folder: Path) -> tuple[str, dict[str, Any], Any]:
-    """What its maps show, the parts of its base, and the net."""
-    from diffusers import ControlNetModel
-
+def _loaded(folder: Path) -> tuple[str, SteerableBase, Any]:
+    """What its maps show, its base, and the net."""
     facts = model_facts(folder)
-    parts = load_parts(facts["base"])
-    net = ControlNetModel.from_pretrained(folder, torch_dtype=torch.float32).eval().to(parts["unet"].device)
-    for network in (net, parts["unet"]):
+    base = load_base(facts["base"])
+    net = base.read_net(folder)
+    for network in (net, base.network):
         network.to(memory_format=torch.channels_last)
-    return facts["annotators"][0], parts, net
+    return facts["annotators"][0], base, net
 
 
 def _maps(kind: str, scenes: list[Any]) -> np.ndarray:
@@ -131,17 +127,17 @@ def _right(pictures: np.ndarray, scenes: list[Any]) -> dict[str, float]:
 
 # --- a map and a prompt that contradict each other -------------------------------------------------------------
 
-def _contradict(parts: dict[str, Any], net: Any, kind: str, scenes: list[Scene], sheet: Path) -> dict[str, float]:
+def _contradict(base: SteerableBase, net: Any, kind: str, scenes: list[Scene], sheet: Path) -> dict[str, float]:
     """Each map beside the prompt of another scene, with another object in another place: how well the map is obeyed still, and what the prompt gets.
 
     The sheet: maps; what is drawn with their own prompts; with the others' prompts; what these prompts give without control.
     """
     others = [_other(scene, scenes[i - len(scenes) // 2]) for i, scene in enumerate(scenes)]
     maps, told = _maps(kind, scenes), {"num_steps": STEPS, "resolution": RESOLUTION, "guidance_scale": GUIDANCE}
-    against = draw_steered(parts, net, [caption(scene) for scene in others], maps, seed=SEED, **told)
+    against = draw_steered(base, net, [caption(scene) for scene in others], maps, seed=SEED, **told)
     few = slice(0, min(SHOWN, len(scenes)))
-    along = draw_steered(parts, net, [caption(scene) for scene in scenes[few]], maps[few], seed=SEED, **told)
-    alone = np.stack([np.asarray(one) for one in draw(parts, [caption(scene) for scene in others[few]], [SEED + i for i in range(few.stop)], **told)])
+    along = draw_steered(base, net, [caption(scene) for scene in scenes[few]], maps[few], seed=SEED, **told)
+    alone = draw_steered(base, None, [caption(scene) for scene in others[few]], maps[few], seed=SEED, **told)
     rows = np.concatenate([maps[few], along, against[few], alone])
     to_image(grid(rows, few.stop, gap=2)).save(sheet)
     right, of_map = _right(against, others), _right(against, scenes)

@@ -6,7 +6,10 @@ from pathlib import Path
 from studio.models.catalogue import ASSETS
 from studio.models.facts import model_facts
 
-__all__ = ["CONTROLNETS", "ControlNetInfo", "control_info", "is_controlnet"]
+__all__ = ["CONTROLNETS", "NET_CLASSES", "ControlNetInfo", "control_info", "is_controlnet"]
+
+# The classes of diffusers that are ControlNets here.
+NET_CLASSES = ("ControlNetModel", "SD3ControlNetModel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ def control_info(name: str) -> ControlNetInfo:
 
 
 def is_controlnet(folder: Path) -> bool:
-    """Whether the folder holds a ControlNetModel. Raises DamagedFile."""
+    """Whether the folder holds a ControlNet, by its config. Raises DamagedFile."""
     from studio.files import read_object
 
-    return (read_object(folder / "config.json") or {}).get("_class_name") == "ControlNetModel"
+    return (read_object(folder / "config.json") or {}).get("_class_name") in NET_CLASSES

@@ -14,15 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.errors import ModelUnavailable, StudioError
+from studio.errors import InvalidOption, ModelUnavailable, StudioError
 from studio.models.conditioning import Conditioning
-from studio.models.controlnet_menu import CONTROLNETS, ControlNetInfo, control_info
+from studio.models.controlnet_menu import CONTROLNETS, NET_CLASSES, ControlNetInfo, control_info
 from studio.models.loading import pick_device, pick_dtype, resolve
 from studio.models.memory import estimate_gib
 from studio.models.sources import READING_FAILS, is_single_file, why_not
 from studio.models.tracing import Traced
 
-__all__ = ["ControlNet", "JointControlNet", "estimated_control_gib", "load_controlnet", "make_controlnet", "require_fit_for"]
+__all__ = [
+    "ControlNet", "JointControlNet", "estimated_control_gib", "joint_hint", "joint_residuals", "load_controlnet", "make_controlnet", "make_joint_controlnet",
+    "require_fit_for",
+]
 
 # What a ControlNet and the UNet that it adds to must have in common, and how a sentence calls it.
 SHARED = {
@@ -146,24 +149,40 @@ class JointControlNet(ControlNet):
             # It was made without patches of its own, and is lent the model's.
             self.network.pos_embed = self.network._get_pos_embed_from_transformer(model.network).to(self.network.device, self.network.dtype)
         z, _ = model.posterior(2 * maps - 1)
-        vae = model.vae.config
-        shift = 0.0 if config.force_zeros_for_pooled_projection else vae.shift_factor or 0.0
-        return ((z - shift) * vae.scaling_factor).to(self.network.device, self.network.dtype)
+        return joint_hint(z, model.vae, config).to(self.network.device, self.network.dtype)
 
     def residuals(self, x_t: Tensor, t: float, hint: Tensor, told: Conditioning) -> tuple[Tensor, ...]:
         """What it adds at x_t (B, C, h, w) and t: (B, N, D) each. hint: (B, C, h, w)."""
         assert told.text is not None and told.pooled is not None
-        dtype, config = hint.dtype, self.network.config
-        pooled = told.pooled.to(dtype)
-        answers: Any = self.network(
-            hidden_states=x_t.to(dtype), controlnet_cond=hint, timestep=torch.full((len(x_t),), t, device=x_t.device),
-            encoder_hidden_states=None if config.joint_attention_dim is None else told.text.to(dtype),
-            pooled_projections=torch.zeros_like(pooled) if config.force_zeros_for_pooled_projection else pooled, return_dict=False,
-        )[0]
-        return tuple(answers)
+        dtype, times = hint.dtype, torch.full((len(x_t),), t, device=x_t.device)
+        return joint_residuals(self.network, x_t.to(dtype), times, told.text.to(dtype), told.pooled.to(dtype), hint)
 
     def make_ready(self, x_t: Tensor, hint: Tensor, told: Conditioning) -> None:
         """Nothing to be made: it has no graphs."""
+
+
+def joint_hint(latents: Tensor, vae: Any, config: Any) -> Tensor:
+    """Latents (B, C, h, w) of maps, not yet scaled, as the SD3ControlNetModel of this config is told them. Inference and training alike.
+
+    Those that get no pooled prompt, InstantX's, get latents without the VAE's shift too: one entry of the config says both, in
+    diffusers' StableDiffusion3ControlNetPipeline as here.
+    """
+    shift = 0.0 if config.force_zeros_for_pooled_projection else vae.config.shift_factor or 0.0
+    return (latents - shift) * vae.config.scaling_factor
+
+
+def joint_residuals(network: Any, x_t: Tensor, t: Tensor, text: Tensor, pooled: Tensor, hint: Tensor) -> tuple[Tensor, ...]:
+    """What a SD3ControlNetModel adds, (B, N, D) a block of its own, told as its config wants it. Inference and training alike.
+
+    Args:
+        x_t, hint: (B, C, h, w). t: (B,), 0 to 1000. text: (B, L, D). pooled: (B, P).
+    """
+    config = network.config
+    answers: Any = network(
+        hidden_states=x_t, controlnet_cond=hint, timestep=t, encoder_hidden_states=None if config.joint_attention_dim is None else text,
+        pooled_projections=torch.zeros_like(pooled) if config.force_zeros_for_pooled_projection else pooled, return_dict=False,
+    )[0]
+    return tuple(answers)
 
 
 def require_fit_for(net: ControlNet, model: Any) -> None:
@@ -216,6 +235,44 @@ def make_controlnet(unet: Any, factor: int) -> Any:
     return net
 
 
+# What of a SD3Transformer2DModel is copied, beside its first blocks.
+JOINT_COPIED = ("pos_embed", "time_text_embed", "context_embedder")
+
+
+def make_joint_controlnet(transformer: Any, num_layers: int = 0, *, force_zeros: bool = False) -> Any:
+    """An SD3ControlNetModel that begins as the first blocks of a SD3Transformer2DModel, and adds nothing yet.
+
+    It differs from diffusers' `from_transformer`, which writes the copy's number of layers into the transformer's own config, asks for one more
+    channel beside the map, as inpainting wants, and leaves an entry on by which pipelines tell zeros for the pooled prompt and unshifted maps,
+    however the copy was trained.
+
+    Args:
+        num_layers: blocks copied, from the first on; 0 = half of them. The last has no way on for the words, so it cannot be one of them.
+        force_zeros: whether the copy is told zeros for the pooled prompt, and maps without the VAE's shift, as InstantX's are.
+
+    Raises:
+        InvalidOption.
+    """
+    import inspect
+
+    from diffusers import SD3ControlNetModel
+
+    blocks = len(transformer.transformer_blocks)
+    copied = num_layers or blocks // 2
+    if not 0 < copied < blocks:
+        raise InvalidOption(f"Of the {blocks} blocks of this Stable Diffusion 3 model all but the last can be copied, so not {copied}.")
+    known = inspect.signature(SD3ControlNetModel.__init__).parameters
+    config = {name: value for name, value in transformer.config.items() if name in known and not name.startswith("_")}
+    dual = tuple(layer for layer in config.get("dual_attention_layers", ()) if layer < copied)
+    net = SD3ControlNetModel(**{
+        **config, "num_layers": copied, "dual_attention_layers": dual, "extra_conditioning_channels": 0, "force_zeros_for_pooled_projection": force_zeros,
+    })
+    for name in JOINT_COPIED:
+        getattr(net, name).load_state_dict(getattr(transformer, name).state_dict())
+    net.transformer_blocks.load_state_dict(transformer.transformer_blocks[:copied].state_dict())
+    return net
+
+
 # --- loading -------------------------------------------------------------------------------------------------
 
 def load_controlnet(name: str, device: "torch.device | None" = None, dtype: "torch.dtype | None" = None) -> ControlNet:
@@ -239,17 +296,17 @@ def load_controlnet(name: str, device: "torch.device | None" = None, dtype: "tor
 
 
 def _read(place: str, dtype: torch.dtype) -> Any:
-    from diffusers import ControlNetModel, SD3ControlNetModel
+    import diffusers
+    from diffusers import ControlNetModel
 
     if is_single_file(place):
         beside = Path(place).with_suffix("")
         return ControlNetModel.from_single_file(place, dtype=dtype, **({"config": str(beside)} if beside.is_dir() else {}))
     config = ControlNetModel.load_config(place)
-    kinds = {"ControlNetModel": ControlNetModel, "SD3ControlNetModel": SD3ControlNetModel}
     kind = config.get("_class_name")
-    if kind not in kinds:
-        raise ModelUnavailable(f"{place!r} holds a {kind or 'model of another kind'}, not a {' or '.join(kinds)}; choose another.")
-    return kinds[kind].from_pretrained(place, use_safetensors=True, dtype=dtype)
+    if kind not in NET_CLASSES:
+        raise ModelUnavailable(f"{place!r} holds a {kind or 'model of another kind'}, not a {' or '.join(NET_CLASSES)}; choose another.")
+    return getattr(diffusers, kind).from_pretrained(place, use_safetensors=True, dtype=dtype)
 
 
 def _why_not(name: str, place: str, error: Exception) -> str:

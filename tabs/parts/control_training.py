@@ -8,7 +8,7 @@ import gradio as gr
 
 from studio.errors import StudioError, UnknownName
 from studio.models.taught import base_of
-from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, PICTURE_MAPS, SCENE_MAPS
+from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, PICTURE_MAPS, SCENE_MAPS, STEERABLE
 from studio.toybox import WORLDS
 from tabs.parts.api import TrainingApi
 from tabs.parts.following import POLL_S, buttons_shown, create_buttons, create_follow, estimate_line, follow_value, found, newest, wire_buttons
@@ -58,7 +58,7 @@ def create_training(studio: TrainingApi) -> None:
 def create_options(studio: TrainingApi) -> dict[str, Any]:
     """The options that matter most, by name; the rest are those of the preset, and all can be set in the tab Runs."""
     first = CONTROLNET_PRESETS[FIRST_PRESET].options
-    bases = [(info.label, name) for name, info in studio.models.items() if info.family == "stable-diffusion" and not base_of(info.source)]
+    bases = [(info.label, name) for name, info in studio.models.items() if info.family in STEERABLE and not base_of(info.source)]
     return {
         "base": unchecked(gr.Dropdown(bases, value=first["base"], label="Model to steer", allow_custom_value=True, elem_id="ctl-train-base")),
         "map": unchecked(gr.Dropdown(

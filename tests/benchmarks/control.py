@@ -104,7 +104,7 @@ def _compare_training(folder: Path) -> None:
     """A step of ours against that of diffusers' train_controlnet written out plainly, and against fine-tuning of the base. Same copy, batch, precision."""
     task = ControlNetTask(replace(ControlNetOptions(), output=str(folder / "run"), data_limit=64, sample_every=0))
     plain_network = deepcopy(task.network).train()
-    network, process, parts = task.network.train().to(memory_format=torch.channels_last), task.process, task.parts
+    network, process, parts = task.network.train().to(memory_format=torch.channels_last), task.noising.scheduler, task.base.parts
     unet = deepcopy(parts["unet"]).requires_grad_(True).train()
     batch, pixels, generator = torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1, torch.Generator().manual_seed(0)
     descend, descend_plain = _descent(network, fused=True), _descent(plain_network)
@@ -166,7 +166,7 @@ def _descent(network: torch.nn.Module, fused: bool = False) -> Callable[[torch.T
 def _held_gib(task: ControlNetTask, network: torch.nn.Module) -> float:
     """GiB of the weights, of what descent keeps for those that learn, and of what backward needs."""
     weights = [(weight.numel(), weight.requires_grad) for weight in network.parameters()]
-    z, text, hint = torch.zeros(16, *task.latents.shape[1:]), task.features[:1].float().expand(16, -1, -1), torch.zeros(16, 3, 64, 64)
+    z, text, hint = torch.zeros(16, *task.kept["latents"].shape[1:]), task.kept["features"][:1].float().expand(16, -1, -1), torch.zeros(16, 3, 64, 64)
     kept = kept_for_backward(network, lambda: network(z, torch.ones(16, dtype=torch.long), text, hint), checkpointing=False)
     return (4 * sum(count for count, _ in weights) + 12 * sum(count for count, learns in weights if learns) + kept) / 2**30
 

@@ -17,6 +17,7 @@ from studio.control.drawn import scene_of
 from studio.errors import InvalidOption, StudioError
 from studio.media.maps import map_to_text
 from studio.options import SampleOptions
+from studio.runs import Runs
 from studio.sampling.compare import plan_grid
 from studio.sampling.events import Finished
 from studio.toybox import render
@@ -25,10 +26,12 @@ from tabs.compare import grid_shown
 from tabs.controlnet import create_tab, moved, read_scales, scaled
 from tabs.endpoints import create_control_endpoints
 from tabs.parts.blocks import StudioBlocks
+from tabs.parts.control_training import create_training
 from tabs.parts.filmstrip import film
 from tabs.parts.units import FIRST, SETTINGS, map_asked, preview, read_blocks, size_of_run, unit_of, window_line
 from tests.tabs.fake_control import BLOCKS, FakeControlStudio
 from tests.tiny_control import save_tiny_controlnet
+from tests.tiny_families import save_tiny_sd3
 
 SIZE = (64, 64)
 SCENE = {**FIRST, "net": "edges", "annotator": "toybox-edges"}
@@ -203,3 +206,26 @@ def test_every_handler_of_the_tab_is_private():
     with gr.Blocks() as blocks:
         create_tab(FakeControlStudio())
     assert all(fn.api_visibility != "public" for fn in blocks.fns.values())
+
+
+# --- training ------------------------------------------------------------------------------------------------
+
+def test_a_base_of_sd3_is_chosen_in_the_form_and_its_run_is_queued(tmp_path, monkeypatch):
+    monkeypatch.setattr(Runs, "start_due", lambda self: None)
+    base, other = save_tiny_sd3(tmp_path / "bases" / "sd3"), tmp_path / "bases" / "other"
+    other.mkdir()
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
+    studio = Studio(runs_root=tmp_path / "runs", folders=[tmp_path / "bases"])
+    with StudioBlocks() as page:
+        create_training(studio)
+    parts = {part.elem_id: part for part in page.blocks.values() if getattr(part, "elem_id", None)}
+    families = {studio.models[name].family for _, name in parts["ctl-train-base"].choices}
+    assert {"stable-diffusion", "sdxl", "sd3"} == families
+    press = next(handler for handler in page.fns.values() if (parts["ctl-train"]._id, "click") in handler.targets)
+    values = {part: part.value for part in press.inputs}
+    changes = press.fn({**values, parts["ctl-train-base"]: base, parts["ctl-train-name"]: "mine"})
+    assert "mine was started" in changes[parts["ctl-train-status"]]
+    asked = json.loads((tmp_path / "runs" / "mine" / "config.json").read_text())
+    assert asked["base"] == base and asked["timestep_sampling"] == "logit_normal"
+    with pytest.raises(gr.Error, match="choose a Stable Diffusion 1, 2, XL or 3 model"):
+        press.fn({**values, parts["ctl-train-base"]: str(other), parts["ctl-train-name"]: "not mine"})

@@ -1,5 +1,6 @@
 """Training a ControlNet on a tiny random pipeline: what is copied, what learns, what comes out, what is refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from PIL import Image
 from studio.control.drawn import map_of_scene
 from studio.errors import InvalidOption, StudioError
 from studio.models import load_model
-from studio.models.controlnets import make_controlnet
+from studio.models.controlnet_menu import is_controlnet
+from studio.models.controlnets import make_controlnet, make_joint_controlnet
 from studio.options import SampleOptions
 from studio.runs.following import Follower
-from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, CYCLE_MAPS, ControlNetOptions, check
+from studio.runs.trainers.controlnet import CONTROLNET_PRESETS, CYCLE_MAPS, STEERABLE, ControlNetOptions, check
 from studio.sampling.loop import sample
+from studio.toybox import caption
 from studio.units import ControlUnit
-from tests.tiny_families import save_tiny_sdxl
+from tests.tiny_families import save_tiny_sd3, save_tiny_sdxl
 from tests.tiny_sd import save_tiny_sd
-from trainers.captions import draw_scenes, toybox_scenes
-from trainers.controlnet import ControlNetTask, train
+from trainers.captions import draw_scenes, toybox_scenes, word
+from trainers.controlnet import ControlNetTask, draw_steered, require_room_for_captions, train
 from trainers.cycle import DISAGREEMENTS
+from trainers.loop import run_loop
+from trainers.noising import Flow
+from trainers.steered import BASES, load_base
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +150,7 @@ def test_the_second_stage_asks_for_the_map_again_within_its_window_alone(base, t
     assert (output.grad.abs().amax(dim=(1, 2, 3)) > 0).tolist() == [True, True, False, False]
     assert task._cycle(output, z_t, torch.tensor([500] * 4), hint) == 0
     losses = task.losses(task.network, torch.arange(4), torch.Generator().manual_seed(0), torch.device("cpu"))
-    assert 0 < losses.extra["cycle"] <= 1 and not any(weight.requires_grad for weight in task.parts["vae"].parameters())
+    assert 0 < losses.extra["cycle"] <= 1 and not any(weight.requires_grad for weight in task.base.vae.parameters())
 
 
 @pytest.mark.parametrize("map", ["toybox-edges", "toybox-segmentation", "toybox-depth"])
@@ -198,7 +204,7 @@ def test_pictures_with_conditioning_pictures_or_an_annotator_are_learned_from(ba
         asked = options(base, tmp_path / map, data=str(folder), map=map, steps=1, batch_size=2)
         assert len(list(train(asked, progress=False))) == 1
         task = ControlNetTask(asked)
-        assert task.maps.shape == (3, 32, 32, channels) and task.prompts == ["a star 0", "a star 1"]
+        assert task.kept["maps"].shape == (3, 32, 32, channels) and task.prompts == ["a star 0", "a star 1"]
     with pytest.raises(InvalidOption, match="must name its conditioning picture"):
         ControlNetTask(options(base, tmp_path, data=str(captioned_folder(tmp_path / "bare", conditioning=False)), map="given"))
 
@@ -214,7 +220,7 @@ def test_a_dataset_is_learned_from_by_the_names_of_its_columns(base, tmp_path, m
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or table)
     named = {"image_column": "photo", "conditioning_column": "sketch", "caption_column": "words"}
     task = ControlNetTask(options(base, tmp_path, data="someone/sketches", map="given", **named))
-    assert asked[0] == ("someone/sketches", "train[:12]") and task.maps.shape == (3, 32, 32, 1) and task.prompts == ["a star", "a heart", "a cat"]
+    assert asked[0] == ("someone/sketches", "train[:12]") and task.kept["maps"].shape == (3, 32, 32, 1) and task.prompts == ["a star", "a heart", "a cat"]
     with pytest.raises(InvalidOption, match="no column 'image'; its columns are photo"):
         ControlNetTask(options(base, tmp_path / "other", data="someone/sketches", map="canny"))
 
@@ -228,6 +234,267 @@ def test_a_run_may_go_on_from_another_controlnet(base, tmp_path):
     other = save_tiny_sd(tmp_path / "wide", widths=(64, 96))
     with pytest.raises(InvalidOption, match="made for another model"):
         ControlNetTask(options(other, tmp_path / "third", start=start, sample_every=0))
+
+
+# --- Stable Diffusion 3 --------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory) -> str:
+    return save_tiny_sd3(tmp_path_factory.mktemp("tiny-sd3") / "base", qk_norm="rms_norm")
+
+
+@pytest.fixture(scope="module")
+def sd3_without_t5(tmp_path_factory) -> str:
+    return save_tiny_sd3(tmp_path_factory.mktemp("tiny-sd3") / "short", t5=False)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def moved_off_zero(net):
+    """The net with outputs and a reader of maps that are not zero, so that gradients reach everything."""
+    for name, weight in net.named_parameters():
+        if "controlnet_blocks" in name or "pos_embed_input" in name:
+            torch.nn.init.normal_(weight, std=0.2, generator=seeded())
+    return net
+
+
+def test_a_new_copy_of_sd3_is_what_diffusers_makes_and_leaves_the_base_as_it_is(sd3):
+    from diffusers import SD3ControlNetModel, SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel.from_pretrained(sd3, subfolder="transformer")
+    before = dict(transformer.config)
+    ours = make_joint_controlnet(transformer)
+    assert dict(transformer.config) == before and ours.config.num_layers == 1
+    theirs = SD3ControlNetModel.from_transformer(transformer, num_layers=1, num_extra_conditioning_channels=0)
+    weights = theirs.state_dict()
+    # Before training `controlnet_blocks` and `pos_embed_input` are zeros in both.
+    assert weights.keys() == ours.state_dict().keys() and all(torch.equal(weights[name], tensor) for name, tensor in ours.state_dict().items())
+    # Why theirs is not taken: pipelines would tell it zeros and unshifted maps, and the base's own config says one block now.
+    assert theirs.config.force_zeros_for_pooled_projection and not ours.config.force_zeros_for_pooled_projection
+    assert transformer.config["num_layers"] == 1 != before["num_layers"]
+    with pytest.raises(InvalidOption, match="all but the last"):
+        make_joint_controlnet(transformer, 2)
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd3_without_t5"])
+def test_a_new_copy_changes_nothing_of_sd3_and_only_it_learns(family, tmp_path, request):
+    task = ControlNetTask(options(request.getfixturevalue(family), tmp_path, sample_every=0))
+    assert not any(weight.requires_grad for weight in task.network.transformer.parameters())
+    losses = task.losses(task.network, torch.arange(4), seeded(), torch.device("cpu"))
+    losses.descend.backward()
+    learned = {name for name, weight in task.network.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
+    assert learned and all(name.startswith("net.controlnet_blocks") for name in learned)  # beyond the zeros nothing is reached yet
+    again = task.losses(_SD3Alone(task.network.transformer), torch.arange(4), seeded(), torch.device("cpu"))
+    assert torch.equal(losses.each, again.each)
+
+
+class _SD3Alone(torch.nn.Module):
+    def __init__(self, transformer):
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, z_t, t, text, hint, pooled):
+        return self.transformer(z_t, encoder_hidden_states=text, pooled_projections=pooled, timestep=t, return_dict=False)[0]
+
+
+@pytest.mark.parametrize(("family", "force_zeros", "sampling"), [("sd3", False, "logit_normal"), ("sd3_without_t5", True, "uniform")])
+def test_a_step_of_sd3_has_the_loss_and_the_gradients_of_diffusers_own(family, force_zeros, sampling, tmp_path, request):
+    """Pictures, maps and captions from scratch by diffusers' own parts, as its train_controlnet_sd3 does; nothing of ours but what is kept in halves."""
+    base, start = request.getfixturevalue(family), tmp_path / "start"
+    from diffusers import SD3Transformer2DModel
+
+    moved_off_zero(make_joint_controlnet(SD3Transformer2DModel.from_pretrained(base, subfolder="transformer"), force_zeros=force_zeros)).save_pretrained(start)
+    asked = options(
+        base, tmp_path, sample_every=0, start=str(start), timestep_sampling=sampling, logit_mean=0.3, logit_std=0.8, caption_drop=0.5, data_limit=6,
+    )
+    task = ControlNetTask(asked)
+    losses = task.losses(task.network, torch.arange(6), seeded(), torch.device("cpu"))
+    losses.descend.backward()
+    loss, gradients = plain_step(base, start, asked, force_zeros)
+    assert abs(losses.descend.item() - loss) < 1e-4 * loss
+    net = dict(task.network.net.named_parameters())
+    # What the last copied block makes of the words leads nowhere, so it is frozen; their questions there get zeros.
+    assert {name for name, gradient in gradients.items() if gradient is None} == {name for name, weight in net.items() if not weight.requires_grad}
+    learned = {name: gradient for name, gradient in gradients.items() if gradient is not None and not ("add_q" in name or "added_q" in name)}
+    assert len(learned) > 20
+    # A pooled prompt of zeros teaches nothing to what multiplies it.
+    zeros = {"time_text_embed.text_embedder.linear_1.weight"} if force_zeros else set()
+    assert {name for name, gradient in learned.items() if gradient.norm() == 0} == zeros
+    for name, gradient in learned.items():
+        assert (net[name].grad - gradient).norm() <= 1e-4 * gradient.norm(), name
+    print("WORST", abs(losses.descend.item() - loss) / loss, max(float((net[n].grad - g).norm() / g.norm()) for n, g in learned.items() if g.norm() > 0))
+
+
+def plain_step(base, net_folder, asked, force_zeros) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of one step on the six pictures of a run, as train_controlnet_sd3 of diffusers goes about it."""
+    from diffusers import SD3ControlNetModel, StableDiffusion3Pipeline
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    absent = {} if (Path(base) / "text_encoder_3").is_dir() else {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base, **absent)
+    net, vae, scheduler, generator = SD3ControlNetModel.from_pretrained(net_folder).train(), pipeline.vae, pipeline.scheduler, seeded()
+    scenes = toybox_scenes(asked.seed, 6)
+    rng = np.random.default_rng(asked.seed)
+    wordings = [[caption(scene), word(scene, rng)] for scene in scenes]
+    u = compute_density_for_timestep_sampling(
+        {"uniform": "none"}.get(asked.timestep_sampling, asked.timestep_sampling), 6, logit_mean=asked.logit_mean, logit_std=asked.logit_std,
+        generator=generator,
+    )
+    timesteps = scheduler.timesteps[(u * scheduler.config.num_train_timesteps).long()]
+    sigmas = scheduler.sigmas[[(scheduler.timesteps == t).nonzero().item() for t in timesteps]].view(-1, 1, 1, 1)
+    noise = torch.randn(6, 16, 8, 8, generator=generator)
+    wording, dropped = torch.randint(2, (6,), generator=generator).tolist(), (torch.rand(6, generator=generator) < asked.caption_drop).tolist()
+    said = ["" if dropped[i] else wordings[i][wording[i]] for i in range(6)]
+    assert 0 < sum(dropped) < 6
+
+    def encoded(pixels):
+        return vae.encode(pixels.float() / 127.5 - 1).latent_dist.mode()
+
+    with torch.no_grad():
+        latents = ((encoded(draw_scenes(scenes, 32)) - vae.config.shift_factor) * vae.config.scaling_factor).half().float()
+        maps = torch.from_numpy(np.stack([map_of_scene(asked.map, scene, 32) for scene in scenes])).movedim(-1, 1)
+        cond = (encoded(maps).half().float() - (0 if force_zeros else vae.config.shift_factor)) * vae.config.scaling_factor
+        embeds, _, pooled, _ = (None if one is None else one.half().float() for one in pipeline.encode_prompt(
+            said, None, None, do_classifier_free_guidance=False, negative_prompt_embeds=None,
+        ))
+    noisy = (1.0 - sigmas) * latents + sigmas * noise
+    residuals = net(
+        hidden_states=noisy, timestep=timesteps, encoder_hidden_states=embeds, pooled_projections=0 * pooled if force_zeros else pooled, controlnet_cond=cond,
+        return_dict=False,
+    )[0]
+    predicted = pipeline.transformer(
+        hidden_states=noisy, timestep=timesteps, encoder_hidden_states=embeds, pooled_projections=pooled, block_controlnet_hidden_states=residuals,
+        return_dict=False,
+    )[0]
+    loss = (predicted - (noise - latents)).square().reshape(6, -1).mean(1).mean()
+    loss.backward()
+    return loss.item(), {name: weight.grad for name, weight in net.named_parameters()}
+
+
+def test_timesteps_of_a_flow_are_the_bases_own_shifted_ones(sd3, tmp_path):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(sd3, subfolder="scheduler")
+    drawn = {how: Flow(scheduler.config, options(sd3, tmp_path, timestep_sampling=how)).draw(4000, seeded()) for how in ("logit_normal", "uniform")}
+    assert all(set(t.tolist()) <= set(scheduler.timesteps.tolist()) for t in drawn.values())
+    # Half of them lie above 750 with a shift of 3: s = 0.5 becomes 0.75; the logit-normal ones keep away from both ends.
+    assert all(abs(t.median().item() - 750) < 15 for t in drawn.values()) and drawn["logit_normal"].std() < 0.8 * drawn["uniform"].std()
+    # A share that is rounded up to 1 is the table's last.
+    assert Flow(scheduler.config, options(sd3, tmp_path, logit_mean=10.0, logit_std=10.0)).draw(4000, seeded()).min() == scheduler.timesteps[-1]
+
+
+def test_an_empty_map_is_told_sd3_as_the_latents_of_black(sd3):
+    base = load_base(sd3)
+    kept = base.read_maps(torch.zeros(3, 32, 32, 1, dtype=torch.uint8))
+    hint = base.hint(kept, torch.arange(2), make_joint_controlnet(base.network))
+    with torch.no_grad():
+        black = base.vae.encode(torch.full((1, 3, 32, 32), -1.0)).latent_dist.mode()
+    wanted = (black - base.vae.config.shift_factor) * base.vae.config.scaling_factor
+    torch.testing.assert_close(hint, wanted.expand(2, -1, -1, -1), atol=2e-3, rtol=2e-3)
+    assert hint.abs().max() > 0.1
+
+
+def test_a_run_of_sd3_leaves_the_base_measures_obedience_and_draws_as_diffusers_does(sd3_without_t5, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from tests.control.test_oracle import assert_same, sd3_options, sd3_pictures
+
+    base, asked = sd3_without_t5, options(sd3_without_t5, tmp_path, ema_decay=0.0)
+    task, run = ControlNetTask(asked), Path(asked.output)
+    assert len(list(run_loop(task, progress=False))) == 4
+    frozen = load_file(Path(base) / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in task.network.transformer.state_dict().items())
+    curves = Follower().curves(run)
+    assert [value is not None for value in curves.values["obedience_empty"]] == [False, True, False, True] and len(list((run / "samples").glob("*.png"))) == 2
+    net, facts = str(run / "model"), json.loads((run / "model" / "studio.json").read_text())
+    assert facts["kind"] == "controlnet" and facts["base"] == base and is_controlnet(Path(net))
+    picture = Image.fromarray(map_of_scene("toybox-edges", toybox_scenes(3, 1)[0], 32)).convert("RGB")
+    unit = ControlUnit(net=net, map=picture)
+    drawn, free = (
+        np.asarray(list(sample(load_model(base), sd3_options(base, units, "euler")))[-1].images[0], np.float32) for units in ([unit], [])
+    )
+    assert_same(drawn, sd3_pictures(base, [net], [picture], "euler", monkeypatch))
+    assert np.abs(drawn - free).max() > 2
+
+
+def test_pictures_at_a_sample_point_of_sd3_hang_on_nothing_but_their_seeds(sd3, tmp_path):
+    base = load_base(sd3)
+    net, maps = moved_off_zero(make_joint_controlnet(base.network)).eval(), np.zeros((2, 32, 32, 3), np.uint8)
+    told = {"resolution": 32, "num_steps": 2, "guidance_scale": 4.0, "seed": 7}
+    torch.manual_seed(1)
+    first, state = draw_steered(base, net, ["a star", ""], maps, **told), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert np.array_equal(draw_steered(base, net, ["a star", ""], maps, **told), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_resumed_run_of_sd3_ends_in_the_same_weights_to_the_last_bit(sd3, tmp_path):
+    from safetensors.torch import load_file
+
+    whole, cut = (options(sd3, tmp_path / name, sample_every=0) for name in ("whole", "cut"))
+    list(train(whole, progress=False))
+    running = train(cut, progress=False)
+    for _ in range(3):
+        next(running)
+    running.close()
+    assert [log.step for log in train(cut, progress=False)] == [2, 3]
+    ours, theirs = (load_file(Path(one.output) / "model" / "diffusion_pytorch_model.safetensors") for one in (cut, whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_checkpointing_and_the_second_stage_work_on_sd3(sd3, tmp_path):
+    asked = {"sample_every": 0, "cycle_weight": 0.5, "cycle_end": 1.0}
+    tasks = [ControlNetTask(options(sd3, tmp_path, gradient_checkpointing=spare, **asked)) for spare in (False, True)]
+    for task in tasks:
+        moved_off_zero(task.network.net)
+        losses = task.losses(task.network.train(), torch.arange(4), seeded(), torch.device("cpu"))
+        losses.descend.backward()
+        assert 0 < losses.extra["cycle"] <= 1
+    one, other = ({name: weight.grad for name, weight in task.network.net.named_parameters() if weight.requires_grad} for task in tasks)
+    assert all(torch.allclose(one[name], gradient, atol=1e-6, rtol=1e-4) for name, gradient in other.items())
+
+
+def test_what_cannot_work_with_sd3_is_refused_in_a_sentence(base, sd3, tmp_path):
+    from tests.tiny_control import save_tiny_controlnet, save_tiny_sd3_controlnet
+
+    for changes, words in (
+        ({"resolution": 40, "data_limit": 2}, None), ({"resolution": 136}, "multiple of 8, at most 128"), ({"layers": 2}, "at most 1"),
+        ({"base": str(tmp_path / "model.safetensors")}, "single .safetensors file"),
+    ):
+        (tmp_path / "model.safetensors").touch()
+        asked = options(**{"base": sd3, "folder": tmp_path, **changes})
+        if words is None:
+            check(asked)
+            continue
+        with pytest.raises(StudioError, match=words):
+            check(asked)
+    task = options(sd3, tmp_path, sample_every=0, data_limit=4)
+    of_unet = save_tiny_controlnet(tmp_path / "of-unet", base)
+    inpainting = save_tiny_sd3_controlnet(tmp_path / "inpainting", sd3, qk_norm="rms_norm", extra_conditioning_channels=1)
+    wordless = save_tiny_sd3_controlnet(tmp_path / "large", sd3, large=True)
+    joint = save_tiny_sd3_controlnet(tmp_path / "joint", sd3, qk_norm="rms_norm")
+    for asked in (
+        *(dataclasses.replace(task, start=start) for start in (of_unet, inpainting, wordless)),
+        options(base, tmp_path / "unet", sample_every=0, data_limit=4, start=joint),
+    ):
+        with pytest.raises(InvalidOption, match="made for another model"):
+            ControlNetTask(asked)
+    # As InstantX's: zeros for the pooled prompt, and what it goes on to be is told them too.
+    assert ControlNetTask(dataclasses.replace(task, start=joint)).network.net.config.force_zeros_for_pooled_projection
+
+
+def test_captions_that_no_memory_holds_are_refused(sd3):
+    base = load_base(sd3)
+    require_room_for_captions(base, 1000)
+    with pytest.raises(InvalidOption, match="choose a smaller data_limit"):
+        require_room_for_captions(base, 1_000_000)
+
+
+def test_the_families_of_the_menu_are_those_that_can_be_trained():
+    assert set(BASES) == set(STEERABLE)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------
@@ -256,7 +523,6 @@ def test_every_preset_is_made_of_options():
 def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_the_card_says_so(tmp_path, monkeypatch):
     from trainers import steering
     from trainers.cards import controlnet_card
-    from trainers.dreambooth import load_parts
     from trainers.pipelines import save_network
     from trainers.steering import judge_controlnet
 
@@ -264,7 +530,7 @@ def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_
     monkeypatch.setattr(steering, "STEPS", 6)
     monkeypatch.setattr(steering, "PAIRS", 2)
     name = "toybox-controlnet-canny"
-    save_network(make_controlnet(load_parts("toybox-sd")["unet"], 4), tmp_path)
+    save_network(make_controlnet(load_base("toybox-sd").network, 4), tmp_path)
     (tmp_path / "studio.json").write_text(json.dumps({"kind": "controlnet", "base": "toybox-sd", "annotators": ["toybox-edges", "canny"]}))
     quality = judge_controlnet(tmp_path, count=6)
     outline = quality["measured"]["F1 of the outline"]
@@ -281,7 +547,21 @@ def test_the_judge_tells_a_net_that_does_nothing_from_what_could_be_reached_and_
     assert "F1 of 90.0%" in card and "What the second stage gains" in card
 
 
-def test_an_estimate_counts_what_is_encoded_trained_and_drawn(base, xl, tmp_path):
+def test_the_judge_takes_a_net_of_sd3(sd3, tmp_path, monkeypatch):
+    from trainers import steering
+    from trainers.pipelines import save_network
+
+    monkeypatch.setattr(steering, "STEPS", 1)
+    monkeypatch.setattr(steering, "_two_units", lambda sheet: {})
+    save_network(make_joint_controlnet(load_base(sd3).network), tmp_path)
+    (tmp_path / "studio.json").write_text(json.dumps({"kind": "controlnet", "base": sd3, "annotators": ["toybox-edges"], "before": str(tmp_path)}))
+    quality = steering.judge_controlnet(tmp_path, count=2)
+    # Nothing is added yet.
+    assert quality["prompts"]["with_control"] == quality["prompts"]["without"] and (tmp_path / "contradicted.png").is_file()
+    assert quality["before"]["F1 of the outline"]["full_prompt"] == quality["measured"]["F1 of the outline"]["full_prompt"]
+
+
+def test_an_estimate_counts_what_is_encoded_trained_and_drawn(base, xl, sd3, tmp_path):
     from trainers.estimate import estimate_control
 
     asked = {
@@ -291,3 +571,7 @@ def test_an_estimate_counts_what_is_encoded_trained_and_drawn(base, xl, tmp_path
     assert costs["plain"].trained_parameters == sum(weight.numel() for weight in ControlNetTask(options(base, tmp_path)).network.net.parameters())
     assert costs["drawn"].seconds > costs["plain"].seconds and costs["small"].memory_gib < costs["plain"].memory_gib
     assert estimate_control(options(xl, tmp_path)).seconds > 0
+    cost, task = estimate_control(options(sd3, tmp_path, layers=1)), ControlNetTask(options(sd3, tmp_path, sample_every=0))
+    assert cost.trained_parameters == sum(weight.numel() for weight in task.network.net.parameters() if weight.requires_grad)
+    with pytest.raises(InvalidOption, match="multiple of 8, at most 128"):
+        estimate_control(options(sd3, tmp_path, resolution=136))

@@ -25,7 +25,7 @@ from studio.models.weighting import plain_text
 from studio.options import SampleOptions
 from studio.process.paths import FlowPath
 
-__all__ = ["StableDiffusion3", "load"]
+__all__ = ["T5_PLACES", "StableDiffusion3", "joined", "load"]
 
 PARTS = "(transformer/, vae/, text_encoder/, text_encoder_2/, tokenizers and scheduler/; text_encoder_3/ may be left out)"
 T5_PLACES = 256
@@ -60,8 +60,7 @@ class ThreeEncoders(PromptEncoder):
         reads = [1.0 if name in encoders else 0.0 for name in ("clip_l", "clip_g", "t5")]
         clip = torch.cat([first * reads[0], states * reads[1]], dim=-1)
         t5 = self._t5(third or text, device).to(first.dtype) * reads[2]
-        both = torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1)
-        return Encoded(both, torch.cat([pooled * reads[0], pooled_2 * reads[1]], dim=-1))
+        return Encoded(joined(clip, t5), torch.cat([pooled * reads[0], pooled_2 * reads[1]], dim=-1))
 
     def readings(self, text: str, texts: TextsTold = AS_TRAINED, device: torch.device | None = None) -> tuple[Reading, ...]:
         """Of the three encoders, each with its own prompt, and the pooled vectors of both CLIPs."""
@@ -102,6 +101,11 @@ class ThreeEncoders(PromptEncoder):
         ids = self.ids(plain_text(text), self.pipeline.tokenizer_3, T5_PLACES)
         with torch.no_grad():
             return self.pipeline.text_encoder_3(ids.to(device))[0]
+
+
+def joined(clip: Tensor, t5: Tensor) -> Tensor:
+    """What the transformer is told of words, (B, L + 256, D): both CLIPs' states (B, L, d) beside each other, widened by zeros, then T5's (B, 256, D)."""
+    return torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1)
 
 
 def t5_tokens(tokenizer: Any, text: str) -> Tokens:
