@@ -21,11 +21,12 @@ from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, latent_info, open_pipeline, put_on_device, require_fit
 from studio.models.prompts import CLIP_G, CLIP_L, Encoded, PromptEncoder, Reading, Token, Tokens, as_array, penultimate
 from studio.models.sources import Source, scheduler_config_of
+from studio.models.taught import open_whole
 from studio.models.weighting import plain_text
 from studio.options import SampleOptions
 from studio.process.paths import FlowPath
 
-__all__ = ["StableDiffusion3", "load"]
+__all__ = ["T5_PLACES", "StableDiffusion3", "joined", "load"]
 
 PARTS = "(transformer/, vae/, text_encoder/, text_encoder_2/, tokenizers and scheduler/; text_encoder_3/ may be left out)"
 T5_PLACES = 256
@@ -60,8 +61,7 @@ class ThreeEncoders(PromptEncoder):
         reads = [1.0 if name in encoders else 0.0 for name in ("clip_l", "clip_g", "t5")]
         clip = torch.cat([first * reads[0], states * reads[1]], dim=-1)
         t5 = self._t5(third or text, device).to(first.dtype) * reads[2]
-        both = torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1)
-        return Encoded(both, torch.cat([pooled * reads[0], pooled_2 * reads[1]], dim=-1))
+        return Encoded(joined(clip, t5), torch.cat([pooled * reads[0], pooled_2 * reads[1]], dim=-1))
 
     def readings(self, text: str, texts: TextsTold = AS_TRAINED, device: torch.device | None = None) -> tuple[Reading, ...]:
         """Of the three encoders, each with its own prompt, and the pooled vectors of both CLIPs."""
@@ -102,6 +102,11 @@ class ThreeEncoders(PromptEncoder):
         ids = self.ids(plain_text(text), self.pipeline.tokenizer_3, T5_PLACES)
         with torch.no_grad():
             return self.pipeline.text_encoder_3(ids.to(device))[0]
+
+
+def joined(clip: Tensor, t5: Tensor) -> Tensor:
+    """What the transformer is told of words, (B, L + 256, D): both CLIPs' states (B, L, d) beside each other, widened by zeros, then T5's (B, 256, D)."""
+    return torch.cat([pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], dim=1)
 
 
 def t5_tokens(tokenizer: Any, text: str) -> Tokens:
@@ -176,16 +181,20 @@ class StableDiffusion3(Latent):
 # --- loading -------------------------------------------------------------------------------------------------
 
 def load(source: Source) -> StableDiffusion3:
-    """From a folder or Hub id. Raises ModelUnavailable."""
-    folder = Path(source.place)
-    absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if folder.is_dir() and not (folder / "text_encoder_3").is_dir() else {}
-    pipeline = open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None, **absent)
+    """From a folder or Hub id; what was taught to a base is put into it. Raises ModelUnavailable."""
+    pipeline = open_whole(source, _opened)
     _check(source.name, pipeline)
     put_on_device(pipeline, source)
     config = scheduler_config_of(pipeline)
     path = FlowPath(shift=float(pipeline.scheduler.config.get("shift", 1.0)), num_timesteps=int(config["num_train_timesteps"]))
     info = latent_info(source, pipeline, "sd3", pipeline.transformer.config.sample_size, path.num_timesteps)
     return StableDiffusion3(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=ThreeEncoders(pipeline))
+
+
+def _opened(source: Source) -> Any:
+    folder = Path(source.place)
+    absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if folder.is_dir() and not (folder / "text_encoder_3").is_dir() else {}
+    return open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None, **absent)
 
 
 def _check(name: str, pipeline: Any) -> None:
