@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from studio.models.conditioning import Conditioning, batched
+from studio.models.steady import steady
 from studio.options import SampleOptions
 from studio.process.conversions import NoiseLevel
 from studio.process.noise import draw_noise
@@ -123,8 +124,9 @@ class Rollout:
     @torch.no_grad()
     def advance(self, drawn: Drawn, x_t: Tensor, first: int, last: int) -> Tensor:
         """The states before step `last`, from those before step `first`; no graph is built."""
-        for index in range(first, last):
-            x_t = self.step(drawn, drawn.denoiser(x_t, self.levels[index]), x_t, index)
+        with steady(self.model.network):
+            for index in range(first, last):
+                x_t = self.step(drawn, drawn.denoiser(x_t, self.levels[index]), x_t, index)
         return x_t
 
     def step(self, drawn: Drawn, prediction: Prediction, x_t: Tensor, index: int) -> Tensor:

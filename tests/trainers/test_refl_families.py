@@ -20,7 +20,7 @@ from studio.runs.results import results
 from studio.runs.trainers.refl import ReFLOptions, check
 from studio.runs.tuned import promote
 from tests.tiny_families import save_tiny_dit, save_tiny_refiner, save_tiny_sd3, save_tiny_sdxl
-from trainers.refl import ReFLTask, train
+from trainers.refl import ReFLTask, prediction_error, preference_margin, train
 from trainers.rollout import Conditions
 
 PROMPTS = ("a red star", "a blue star", "the butterfly")
@@ -143,17 +143,38 @@ def difference(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
     return float(sum((a - b).square().sum() for a, b in pairs).sqrt() / sum(b.square().sum() for _, b in pairs).sqrt())
 
 
-def test_the_pretraining_loss_of_a_flow_is_the_error_of_its_velocity(bases, tmp_path):
-    from trainers.refl import prediction_error
+@pytest.mark.parametrize("name", SAVED)
+def test_the_losses_of_pictures_and_of_pairs_are_those_of_diffusers_own_parts(bases, tmp_path, name):
+    """The error of the prediction that the pre-training loss is made of, and the gradient of Diffusion-DPO's loss, which is made of four of them."""
+    task, plain = ReFLTask(options(bases[name], tmp_path, kl_weight=0.1)), Plain(bases[name])
+    fixed = Plain(bases[name])
+    with torch.no_grad():
+        for network in (task.model.network, plain.network):  # no longer the base
+            for parameter in network.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    channels, prompts = plain.network.config.in_channels, list(PROMPTS[:2]) * 2
+    z, noise = (torch.randn(4, channels, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    t = torch.tensor([250, 900] * 2)
+    cond, _ = task.rollout.conditions.of(prompts)
+    errors = [prediction_error(task.model, ask, cond, z, t, noise) for ask in (task.network.eval(), task.reference.predict)]
+    wanted = [plain_error(one, name, prompts, z, t, noise) for one in (plain, fixed)]
+    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(errors, wanted))
+    for error, base in (errors, wanted):
+        better, worse = (error - base.detach()).chunk(2)
+        margin = preference_margin(error, base.detach(), 50.0) if error is errors[0] else -25 * (better - worse)
+        (-torch.nn.functional.logsigmoid(margin)).mean().backward()
+    assert difference(task.model.network, plain.network) < 1e-4
 
-    task, plain = ReFLTask(options(bases["sd3"], tmp_path)), Plain(bases["sd3"])
-    z, noise = (torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    t = torch.tensor([250, 900])
-    cond, _ = task.rollout.conditions.of(list(PROMPTS[:2]))
-    share = (t / 1000).reshape(-1, 1, 1, 1)
-    said = plain.told(list(PROMPTS[:2]))((1 - share) * z + share * noise, t)
-    wanted = (said - (noise - z)).square().flatten(1).mean(1)
-    assert torch.allclose(prediction_error(task.model, task.network, cond, z, t, noise), wanted, rtol=1e-4)
+
+def plain_error(plain: Plain, name: str, prompts: list[str], z: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """(B,) as the families' training scripts compute it."""
+    if plain.flow:
+        share = (t / 1000).reshape(-1, 1, 1, 1)
+        x_t, target = (1 - share) * z + share * noise, noise - z
+    else:
+        x_t = plain.scheduler.add_noise(z, noise, t)
+        target = plain.scheduler.get_velocity(z, noise, t) if name == "sdxl-v" else noise
+    return (plain.told(prompts)(x_t, t) - target).square().flatten(1).mean(1)
 
 
 # --- runs ----------------------------------------------------------------------------------------------------
