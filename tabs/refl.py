@@ -13,7 +13,7 @@ from studio.rankings import collections
 from studio.runs import RunView
 from studio.runs.examples import TUNED, example_named
 from studio.runs.refl import SOURCES, alarm_of, base_facts, fields, presets
-from studio.runs.trainers.refl import ALGORITHMS
+from studio.runs.trainers.refl import ALGORITHMS, TUNABLE
 from tabs.parts.api import TuningApi
 from tabs.parts.controls import Controls
 from tabs.parts.following import (
@@ -69,7 +69,7 @@ LABELS = {
     "lr_plan": "Learning rate plan", "num_steps": "Steps of a picture", "stop_low": "Earliest stop", "stop_high": "Latest stop",
 }
 CHOICES: dict[str, list[tuple[str, str]]] = {
-    "algorithm": [(label, name) for name, label in ALGORITHMS.items()], "method": [("All of the UNet", "full"), ("LoRA", "lora")],
+    "algorithm": [(label, name) for name, label in ALGORITHMS.items()], "method": [("All of the network", "full"), ("LoRA", "lora")],
     "result": [("The last weights", "last"), ("The best by the held-out scorer", "best")],
     "reward_units": [("As the scorer says it", "own"), ("Deviations of the base's pictures", "base")],
 }
@@ -221,7 +221,7 @@ def create_form(studio: TuningApi) -> Form:
 
 def bases(studio: TuningApi) -> list[tuple[str, str]]:
     """The menu of models that can be tuned: whole text-to-image ones."""
-    return [(info.label, name) for name, info in studio.models.items() if info.family == "stable-diffusion" and not base_of(info.source)]
+    return [(info.label, name) for name, info in studio.models.items() if info.family in TUNABLE and not base_of(info.source)]
 
 
 def wire_form(form: Form) -> None:

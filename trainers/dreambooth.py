@@ -307,7 +307,7 @@ class DreamBoothTask(Task):
 
     def save(self, network: Any, path: Path) -> None:
         if self.options.method == "lora":
-            save_lora(self.parts["unet"], path)
+            save_lora(as_pipeline(self.parts), path)
         else:
             save_pipeline(as_pipeline(self.parts), path)
         facts = {"kind": "lora" if self.options.method == "lora" else "pipeline", "base": self.options.base, "prompt": self.options.instance_prompt}
@@ -327,21 +327,23 @@ def add_lora(unet: Any, options: Any) -> None:
         ) from error
 
 
-def save_lora(unet: Any, path: Path) -> None:
-    """Write the file that load_lora_weights of plain diffusers takes."""
-    from diffusers import StableDiffusionPipeline
+def save_lora(pipeline: Any, path: Path) -> None:
+    """Write the file that load_lora_weights of plain diffusers takes: what was added to the network of a pipeline, which is its unet or its transformer."""
     from peft.utils import get_peft_model_state_dict
 
     # Under peft's names: diffusers' own cover attention alone, and a file with names of both kinds is read in part only.
     # Convolutions lie channels last in memory, which the format does not know.
-    layers = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}
-    alpha = {"r": unet.peft_config["default"].r, "lora_alpha": unet.peft_config["default"].lora_alpha}
-    StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=layers, unet_lora_adapter_metadata=_adapter_metadata(unet, alpha), safe_serialization=True)
+    name = "unet" if getattr(pipeline, "unet", None) is not None else "transformer"
+    network = getattr(pipeline, name)
+    layers = {key: tensor.detach().cpu().contiguous() for key, tensor in get_peft_model_state_dict(network).items()}
+    alpha = {"r": network.peft_config["default"].r, "lora_alpha": network.peft_config["default"].lora_alpha}
+    told = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": _adapter_metadata(network, alpha)}
+    type(pipeline).save_lora_weights(path, safe_serialization=True, **told)
 
 
-def _adapter_metadata(unet: Any, fallback: dict[str, Any]) -> dict[str, Any]:
+def _adapter_metadata(network: Any, fallback: dict[str, Any]) -> dict[str, Any]:
     # Without it a reader would take alpha = rank.
-    config = unet.peft_config["default"].to_dict()
+    config = network.peft_config["default"].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in {**fallback, **config}.items() if value is not None}
 
 

@@ -182,7 +182,7 @@ class ReFLTask(Task):
     def save(self, network: Any, path: Path) -> None:
         options = self.options
         if options.method == "lora":
-            save_lora(self.model.network, path)
+            save_lora(self.model.pipeline, path)
         else:
             save_pipeline(self.model.pipeline, path)
         facts = {"kind": "lora" if options.method == "lora" else "pipeline", "base": options.base}
@@ -231,8 +231,7 @@ def frozen_copy(model: Any) -> Any:
     import dataclasses
 
     pipeline = copy.copy(model.pipeline)
-    name = "unet" if "unet" in model.parts else "transformer"
-    setattr(pipeline, name, copy.deepcopy(model.network).requires_grad_(False).eval())
+    setattr(pipeline, model.network_name, copy.deepcopy(model.network).requires_grad_(False).eval())
     return dataclasses.replace(model, pipeline=pipeline)
 
 

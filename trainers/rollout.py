@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from studio.models.conditioning import Conditioning, batched
+from studio.models.steady import steady
 from studio.options import SampleOptions
 from studio.process.conversions import NoiseLevel
 from studio.process.noise import draw_noise
@@ -30,7 +31,9 @@ class Tuned(torch.nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.unet, self.model = model.network, model
+        # Under the name of its folder, by which what a checkpoint holds is put into the base again.
+        setattr(self, model.network_name, model.network)
+        self.model = model
         if hasattr(model, "traced"):
             # Graphs and folded weights would stay those of the beginning.
             model.traced.frozen = False
@@ -47,25 +50,28 @@ class Conditions:
         self.model, self.resolution = model, resolution
         self._of = lru_cache(maxsize=PROMPTS_KEPT)(self._made)
 
-    def _made(self, prompt: str) -> tuple[Conditioning, Conditioning]:
+    def _made(self, prompt: str, beside: str = "") -> tuple[Conditioning, Conditioning]:
+        """Of a prompt, and of one that guidance leads away from."""
+        size = {"width": self.resolution, "height": self.resolution}
         with torch.no_grad():
-            cond, uncond = self.model.condition(SampleOptions(model=self.model.name, prompt=prompt, width=self.resolution, height=self.resolution))
+            cond, uncond = self.model.condition(SampleOptions(model=self.model.name, prompt=prompt, negative_prompt=beside, **size))
         assert uncond is not None
         return cond, uncond
 
     def of(self, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
         """(the prompts', the empty one's), B rows each."""
         pairs = [self._of(prompt) for prompt in prompts]
-        empty = max((uncond.text for _, uncond in pairs if uncond.text is not None), key=lambda text: text.shape[1], default=None)
-        conds, unconds = zip(*pairs)
-        return batched([lengthened(cond, empty) for cond in conds], 1), batched([lengthened(uncond, empty) for uncond in unconds], 1)
+        places = [places_of(cond) for cond, _ in pairs]
+        longest = prompts[places.index(max(places))]
+        # A family lengthens a prompt of fewer chunks as it does beside a longer negative one: what that adds is its own affair.
+        conds = [cond if count == max(places) else self._of(prompt, longest)[0] for prompt, count, (cond, _) in zip(prompts, places, pairs)]
+        return batched(conds, 1), batched([self._of(longest)[1]], len(prompts))
 
 
-def lengthened(said: Conditioning, empty: Tensor | None) -> Conditioning:
-    """A prompt of fewer chunks than the longest of a batch is followed by empty ones; empty: (1, L, D), the empty prompt's of as many chunks as that has."""
-    if said.text is None or empty is None or said.text.shape[1] == empty.shape[1]:
-        return said
-    return replace(said, text=torch.cat([said.text, empty[:, said.text.shape[1] :]], dim=1))
+def places_of(said: Conditioning) -> int:
+    """How many places the words have that a network is told."""
+    assert said.text is not None
+    return said.text.shape[1]
 
 
 def seeded(count: int, generator: torch.Generator) -> list[torch.Generator]:
@@ -118,8 +124,9 @@ class Rollout:
     @torch.no_grad()
     def advance(self, drawn: Drawn, x_t: Tensor, first: int, last: int) -> Tensor:
         """The states before step `last`, from those before step `first`; no graph is built."""
-        for index in range(first, last):
-            x_t = self.step(drawn, drawn.denoiser(x_t, self.levels[index]), x_t, index)
+        with steady(self.model.network):
+            for index in range(first, last):
+                x_t = self.step(drawn, drawn.denoiser(x_t, self.levels[index]), x_t, index)
         return x_t
 
     def step(self, drawn: Drawn, prediction: Prediction, x_t: Tensor, index: int) -> Tensor:

@@ -74,7 +74,12 @@ class Latent:
     @property
     def network(self) -> Any:
         """The network that predicts."""
-        return self.parts.get("unet") or self.parts["transformer"]
+        return self.parts[self.network_name]
+
+    @property
+    def network_name(self) -> str:
+        """The name of its folder."""
+        return "unet" if "unet" in self.parts else "transformer"
 
     @property
     def vae(self) -> Any:

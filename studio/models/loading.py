@@ -100,8 +100,10 @@ def load_model(
 def load_text_model(name: str, device: "torch.device | None" = None, *, dtype: "torch.dtype | None" = None) -> "DiffusionModel":
     """As `load_model`, of a model that makes pictures of words alone, as trainers want it. Raises ModelUnavailable also for others."""
     model = load_model(name, device, dtype=dtype)
-    if {"init_mask", "cond_image"} & set(FAMILIES[model.info.family].takes):
-        raise ModelUnavailable(f"{name!r} is {FAMILIES[model.info.family].label}, which is told pictures too; take a model for text alone.")
+    family = FAMILIES[model.info.family]
+    if not family.words_alone:
+        why = "which is told pictures too" if family.text else "which reads no prompt"
+        raise ModelUnavailable(f"{name!r} is {family.label}, {why}; take a model for text alone.")
     return model
 
 

@@ -4,6 +4,8 @@
     <run>/checkpoints/step-000099/ facts.json, network.safetensors, ema.safetensors; <run>/config.json says the base and how
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from studio.errors import DamagedFile, ModelUnavailable
 from studio.manifest import MANIFEST, verify_manifest
 from studio.models.added import add_loras
 from studio.models.facts import TaughtOptions, model_facts, taught_options
+from studio.models.sources import Source
 
-__all__ = ["base_of", "taught"]
+__all__ = ["base_of", "open_whole", "taught"]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -32,6 +35,14 @@ def _named_base(source: str) -> str | None:
         return facts["base"]
     options = _taught_here(source)
     return options.base if options else None
+
+
+def open_whole(source: Source, opened: Callable[[Source], Any]) -> Any:
+    """The pipeline that `opened` reads at the place of a source, or of its base, with what was taught put in. Raises ModelUnavailable."""
+    from studio.models.loading import resolve
+
+    base = base_of(source.place)
+    return taught(opened(replace(source, place=resolve(base))), source.place) if base else opened(source)
 
 
 def taught(pipeline: Any, source: str) -> Any:
@@ -55,20 +66,22 @@ def _learn_checkpoint(pipeline: Any, folder: Path, options: TaughtOptions) -> No
 
     if (folder / MANIFEST).exists():
         verify_manifest(folder)
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
     if options.method == "lora":
         from peft import LoraConfig
 
         targets = [end.strip() for end in options.targets.split(",") if end.strip()]
         config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets)  # type: ignore[arg-type]
-        pipeline.unet.add_adapter(config)
+        network.add_adapter(config)
     # The averages are what a run keeps, where it has them.
     weights = {**load_file(folder / "network.safetensors"), **load_file(folder / "ema.safetensors")}
-    for name in ("unet", "text_encoder"):
+    for name in ("unet", "transformer", "text_encoder"):
         own = {key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")}
-        getattr(pipeline, name).load_state_dict(own, strict=False)
+        if own:
+            getattr(pipeline, name).load_state_dict(own, strict=False)
     if options.method == "lora":
-        pipeline.unet.fuse_lora()
-        pipeline.unet.unload_lora()
+        network.fuse_lora()
+        network.unload_lora()
 
 
 def _taught_here(source: str) -> TaughtOptions | None:

@@ -12,8 +12,8 @@ from studio.checks import is_number, quoted, require_choice, require_int, requir
 from studio.errors import InvalidOption
 from studio.records import read_record
 from studio.runs.costs import cost_of
-from studio.runs.trainers.dreambooth import RunCost, check_base
-from studio.runs.trainers.refl import REFL_PRESETS, TYPED, ReFLOptions
+from studio.runs.trainers.dreambooth import RunCost
+from studio.runs.trainers.refl import REFL_PRESETS, TYPED, ReFLOptions, check_tunable
 from studio.toybox import WORLDS
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def estimate(runs: "Runs", options: Mapping[str, Any]) -> RunCost:
     Raises InvalidOption or UnknownName where the options cannot work, RunFailed where the process ended without an answer.
     """
     # Where the prompts come from takes no time, and may not be here yet.
-    return cost_of(runs, "refl", {**options, "data": "toybox"}, lambda checked: check_base(checked.base))
+    return cost_of(runs, "refl", {**options, "data": "toybox"}, lambda checked: check_tunable(checked.base))
 
 
 def kept_rankings(rankings: "Rankings", folder: Path, collection: str, ranks: bool) -> int:

@@ -106,14 +106,15 @@ def _base_entry(base: str) -> ModelInfo | None:
 
 def _shape(folder: Path, facts: dict[str, Any]) -> ModelInfo | None:
     """An entry with what the networks' own configurations say; None where there is none. Raises DamagedFile."""
-    unet, vae = network_shape(folder / "unet"), network_shape(folder / "vae")
-    if unet is None or not all(unet.sides):
+    network, vae = network_shape(folder / "unet") or network_shape(folder / "transformer"), network_shape(folder / "vae")
+    if network is None or not all(network.sides):
         return None
     factor = 2 ** (len(vae.block_out_channels) - 1) if vae else 1
     named = MODELS.get(facts.get("base", ""))
     return ModelInfo(
         label=folder.name, about="", source=str(folder), family=(family_in(folder) or "stable-diffusion") if vae else "pixel",
-        width=unet.sides[-1] * factor, height=unet.sides[0] * factor, channels=3 if vae else unet.in_channels, class_names=tuple(facts.get("class_names", ())),
-        default_steps=25 if vae else 50, default_guidance=(named.default_guidance if named else 4.0) if vae else 1.0, clip=named.clip if named else "",
+        width=network.sides[-1] * factor, height=network.sides[0] * factor, channels=3 if vae else network.in_channels,
+        class_names=tuple(facts.get("class_names", ())), default_steps=25 if vae else 50,
+        default_guidance=(named.default_guidance if named else 4.0) if vae else 1.0, clip=named.clip if named else "",
         memory_gib=named.memory_gib if named else 0.1,
     )

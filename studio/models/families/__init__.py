@@ -34,6 +34,11 @@ class Family:
     latent: bool = True
     patches: bool = False
 
+    @property
+    def words_alone(self) -> bool:
+        """Whether it makes pictures out of noise of a prompt and nothing else."""
+        return self.text and not self.refines and not {"init_mask", "cond_image"} & set(self.takes)
+
     def load(self, source: Any) -> Any:
         """The loaded model. Raises ModelUnavailable."""
         return import_module(f"{__name__}.{self.module}").load(source)

@@ -21,6 +21,7 @@ from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, latent_info, open_pipeline, put_on_device, require_fit
 from studio.models.prompts import CLIP_G, CLIP_L, Encoded, PromptEncoder, Reading, Token, Tokens, as_array, penultimate
 from studio.models.sources import Source, scheduler_config_of
+from studio.models.taught import open_whole
 from studio.models.weighting import plain_text
 from studio.options import SampleOptions
 from studio.process.paths import FlowPath
@@ -180,16 +181,20 @@ class StableDiffusion3(Latent):
 # --- loading -------------------------------------------------------------------------------------------------
 
 def load(source: Source) -> StableDiffusion3:
-    """From a folder or Hub id. Raises ModelUnavailable."""
-    folder = Path(source.place)
-    absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if folder.is_dir() and not (folder / "text_encoder_3").is_dir() else {}
-    pipeline = open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None, **absent)
+    """From a folder or Hub id; what was taught to a base is put into it. Raises ModelUnavailable."""
+    pipeline = open_whole(source, _opened)
     _check(source.name, pipeline)
     put_on_device(pipeline, source)
     config = scheduler_config_of(pipeline)
     path = FlowPath(shift=float(pipeline.scheduler.config.get("shift", 1.0)), num_timesteps=int(config["num_train_timesteps"]))
     info = latent_info(source, pipeline, "sd3", pipeline.transformer.config.sample_size, path.num_timesteps)
     return StableDiffusion3(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=ThreeEncoders(pipeline))
+
+
+def _opened(source: Source) -> Any:
+    folder = Path(source.place)
+    absent: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if folder.is_dir() and not (folder / "text_encoder_3").is_dir() else {}
+    return open_pipeline(source, "StableDiffusion3Pipeline", "Stable Diffusion 3 model", PARTS, feature_extractor=None, image_encoder=None, **absent)
 
 
 def _check(name: str, pipeline: Any) -> None:

@@ -22,6 +22,7 @@ from studio.models.conditioning import Conditioning
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
 from studio.models.prompts import CLIP_G, CLIP_L, Encoded, PromptEncoder, Reading, as_array, penultimate
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
+from studio.models.taught import open_whole
 from studio.options import SampleOptions
 
 __all__ = ["StableDiffusionXL", "load"]
@@ -144,10 +145,8 @@ class StableDiffusionXLInpainting(MaskTold, StableDiffusionXL):
 # --- loading -------------------------------------------------------------------------------------------------
 
 def load(source: Source) -> StableDiffusionXL:
-    """From a folder or Hub id. Raises ModelUnavailable."""
-    pipeline = open_pipeline(
-        source, "StableDiffusionXLPipeline", "Stable Diffusion XL model", PARTS, feature_extractor=None, image_encoder=None, add_watermarker=False,
-    )
+    """From a folder, Hub id or single file; what was taught to a base is put into it. Raises ModelUnavailable."""
+    pipeline = open_whole(source, _opened)
     _check(source.name, pipeline)
     put_on_device(pipeline, source)
     if pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
@@ -158,6 +157,12 @@ def load(source: Source) -> StableDiffusionXL:
     kind, family = (StableDiffusionXLInpainting, "sdxl-inpainting") if told_mask(pipeline) else (StableDiffusionXL, plain)
     info = latent_info(source, pipeline, family, pipeline.unet.config.sample_size, path.num_timesteps)
     return kind(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=TwoEncoders(pipeline))
+
+
+def _opened(source: Source) -> Any:
+    return open_pipeline(
+        source, "StableDiffusionXLPipeline", "Stable Diffusion XL model", PARTS, feature_extractor=None, image_encoder=None, add_watermarker=False,
+    )
 
 
 def _check(name: str, pipeline: Any) -> None:

@@ -19,7 +19,7 @@ from studio.models.conditioning import Conditioning, Unit, batched
 from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
 from studio.models.prompts import PromptEncoder
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
-from studio.models.taught import base_of, taught
+from studio.models.taught import open_whole
 from studio.models.tracing import Traced
 from studio.options import SampleOptions
 
@@ -98,7 +98,7 @@ class _Ask(torch.nn.Module):
 
 def load(source: Source) -> StableDiffusion:
     """From a folder, Hub id or single file; what was taught to a base is put into it. Raises ModelUnavailable."""
-    pipeline = _pipeline(source, source.place)
+    pipeline = open_whole(source, _opened)
     _check(source.name, pipeline)
     kind, family = (StableDiffusionInpainting, "sd-inpainting") if told_mask(pipeline) else (StableDiffusion, "stable-diffusion")
     return built(kind, family, source, pipeline)
@@ -118,15 +118,9 @@ def built(kind: type[StableDiffusion], family: str, source: Source, pipeline: An
     return kind(name=source.name, info=info, pipeline=pipeline, path=path, scheduler_config=config, prompts=prompts)
 
 
-def _pipeline(source: Source, place: str) -> Any:
-    from dataclasses import replace
-
-    from studio.models.loading import resolve
-
-    if base := base_of(place):
-        return taught(_pipeline(source, resolve(base)), place)
+def _opened(source: Source) -> Any:
     return open_pipeline(
-        replace(source, place=place), "StableDiffusionPipeline", "Stable Diffusion model", PARTS, safety_checker=None, requires_safety_checker=False,
+        source, "StableDiffusionPipeline", "Stable Diffusion model", PARTS, safety_checker=None, requires_safety_checker=False,
         feature_extractor=None, image_encoder=None,
     )
 

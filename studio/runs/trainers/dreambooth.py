@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DreamBoothOptions", "METHODS", "RunCost", "USUAL_TARGETS", "check", "check_base", "check_model", "instance_paths", "load_instances", "require_layers",
+    "require_whole",
 ]
 
 MOST_PROMPTS = 64
@@ -150,23 +151,30 @@ def check_model(options: DreamBoothOptions) -> None:
 
 def check_base(name: str) -> None:
     """Raises UnknownName, or InvalidOption for a model that cannot be taught so."""
-    if not name:
-        raise InvalidOption("Choose the model to teach: a name of the menu, a folder or a Hub id.")
-    source = resolve(name)
-    if base_of(source):
-        raise InvalidOption(f"{name!r} is a LoRA or a checkpoint; teach a whole text-to-image model, such as its base {base_of(source)!r}.")
-    if is_single_file(source):
-        raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
+    source = require_whole(name)
     if Path(source).is_dir() and (read_object(Path(source) / "model_index.json") or {}).get("_class_name") not in FAMILIES["stable-diffusion"].pipelines:
         raise InvalidOption(f"{name!r} is no text-to-image model; DreamBooth teaches a StableDiffusionPipeline, such as toybox-sd.")
 
 
+def require_whole(name: str) -> str:
+    """The folder or Hub id of a model that is whole in itself, in diffusers' format. Raises UnknownName, InvalidOption."""
+    if not name:
+        raise InvalidOption("Choose the model to teach: a name of the menu, a folder or a Hub id.")
+    source = resolve(name)
+    if base := base_of(source):
+        raise InvalidOption(f"{name!r} is a LoRA or a checkpoint; teach a whole text-to-image model, such as its base {base!r}.")
+    if is_single_file(source):
+        raise InvalidOption("A single .safetensors file cannot be taught; give a folder or a Hub id in diffusers' format.")
+    return source
+
+
 def require_layers(base: str, targets: Sequence[str]) -> None:
-    """Refuse targets that are no layers of the UNet, or none that LoRA can be added to; of a model that is not here nothing is known.
+    """Refuse targets that are no layers of the network, or none that LoRA can be added to; of a model that is not here nothing is known.
 
     Raises InvalidOption.
     """
-    shapes = weight_shapes(Path(resolve(base)) / "unet")
+    folder = Path(resolve(base))
+    shapes = weight_shapes(folder / "unet") or weight_shapes(folder / "transformer")
     for target in targets if shapes else ():
         found = [shape for name, shape in shapes.items() if name == target or name.endswith(f".{target}")]
         if not found or any(len(shape) not in (2, 4) for shape in found):

@@ -6,19 +6,23 @@ from typing import Any
 
 from studio.checks import quoted
 from studio.errors import InvalidOption
+from studio.models.families import FAMILIES
+from studio.models.loading import known_family
 from studio.rankings.formats import FORMATS
 from studio.rewards import REWARDS, RewardInfo, reward_info
-from studio.runs.trainers.dreambooth import USUAL_TARGETS, check_base, require_layers
+from studio.runs.trainers.dreambooth import USUAL_TARGETS, require_layers, require_whole
 from studio.runs.trainers.options import MOST_STEPS, LoopOptions, option
 from studio.runs.trainers.presets import PRESETS, Preset
 from studio.runs.trainers.reward import DATABASE
 from studio.toybox import WORLDS
 
-__all__ = ["ALGORITHMS", "REFL_PRESETS", "ReFLOptions", "check", "parse_rewards"]
+__all__ = ["ALGORITHMS", "REFL_PRESETS", "ReFLOptions", "TUNABLE", "check", "check_tunable", "parse_rewards"]
 
 # By name, with what each is called.
 ALGORITHMS = {"refl": "ReFL", "draft_k": "DRaFT-K", "draft_lv": "DRaFT-LV", "dpo": "Diffusion-DPO"}
 METHODS = ("full", "lora")
+# The families whose models draw what words alone say.
+TUNABLE = tuple(key for key, family in FAMILIES.items() if family.words_alone)
 TYPED, BASE = "typed", "base"
 MOST_REWARDS = 8
 # The embedded reward, once it is there.
@@ -75,7 +79,7 @@ class ReFLOptions(LoopOptions):
     kl_weight: float = option(0.0, "weight of the KL divergence from the frozen model over the steps that the gradient goes through; 0 = off", low=0, high=1e6)
     beta: float = option(2000.0, "dpo: how strongly the model is held to the base; 2000 to 5000 as published", low=0, high=1e9)
     # what is trained
-    method: str = option("full", "what learns: all of the UNet, or LoRA, by a hundredth of the weights", METHODS)
+    method: str = option("full", "what learns: all of the UNet or transformer, or LoRA, by a hundredth of the weights", METHODS)
     rank: int = option(8, "rank of LoRA's additions", low=1, high=1024)
     alpha: float = option(8.0, "LoRA's scale: additions are multiplied by alpha / rank", low=0, high=10_000)
     targets: str = option("to_q,to_k,to_v,to_out.0", "layers that LoRA adds to, comma-separated ends of module names")
@@ -158,7 +162,7 @@ def parse_rewards(text: str) -> dict[str, float]:
 
 def check(options: ReFLOptions) -> None:
     """What else can be known to go wrong before a run begins. Raises InvalidOption or UnknownName with what to do."""
-    check_base(options.base)
+    check_tunable(options.base)
     if options.method == "lora":
         require_layers(options.base, options.target_layers)
     if options.algorithm == "dpo":
@@ -175,6 +179,17 @@ def check(options: ReFLOptions) -> None:
             raise InvalidOption(f"{options.judge} is followed, so it cannot judge as well; choose another scorer as judge, or none.")
     if options.pretrain_weight and options.pretrain_data != BASE and options.pretrain_data not in WORLDS and not Path(options.pretrain_data).is_dir():
         raise InvalidOption(f"pretrain_data must be base, one of {', '.join(WORLDS)}, or a folder of captioned pictures, not {quoted(options.pretrain_data)}.")
+
+
+def check_tunable(name: str) -> None:
+    """Whether a model draws what it is told in words alone, as tuning wants it. Raises UnknownName, or InvalidOption with what to do."""
+    source, family = require_whole(name), known_family(name)
+    if family is None and not Path(source).is_dir():
+        return  # not fetched yet: what it is, is said when it is loaded
+    if family is None or not family.words_alone:
+        what = "no model that the studio knows" if family is None else family.label
+        able = ", ".join(FAMILIES[key].label for key in TUNABLE)
+        raise InvalidOption(f"{quoted(name)} is {what}, which is not drawn with by words alone; tune a model of {able}, such as toybox-sd.")
 
 
 def require_gradient(info: RewardInfo) -> None:
