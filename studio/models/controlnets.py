@@ -264,7 +264,7 @@ def make_joint_controlnet(transformer: Any, num_layers: int = 0, *, force_zeros:
     known = inspect.signature(SD3ControlNetModel.__init__).parameters
     config = {name: value for name, value in transformer.config.items() if name in known and not name.startswith("_")}
     dual = tuple(layer for layer in config.get("dual_attention_layers", ()) if layer < copied)
-    net = SD3ControlNetModel(**{
+    net: Any = SD3ControlNetModel(**{
         **config, "num_layers": copied, "dual_attention_layers": dual, "extra_conditioning_channels": 0, "force_zeros_for_pooled_projection": force_zeros,
     })
     for name in JOINT_COPIED:

@@ -20,8 +20,8 @@ MOST_SIDE = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """studio.json of a model. kind, base, prompt: of what was taught to another model; annotators: of a ControlNet, what makes its
-    maps; the others: of a pixel model's process."""
+    """studio.json of a model. kind, base, prompt: of what was taught to another model; annotators, before: of a ControlNet, what makes
+    its maps, and the folder of the one that its second stage went on from; the others: of a pixel model's process."""
 
     kind: str = ""
     base: str = ""
@@ -32,6 +32,7 @@ class ModelFacts:
     var_type: str = ""
     class_names: Sequence[str] = ()
     annotators: Sequence[str] = ()
+    before: str = ""
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, ("", "lora", "pipeline", "controlnet"))
@@ -43,6 +44,7 @@ class ModelFacts:
         require_choice("var_type", self.var_type, ("", *VAR_TYPES))
         require_texts("class_names", self.class_names)
         require_texts("annotators", self.annotators, 20)
+        require_text("before", self.before)
         if self.kind == "lora" and not self.base:
             raise InvalidOption("base must name the model that the LoRA adds to, but it is empty.")
 

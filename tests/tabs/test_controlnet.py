@@ -228,4 +228,4 @@ def test_a_base_of_sd3_is_chosen_in_the_form_and_its_run_is_queued(tmp_path, mon
     asked = json.loads((tmp_path / "runs" / "mine" / "config.json").read_text())
     assert asked["base"] == base and asked["timestep_sampling"] == "logit_normal"
     with pytest.raises(gr.Error, match="choose a Stable Diffusion 1, 2, XL or 3 model"):
-        press.fn({**values, parts["ctl-train-base"]: str(other), parts["ctl-train-name"]: "not mine"})
+        press.fn({**values, parts["ctl-train-base"]: str(other), parts["ctl-train-name"]: "not-mine"})

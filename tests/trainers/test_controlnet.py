@@ -324,7 +324,6 @@ def test_a_step_of_sd3_has_the_loss_and_the_gradients_of_diffusers_own(family, f
     assert {name for name, gradient in learned.items() if gradient.norm() == 0} == zeros
     for name, gradient in learned.items():
         assert (net[name].grad - gradient).norm() <= 1e-4 * gradient.norm(), name
-    print("WORST", abs(losses.descend.item() - loss) / loss, max(float((net[n].grad - g).norm() / g.norm()) for n, g in learned.items() if g.norm() > 0))
 
 
 def plain_step(base, net_folder, asked, force_zeros) -> tuple[float, dict[str, torch.Tensor]]:
