@@ -38,7 +38,7 @@ from trainers.tuning_data import Kept, Pairs, kept_pictures, ranked_pairs, split
 __all__ = ["ReFLOptions", "train"]
 
 # More pictures at once are no quicker to decode and score, and take more memory.
-SCORED_AT_ONCE = 8
+SCORED_AT_ONCE = 4
 
 
 class ReFLTask(Task):
@@ -53,7 +53,7 @@ class ReFLTask(Task):
         self.trained, self.held_out = split_prompts(options, self.pairs)
         self.size = len(self.pairs.trained) if self.pairs else len(self.trained)
         self.rollout = training_rollout(options, self.model)
-        self.at_once = min(at_once(options.resolution), SCORED_AT_ONCE)
+        self.at_once = scored_at_once(options)
         self.follow = followed(options)
         base = Tuned(self.model)
         self.looking = Looking(options, self.model, self.trained, self.held_out, self.follow)
@@ -190,6 +190,11 @@ class ReFLTask(Task):
 
 
 # --- the parts -----------------------------------------------------------------------------------------------
+
+def scored_at_once(options: ReFLOptions) -> int:
+    """How many pictures are decoded and scored in one graph."""
+    return min(options.batch_size, at_once(options.resolution), SCORED_AT_ONCE)
+
 
 def followed(options: ReFLOptions) -> Followed:
     """The scorers that are followed, loaded; of Diffusion-DPO, which follows none, whatever is named."""

@@ -12,9 +12,9 @@ from studio.models.loading import load_text_model
 from studio.runs.trainers.dreambooth import RunCost
 from studio.runs.trainers.refl import BASE, ReFLOptions
 from trainers.costs import PASSING, PROCESS_GIB, START_S, passes_of, timed
-from trainers.dreambooth import at_once, own_device
+from trainers.dreambooth import own_device
 from trainers.looking import training_rollout
-from trainers.refl import followed, make_network
+from trainers.refl import followed, make_network, scored_at_once
 
 __all__ = ["estimate"]
 
@@ -31,7 +31,7 @@ def estimate(options: ReFLOptions) -> RunCost:
     cond, _ = rollout.conditions.of([PROMPT] * options.batch_size)
     x_t = torch.zeros((options.batch_size, *rollout.shape), device=model.device)
     ask = partial(network, x_t, rollout.levels[0].timestep, cond)
-    chunk = min(options.batch_size, at_once(options.resolution))
+    chunk = scored_at_once(options)
     score = partial(_scored, model, follow, x_t[:chunk])
     each_s = timed(ask) / options.batch_size
     scored_s = timed(score) / chunk if follow.rewards else 0.0
