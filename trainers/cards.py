@@ -385,8 +385,9 @@ def reward_card(folder: Path, name: str, stages: Sequence[Any], quality: dict[st
     names |= {name: f"pairs that differ in {name}" for name in WEIGHTS}
     rows = "\n".join(f"| {words} | **{reward[name]:.1%}** | {clip[name]:.1%} |" for name, words in names.items() if name in reward)
     weights = ", ".join(f"{name} {weight:g}" for name, weight in WEIGHTS.items())
+    tasks = ", then ".join(f"{stage.toybox_tasks:,}" for stage in stages if isinstance(stage, RewardOptions))
     pictures = (
-        f"{stages[-1].toybox_tasks:,} prompts with five pictures each: renders right, wrong in one respect or several, blurred, noisy or in blocks, and "
+        f"{tasks} prompts with five pictures each: renders right, wrong in one respect or several, blurred, noisy or in blocks, and "
         "pictures of toybox-sd in 2 to 25 steps; ranked by two made-up annotators"
     )
     noise = " and ".join(f"{deviation:g} ({annotator})" for annotator, deviation in ANNOTATORS.items())

@@ -61,6 +61,8 @@ MATCHING = MatchingOptions(
     clip="assets/models/toybox-clip", near="clip", batch_size=32, steps=2600, lr_plan="trapezoid", mixed_precision="bf16", checkpoint_every=200,
 )
 
+RANKED = RewardOptions(data="toybox", held_out=0.05, batch_size=8, lr_plan="trapezoid", warmup=50, ema_decay=0.99)
+
 # The stages of a model, made when they are due.
 RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
     "digits-ddpm": (lambda: DDPMOptions(
@@ -99,9 +101,18 @@ RECIPES: dict[str, tuple[Callable[[], LoopOptions], ...]] = {
         lambda: replace(
             MATCHING, output="runs/toybox-matching-even", start=f"{MATCHING.output}/model", near="even", spoiled=0.4, steps=700, lr=4e-4, warmup=30, seed=1,
         ),
-        lambda: RewardOptions(
-            data="toybox", output="runs/toybox-reward", start="runs/toybox-matching-even/model", toybox_tasks=1500, held_out=0.1, steps=500, batch_size=8,
-            lr=1.5e-4, lr_plan="trapezoid", warmup=50, ema_decay=0.99, mixed_precision="bf16", sample_every=100, checkpoint_every=100,
+        lambda: replace(
+            RANKED, output="runs/toybox-reward-first", start="runs/toybox-matching-even/model", toybox_tasks=1500, held_out=0.1, steps=500, lr=1.5e-4,
+            mixed_precision="bf16", sample_every=100, checkpoint_every=100,
+        ),
+        # Of all pairs 84.8 % were right by then; what was missing was rankings, and time.
+        lambda: replace(
+            RANKED, output="runs/toybox-reward-more", start="runs/toybox-reward-first/model", toybox_tasks=6000, steps=2400, lr=2e-4, sample_every=400,
+            checkpoint_every=200, seed=1,
+        ),
+        lambda: replace(
+            RANKED, output="runs/toybox-reward", start="runs/toybox-reward-more/model", toybox_tasks=10_000, steps=4000, lr=3e-4, sample_every=500,
+            checkpoint_every=250, seed=2,
         ),
     ),
     # Each a copy of toybox-sd's encoder; the base is the embedded model itself, so it is rebuilt before.
