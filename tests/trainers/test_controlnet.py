@@ -28,7 +28,7 @@ from trainers.controlnet import ControlNetTask, draw_steered, require_room_for_c
 from trainers.cycle import DISAGREEMENTS
 from trainers.loop import run_loop
 from trainers.noising import Flow
-from trainers.steered import BASES, load_base
+from trainers.steered import BASES, SteeredTransformer, load_base
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +276,26 @@ def test_a_new_copy_of_sd3_is_what_diffusers_makes_and_leaves_the_base_as_it_is(
     assert transformer.config["num_layers"] == 1 != before["num_layers"]
     with pytest.raises(InvalidOption, match="all but the last"):
         make_joint_controlnet(transformer, 2)
+
+
+def test_a_copy_of_sd3_5_takes_the_dual_attention_of_the_blocks_that_it_has():
+    from diffusers import SD3Transformer2DModel
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8, in_channels=16, num_layers=4, attention_head_dim=8, num_attention_heads=4, joint_attention_dim=80, caption_projection_dim=32,
+        pooled_projection_dim=80, pos_embed_max_size=16, qk_norm="rms_norm", dual_attention_layers=(0, 1, 2),
+    ).eval()
+    net = make_joint_controlnet(transformer).eval()
+    assert net.config.num_layers == 2 and tuple(net.config.dual_attention_layers) == (0, 1)
+    assert net.transformer_blocks[1].state_dict().keys() == transformer.transformer_blocks[1].state_dict().keys()
+    x_t, text, pooled, t = (torch.randn(*shape, generator=seeded()) for shape in ((2, 16, 8, 8), (2, 9, 80), (2, 80), (2,)))
+    seen: list[torch.Tensor] = []
+    for network in (transformer, net):
+        network.transformer_blocks[1].register_forward_hook(lambda _, __, output: seen.append(output[1]))
+    with torch.no_grad():
+        plain = SteeredTransformer(transformer, net)(x_t, t, text, torch.randn(x_t.shape, generator=seeded()), pooled)
+        alone = transformer(x_t, encoder_hidden_states=text, pooled_projections=pooled, timestep=t, return_dict=False)[0]
+    assert torch.equal(plain, alone) and torch.equal(seen[0], seen[1])
 
 
 @pytest.mark.parametrize("family", ["sd3", "sd3_without_t5"])
