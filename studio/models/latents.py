@@ -6,7 +6,7 @@ Rombach et al. 2022 (arXiv:2112.10752). The scaling makes the latents' deviation
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +26,14 @@ from studio.models.original_configs import predicts, says_prediction, write_conf
 from studio.models.originals import read_header, recognised
 from studio.models.sizes import size_of
 from studio.models.sources import READING_FAILS, Source, is_single_file, known_info, scheduler_config_of, why_not
+from studio.models.taught import base_of, taught
 from studio.models.tracing import Traced
 from studio.options import SampleOptions
 from studio.process.noise import draw_noise
 from studio.process.paths import DiscretePath
 from studio.scratch import passing_folder
 
-__all__ = ["Latent", "factor_of", "scaled", "unscaled", "open_pipeline", "latent_info", "discrete_path", "told_residuals"]
+__all__ = ["Latent", "factor_of", "scaled", "unscaled", "open_pipeline", "open_whole", "latent_info", "discrete_path", "told_residuals"]
 
 # Above so many pixels the VAE works in tiles: its activations at full size are what runs out of memory first.
 TILING_PIXELS = 1024 * 1024
@@ -261,6 +262,14 @@ def open_pipeline(source: Source, kind: str, what: str, parts: str, **options: A
         raise ModelUnavailable(why_not(source.name, error, what, parts)) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def open_whole(source: Source, opened: Callable[[Source], Any]) -> Any:
+    """The pipeline that `opened` reads at the place of a source, or of its base, with what was taught put in. Raises ModelUnavailable."""
+    from studio.models.loading import resolve
+
+    base = base_of(source.place)
+    return taught(opened(dataclasses.replace(source, place=resolve(base))), source.place) if base else opened(source)
 
 
 def _read(cls: Any, source: Source, options: dict[str, Any]) -> Any:

@@ -4,8 +4,6 @@
     <run>/checkpoints/step-000099/ facts.json, network.safetensors, ema.safetensors; <run>/config.json says the base and how
 """
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ from studio.errors import DamagedFile, ModelUnavailable
 from studio.manifest import MANIFEST, verify_manifest
 from studio.models.added import add_loras
 from studio.models.facts import TaughtOptions, model_facts, taught_options
-from studio.models.sources import Source
 
-__all__ = ["base_of", "open_whole", "taught"]
+__all__ = ["base_of", "taught"]
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -35,14 +32,6 @@ def _named_base(source: str) -> str | None:
         return facts["base"]
     options = _taught_here(source)
     return options.base if options else None
-
-
-def open_whole(source: Source, opened: Callable[[Source], Any]) -> Any:
-    """The pipeline that `opened` reads at the place of a source, or of its base, with what was taught put in. Raises ModelUnavailable."""
-    from studio.models.loading import resolve
-
-    base = base_of(source.place)
-    return taught(opened(replace(source, place=resolve(base))), source.place) if base else opened(source)
 
 
 def taught(pipeline: Any, source: str) -> Any:

@@ -18,10 +18,9 @@ from studio.errors import InvalidOption, ModelUnavailable
 from studio.models.attention import JointAttentionRecorder
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning
-from studio.models.latents import Latent, latent_info, open_pipeline, put_on_device, require_fit
+from studio.models.latents import Latent, latent_info, open_pipeline, open_whole, put_on_device, require_fit
 from studio.models.prompts import CLIP_G, CLIP_L, Encoded, PromptEncoder, Reading, Token, Tokens, as_array, penultimate
 from studio.models.sources import Source, scheduler_config_of
-from studio.models.taught import open_whole
 from studio.models.weighting import plain_text
 from studio.options import SampleOptions
 from studio.process.paths import FlowPath

@@ -16,10 +16,9 @@ from studio.models.attention import AttentionRecorder
 from studio.models.beside import MaskTold, told_mask
 from studio.models.classes import refuse_class
 from studio.models.conditioning import Conditioning, Unit, batched
-from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, put_on_device, require_fit, told_residuals
+from studio.models.latents import Latent, discrete_path, latent_info, open_pipeline, open_whole, put_on_device, require_fit, told_residuals
 from studio.models.prompts import PromptEncoder
 from studio.models.sources import Source, diffusion_of, scheduler_config_of
-from studio.models.taught import open_whole
 from studio.models.tracing import Traced
 from studio.options import SampleOptions
 
