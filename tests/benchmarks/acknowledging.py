@@ -22,7 +22,7 @@ from studio.rankings import NewGeneration, NewTask, add_tasks, open_rankings
 from studio.rankings.pictures import keep_drawn
 from studio.rankings.schema import Assignment, RankingRow
 
-PORT, KILLS, TASKS = 7957, 200, 4_000
+PORT, KILLS, TASKS = 7957, 200, 2_000
 CLIENTS = ("Ada", "Bob")
 START_WITHIN_S = 120
 
@@ -34,14 +34,14 @@ def main() -> None:
         pair = [NewGeneration(picture=keep_drawn(Path(folder), Image.new("RGB", (8, 8), colour)), model=colour) for colour in ("red", "blue")]
         add_tasks(rankings, [NewTask(prompt=f"prompt {place}", generations=pair, overlap=len(CLIENTS)) for place in range(TASKS)])
         acknowledged, over = {name: list[int]() for name in CLIENTS}, threading.Event()
-        clients = [threading.Thread(target=annotate, args=(name, acknowledged[name], over)) for name in CLIENTS]
+        clients = [threading.Thread(target=annotate, args=(name, acknowledged[name], over), daemon=True) for name in CLIENTS]
         for client in clients:
             client.start()
         # Copies of a process that has imported the app.
         context, chance = multiprocessing.get_context("forkserver"), random.Random(0)
         context.set_forkserver_preload(["app"])
         for _ in range(KILLS):
-            kill_once(context.Process(target=serve), acknowledged, chance.uniform(0, 1.0))
+            kill_once(context.Process(target=serve, daemon=True), acknowledged, chance.uniform(0, 1.0))
         over.set()
         for client in clients:
             client.join()
