@@ -22,7 +22,8 @@ def test_every_recipe_can_be_written_as_commands_and_has_a_judge():
     for name, stages in rebuild.RECIPES.items():
         assert all(cards.command(stage()).startswith("python -m trainers.") for stage in stages)
         assert name in cards.JUDGES
-        assert len(stages) <= 3 or name in rebuild.EXAMPLE_RUNS, name
+        # The reward's rankings came in three lots.
+        assert len(stages) <= (5 if name == "toybox-reward" else 3) or name in rebuild.EXAMPLE_RUNS, name
 
 
 def test_the_pixel_model_fits_its_budget():
