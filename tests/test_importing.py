@@ -1,11 +1,12 @@
-"""Packages that replace themselves, imported by several threads at once."""
+"""Libraries in the hands of several threads at once: packages that replace themselves, and networks made while weights are read."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
-from studio.importing import ReplacedModules, safe_to_import
+from studio.importing import ReplacedModules, one_at_a_time, safe_to_import
 
 PACKAGE = """
 import sys, time, types
@@ -48,10 +49,47 @@ def imported_by_two(name: str) -> list[str]:
         return list(threads.map(ask, (False, True)))
 
 
-def test_two_threads_find_what_the_module_in_its_place_has(package, monkeypatch):
+@pytest.mark.parametrize("inner", [False, True])
+def test_two_threads_find_what_the_module_in_its_place_has(package, monkeypatch, tmp_path, inner):
+    if inner:
+        # A package of the library, as diffusers.models is.
+        (tmp_path / "library").mkdir()
+        (tmp_path / "library" / "__init__.py").touch()
+        (tmp_path / package).rename(tmp_path / "library" / package)
+        package = f"library.{package}"
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    safe_to_import(package)
-    assert imported_by_two(package) == ["found", "found"]
+    safe_to_import(package.partition(".")[0])
+    try:
+        assert imported_by_two(package) == ["found", "found"]
+    finally:
+        for name in ("library", package):
+            sys.modules.pop(name, None)
+
+
+def test_a_network_that_is_made_while_another_thread_reads_weights_has_its_own():
+    from accelerate import init_empty_weights
+
+    from trainers.contrast import make_network
+
+    make_network(8, 0)  # whatever it imports is there
+    reading, made_meanwhile = Event(), Event()
+
+    @one_at_a_time
+    def read() -> None:
+        with init_empty_weights():
+            reading.set()
+            made_meanwhile.wait(1)
+
+    def make() -> bool:
+        reading.wait()
+        network = make_network(8, 0)
+        made_meanwhile.set()
+        return any(parameter.is_meta for parameter in network.parameters())
+
+    with ThreadPoolExecutor(2) as threads:
+        reader, made = threads.submit(read), threads.submit(make)
+        reader.result()
+        assert not made.result()
 
 
 def test_other_packages_are_found_as_ever():

@@ -29,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from studio.checks import MAX_SEED
+from studio.importing import one_at_a_time
 from studio.media.images import grid, to_pixels
 from studio.media.pictures import handwritten_digits
 from studio.runs.trainers.contrast import NUM_TIMESTEPS, ContrastEvent, ContrastFinished, ContrastOptions, ContrastSamples, ContrastStep, Figures
@@ -173,6 +174,7 @@ def _make_learner(options: ContrastOptions, mean_type: str, device: "device") ->
     return _Learner(network, average.requires_grad_(False), optimiser, GaussianDiffusion(make_betas("cosine", NUM_TIMESTEPS), mean_type=mean_type))
 
 
+@one_at_a_time
 def make_network(width: int, seed: int) -> "Module":
     """The U-Net that both use, called as network(x_t (B, 1, 16, 16), timesteps (B,)).sample; a seed gives its weights."""
     import torch

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from studio.errors import ModelUnavailable
+from studio.importing import one_at_a_time
 
 __all__ = ["DEPTH", "DETECTORS", "work_of"]
 
@@ -53,6 +54,7 @@ def _depth(name: str, picture: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
+@one_at_a_time
 def _depth_model(name: str) -> Any:
     from transformers import pipeline
 
@@ -70,6 +72,7 @@ def _detected(name: str, picture: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
+@one_at_a_time
 def _detector(name: str) -> Any:
     import warnings
 

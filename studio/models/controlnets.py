@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from studio.errors import InvalidOption, ModelUnavailable, StudioError
+from studio.importing import one_at_a_time
 from studio.models.conditioning import Conditioning
 from studio.models.controlnet_menu import CONTROLNETS, NET_CLASSES, ControlNetInfo, control_info
 from studio.models.loading import pick_device, pick_dtype, resolve
@@ -275,6 +276,7 @@ def make_joint_controlnet(transformer: Any, num_layers: int = 0, *, force_zeros:
 
 # --- loading -------------------------------------------------------------------------------------------------
 
+@one_at_a_time
 def load_controlnet(name: str, device: "torch.device | None" = None, dtype: "torch.dtype | None" = None) -> ControlNet:
     """Load a ControlNet by menu name, folder, .safetensors file or Hub id. Raises UnknownName, ModelUnavailable.
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from studio.importing import one_at_a_time
 from studio.models.catalogue import ASSETS
 from studio.toybox import ATTRIBUTES, Scene
 
@@ -46,6 +47,7 @@ def split_logits(logits: Tensor) -> dict[str, Tensor]:
     return dict(zip(ATTRIBUTES, logits.split([len(names) for names in ATTRIBUTES.values()], dim=1)))
 
 
+@one_at_a_time
 def load_examiner(folder: str | Path = EXAMINER) -> Examiner:
     """The trained examiner, float32, in eval mode."""
     network = Examiner().eval()

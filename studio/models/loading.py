@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from studio.conditions import NOTHING_ADDED, Added
 from studio.errors import ModelUnavailable, StudioError, UnknownName
+from studio.importing import one_at_a_time
 from studio.models.catalogue import ASSETS, MODELS, ModelInfo
 from studio.models.families import FAMILIES, Family, family_in, family_of_pipeline
 from studio.models.originals import ORIGINALS, read_header, recognised
@@ -81,6 +82,7 @@ def estimated_gib(name: str) -> float:
     return estimate_gib(resolve(name), known, half or known is not None and MODELS[name].family == "pixel")
 
 
+@one_at_a_time
 def load_model(
     name: str, device: "torch.device | None" = None, *, offload: str = "", dtype: "torch.dtype | None" = None,
     added: Added = NOTHING_ADDED,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from studio.errors import ModelUnavailable
+from studio.importing import one_at_a_time
 from studio.toybox import COLOURS, OBJECTS, SIZES, AnyScene, PairScene, Scene, Thing, centre_of, nearest_position
 
 __all__ = ["CELLS", "FOUND", "Found", "Reading", "SceneReader", "examine_scenes", "load_reader", "read_scenes", "split_cells", "truth_of"]
@@ -83,6 +84,7 @@ class Reading:
     background: str
 
 
+@one_at_a_time
 def load_reader(folder: str | Path) -> SceneReader:
     """The trained reader, float32, in eval mode. Raises ModelUnavailable where there is none."""
     weights = Path(folder) / WEIGHTS

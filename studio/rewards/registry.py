@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from studio.checks import require_text
 from studio.errors import UnknownName
+from studio.importing import one_at_a_time
 from studio.models.catalogue import ASSETS
 from studio.models.loading import pick_device, pick_dtype
 from studio.rewards.contract import Reward, RewardInfo, RewardSource
@@ -95,5 +96,6 @@ def _written(place: str) -> int:
 
 
 @lru_cache(maxsize=4)
+@one_at_a_time
 def _loaded(name: str, info: RewardInfo, source: RewardSource, written: int) -> Reward:
     return Reward(name=name, info=info, device=source.device, score=info.load(source))
