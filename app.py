@@ -17,7 +17,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import tabs  # noqa: F401, I001
 
 import gradio as gr
-from gradio import networking
 
 from studio import Studio, StudioError
 from studio.machine import spare_one_core
@@ -99,8 +98,6 @@ def main() -> None:
     os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch_folder() / "gradio"))
     app = create_app(Studio(public=args.public or on_spaces, folders=args.folder, threads=spare_one_core()))
     app.queue(default_concurrency_limit=4)
-    # Gradio gives the first page three seconds and ends where a busy machine takes longer. That it can be reached is asked before, without a limit.
-    networking.url_ok = lambda url: True
     app.launch(
         server_name="0.0.0.0" if on_spaces else args.host, server_port=args.port, share=args.share, max_file_size="30mb",
         show_error=False, state_session_capacity=MAX_VISITORS, max_threads=MAX_THREADS, **page,

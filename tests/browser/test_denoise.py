@@ -5,7 +5,6 @@ import re
 import statistics
 from pathlib import Path
 
-import gradio as gr
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from studio.models.device import Work
 from studio.options import SampleOptions
 from studio.sampling.export import frames, read_options
 from tabs.denoise import create_tab, record
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
 from tabs.parts.running import finished
 from tests.tabs.fakes import FakeStudio
@@ -28,7 +28,7 @@ OWN_FILM = f"{FILM}:not([data-run=opening])"
 @pytest.fixture(scope="module")
 def served():
     studio = FakeStudio()
-    with pytest.MonkeyPatch.context() as patch, gr.Blocks(analytics_enabled=False) as demo:
+    with pytest.MonkeyPatch.context() as patch, StudioBlocks(analytics_enabled=False) as demo:
         # The recorded run of the real model is another test's.
         patch.setattr("tabs.denoise.recorded", lambda *_: record(FakeStudio(), OPENING).places["stage"])
         create_tab(studio)

@@ -1,9 +1,9 @@
 """The Text to image tab in a real browser, over a backend without a model: words, guidance, attention, the decoder, areas."""
 
-import gradio as gr
 import pytest
 
 from tabs import text_to_image
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
 from tests.browser.conftest import until_settled
 from tests.tabs.fake_text import FACTOR, SIDE, FakeTextStudio
@@ -19,7 +19,7 @@ def served():
         # What the areas open with is another test's.
         for area in ("text_to_image", "compare", "anatomy"):
             patch.setattr(f"tabs.{area}.recorded", lambda *_: "")
-        with gr.Blocks(analytics_enabled=False) as demo:
+        with StudioBlocks(analytics_enabled=False) as demo:
             text_to_image.create_tab(studio)
         _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", footer_links=[], **PAGE)
         yield studio, url

@@ -119,7 +119,7 @@ def test_a_duel_says_its_interval_and_how_many_are_still_needed():
 @pytest.mark.parametrize(("options", "more", "said"), [
     ({}, {"source": "file"}, "No file"), ({}, {"source": "nowhere"}, "source must be"), ({}, {"source": "ranked"}, "Nothing was ranked"),
     ({"prompts": "one"}, {"source": "typed"}, "at least 2 prompts"), ({"algorithm": "dpo"}, {"source": "ranked"}, "Nothing was ranked"),
-    ({"base": "digits-ddpm"}, {}, "no text-to-image"),
+    ({"base": "digits-ddpm"}, {}, "pixel diffusion: it does not draw from words alone"),
 ])
 def test_what_cannot_be_started_is_refused_and_leaves_nothing(studio, options, more, said):
     with pytest.raises((InvalidOption, UnknownName), match=said):

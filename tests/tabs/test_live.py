@@ -14,6 +14,7 @@ from studio.media.images import to_pixels
 from studio.options import SampleOptions
 from studio.sampling.events import StepDone
 from tabs.parts import live
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.filmstrip import live_frame
 from tabs.parts.page import PAGE
 from tests.tabs.fake_text import SIDE, FakeTextStudio
@@ -27,7 +28,7 @@ def steps_of(model: str = "disc", **options) -> list[StepDone]:
 
 @pytest.fixture(scope="module")
 def served():
-    with gr.Blocks(analytics_enabled=False) as demo:
+    with StudioBlocks(analytics_enabled=False) as demo:
         gr.Markdown("hello")
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **PAGE)
     with httpx.Client(base_url=url, timeout=120) as client:

@@ -5,8 +5,10 @@ import re
 from urllib.parse import urljoin
 
 import gradio as gr
+import httpx
 import pytest
 from fastapi import FastAPI
+from gradio import networking
 from starlette.testclient import TestClient
 
 from tabs.parts.blocks import StudioBlocks
@@ -15,8 +17,8 @@ from tabs.parts.page import PAGE, UI
 FILE = re.compile(r'(?:href|src)=\\?"([^"\\]*studio-ui[^"\\]*)')
 
 
-def bare_page() -> gr.Blocks:
-    with gr.Blocks(title="Studio", analytics_enabled=False) as demo:
+def bare_page() -> StudioBlocks:
+    with StudioBlocks(title="Studio", analytics_enabled=False) as demo:
         gr.Markdown("hello")
     return demo
 
@@ -34,6 +36,14 @@ def client():
 def files_of(page) -> list[str]:
     text = page.text.replace(r"\u003c", "<").replace(r"\u003e", ">").replace(r"\u0026", "&")
     return FILE.findall(text)
+
+
+def test_a_page_that_is_slow_to_come_does_not_end_the_studio(monkeypatch):
+    monkeypatch.setattr(networking, "url_ok", lambda url: False)  # what Gradio finds where the first page takes over three seconds
+    demo = bare_page()
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **PAGE)
+    assert httpx.get(url, timeout=60).status_code == 200
+    demo.close()
 
 
 def test_styles_come_before_scripts_and_each_in_the_order_of_names(client):

@@ -13,6 +13,7 @@ import app
 from studio import SampleOptions, Studio
 from studio.errors import ModelUnavailable
 from tabs import denoise, text_to_image
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.ready import FirstPress, make_ready_once_up
 from tests.tabs.fake_text import FakeTextStudio
 
@@ -52,7 +53,7 @@ def served():
 
 
 def tabs_of(studio: FakeTextStudio) -> gr.Blocks:
-    with gr.Blocks(analytics_enabled=False) as page:
+    with StudioBlocks(analytics_enabled=False) as page:
         make_ready_once_up(studio, [press for press in (denoise.create_tab(studio), text_to_image.create_tab(studio)) if press])
     return page
 
@@ -121,7 +122,7 @@ def test_a_defect_is_a_sentence_in_the_log_too(served, caplog):
     def changes(*asked):
         raise ZeroDivisionError("of the run")
 
-    with gr.Blocks(analytics_enabled=False) as page:
+    with StudioBlocks(analytics_enabled=False) as page:
         opened = gr.on(None, lambda: None)
         make_ready_once_up(studio, [FirstPress(options=SampleOptions(model="disc"), changes=changes, opened=opened)])
     _, url = served(page)

@@ -17,6 +17,7 @@ import app
 from studio import users
 from studio.errors import InvalidOption
 from studio.users import add_user, password_fits, read_users
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.page import PAGE
 from tabs.parts.sign_in import over_tls, scope_address, signed_in
 
@@ -35,7 +36,7 @@ def users_file(tmp_path) -> Path:
 @pytest.fixture
 def site(users_file):
     """A page that ada may enter; gives its address."""
-    with gr.Blocks(title="Studio", analytics_enabled=False) as demo:
+    with StudioBlocks(title="Studio", analytics_enabled=False) as demo:
         gr.api(hello)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **signed_in(PAGE, users_file))
     yield url

@@ -16,6 +16,7 @@ from studio import scratch
 from studio.kept import Kept, Limits
 from studio.options import SampleOptions
 from tabs.denoise import create_tab
+from tabs.parts.blocks import StudioBlocks
 from tabs.parts.running import run_for_programs, run_shown
 from tabs.parts.session import Session
 from tabs.parts.visitors import keep_little
@@ -26,7 +27,7 @@ def served(tmp_path, monkeypatch):
     """(studio, demo, client): the Denoising tab as it is served, its uploads in a folder of the test's own."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     studio = FakeStudio()
-    with gr.Blocks() as demo:
+    with StudioBlocks() as demo:
         create_tab(studio)
         keep_little(demo, studio)
     _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")

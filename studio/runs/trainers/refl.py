@@ -189,7 +189,7 @@ def check_tunable(name: str) -> None:
     if family is None or not family.words_alone:
         what = "no model that the studio knows" if family is None else family.label
         able = ", ".join(FAMILIES[key].label for key in TUNABLE)
-        raise InvalidOption(f"{quoted(name)} is {what}, which is not drawn with by words alone; tune a model of {able}, such as toybox-sd.")
+        raise InvalidOption(f"{quoted(name)} is {what}: it does not draw from words alone. Tune a model of {able}, such as toybox-sd.")
 
 
 def require_gradient(info: RewardInfo) -> None:
