@@ -25,6 +25,9 @@ from trainers.run_folder import RunFolder
 
 __all__ = ["run_program"]
 
+# How long a process beside the main one waits for it to say what went wrong.
+SAYS_WITHIN_S = 20.0
+
 
 def run_program(
     kind: type, train: Callable[..., Iterator[StepLog]], argv: list[str] | None = None, *, description: str, presets: Mapping[str, Preset] | None = None,
@@ -34,7 +37,7 @@ def run_program(
     options = _options_or_end(kind, argv, f"python -m trainers.{name}", description, {key: entry.options for key, entry in (presets or {}).items()})
     folder = RunFolder(options.output)
     if not _is_main_process():
-        _take_all_steps(train, options)
+        _take_part(train, options, folder)
         return
     # The studio says "starting" and clears away an old wish to stop; one that is there by now is meant for this start.
     if _state_before(folder.path) != "starting":
@@ -54,6 +57,34 @@ def run_program(
         raise SystemExit(1) from error
     _say(folder.path, ended=time.time(), **_ending(folder, options, last))
     (folder.path / "stop").unlink(missing_ok=True)
+
+
+def _take_part(train: Callable[..., Iterator[StepLog]], options: Any, folder: RunFolder) -> None:
+    """A process beside the main one. A launcher ends all as soon as one has failed, so that one must not end before it is said why."""
+    try:
+        _take_all_steps(train, options)
+    except StopAsked:
+        pass
+    except Exception as error:
+        if not _main_process_says(folder.path):
+            _say(folder.path, state="failed", message=_sentence(error, folder))
+        _print_traceback()
+        raise SystemExit(1) from error
+
+
+def _main_process_says(path: Path) -> bool:
+    """Whether the main process fails as well, and says so, within SAYS_WITHIN_S; what is wrong with the options fails in every process."""
+    import psutil
+
+    launched, end = psutil.Process(os.getppid()).create_time(), time.monotonic() + SAYS_WITHIN_S
+    while time.monotonic() < end:
+        with suppress(DamagedFile, OSError):
+            state = read_state(path)
+            # What an earlier start said may still stand there.
+            if state.state == "failed" and state.started > launched:
+                return True
+        time.sleep(0.05)
+    return False
 
 
 def _options_or_end(kind: type, argv: list[str] | None, prog: str, description: str, presets: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio.runs.folder import read_run, write_config
-from studio.runs.processes import environment, launcher
+from studio.runs.folder import read_run, read_state, write_config, write_state
+from studio.runs.processes import environment, launcher, process_start
 from studio.runs.trainers.dreambooth import DreamBoothOptions
 from studio.toybox.subject import example_pictures
 from tests.copies import copies
 from tests.tiny_sd import save_tiny_sd
+from trainers import dreambooth, program
 
 WITHIN_S = 120
 
@@ -127,6 +129,32 @@ def test_a_batch_that_two_cannot_share_is_refused_in_a_sentence_by_the_program_t
     ended = subprocess.run([*two, "--config", str(folder / "options.toml")], env=environment_of_two, capture_output=True, timeout=WITHIN_S)
     view = read_run(folder)
     assert ended.returncode != 0 and view.state == "failed" and view.message.startswith("A batch of 3 cannot be shared evenly by 2 devices")
+
+
+def test_a_process_beside_the_main_one_does_not_end_before_it_is_said_why(options, monkeypatch):
+    """A launcher ends all processes when the first has ended, and which one is first is chance."""
+    folder, began = prepared(replace(options, batch_size=3)), time.time()
+    write_state(folder, state="failed", message="of an earlier start", started=1.0)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def end() -> None:
+        with pytest.raises(SystemExit):
+            dreambooth.main(["--config", str(folder / "options.toml")])
+
+    monkeypatch.setattr(program, "SAYS_WITHIN_S", 0.2)
+    end()
+    assert read_run(folder).message.startswith("A batch of 3 cannot be shared evenly by 2 devices")
+    write_state(folder, state="running", message="", pid=os.getpid(), process_start=process_start(os.getpid()), started=began)
+    monkeypatch.setattr(program, "SAYS_WITHIN_S", WITHIN_S)
+    looks = threading.Semaphore(0)
+    monkeypatch.setattr(program, "read_state", lambda path: (looks.release(), read_state(path))[1])
+    beside = threading.Thread(target=end)
+    beside.start()
+    assert all(looks.acquire(timeout=WITHIN_S) for _ in range(3)), "it looks again and again, and ends with none of these looks"
+    write_state(folder, state="failed", message="said by the main process")
+    beside.join(WITHIN_S)
+    assert not beside.is_alive() and read_run(folder).message == "said by the main process"
 
 
 @pytest.mark.parametrize(("devices", "batch_size", "processes"), [(0, 8, 1), (1, 8, 1), (4, 8, 4), (4, 6, 3), (2, 1, 1), (8, 4, 4)])
