@@ -8,9 +8,11 @@ Importing this package is quick: torch is loaded when the first model is.
 """
 
 from studio.importing import safe_to_import
+from studio.machine import prefer_huge_pages
 
-# Before anything of the studio can import them.
+# Before anything of the studio can import them, and before torch makes a tensor.
 safe_to_import("diffusers", "transformers")
+prefer_huge_pages()
 
 from studio.api import Studio  # noqa: E402
 from studio.errors import StudioError  # noqa: E402

@@ -8,7 +8,12 @@ from threading import Condition
 
 from studio.errors import StudioBusy, TooLarge
 
-__all__ = ["total_ram", "free_ram", "require_ram", "spare_one_core", "in_words", "Room"]
+__all__ = ["total_ram", "free_ram", "require_ram", "spare_one_core", "prefer_huge_pages", "keep_freed_memory", "in_words", "Room"]
+
+# mallopt's names, in malloc.h of glibc.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# What is freed beyond this goes back to the system, and larger pieces at once.
+KEPT_FREE = 2**31 - 1
 
 # Where Linux says what a container may take and takes: (limit, use, its statistics, the name there of what it can give back).
 CGROUPS = (
@@ -39,6 +44,28 @@ def spare_one_core() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)
+
+
+def prefer_huge_pages() -> None:
+    """Let torch ask for huge pages for what is large, where Linux has them: a network then runs a tenth to a fifth faster on a processor.
+
+    To be called before torch makes its first tensor; a setting of the user's own stays.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory that it frees, where it is glibc that has it.
+
+    The activations of a training step are freed at its end and needed again in the next one: given back in between, each page is
+    fetched and cleared anew, a tenth of a small network's step. For processes that train and end; one that stays should give memory back.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(threshold, KEPT_FREE)
 
 
 def require_ram(needed: int, what: str, instead: str) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from studio.errors import InvalidOption, RunFailed
 from studio.files import written_aside
+from studio.models.folding import Fold, folded, learning_folds_of
 from studio.runs.checkpoints import Choice, set_damaged_aside
 from studio.runs.folder import write_config, write_state
 from studio.runs.trainers.options import LoopOptions
@@ -289,12 +290,19 @@ def run_loop(task: Task, *, progress: bool = True) -> Iterator[StepLog]:
                 task.recall(measured)
             else:
                 _draw_sheet(run, run.first)  # a kill came between the last checkpoint and its sheet
-        stopped = yield from _take_steps(run, progress)
+        with folded(_learning_folds(run)):
+            stopped = yield from _take_steps(run, progress)
     if run.accelerator.is_main_process and not stopped:
         if task.ended:
             write_state(run.folder.path, message=task.ended)
         with _result(run) as network, written_aside(run.folder.path / "model") as aside:
             task.save(network, aside)
+
+
+def _learning_folds(run: Training) -> list[Fold]:
+    """The upsamplers that are quicker folded: on a processor, in the precision of their weights."""
+    plain = run.accelerator.device.type == "cpu" and run.options.mixed_precision == "no"
+    return learning_folds_of(run.task.network) if plain else []
 
 
 @contextlib.contextmanager

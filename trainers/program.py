@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import DamagedFile, StudioError
+from studio.machine import keep_freed_memory
 from studio.runs.checkpoints import newest_good, steps_of
 from studio.runs.folder import read_state, write_state
 from studio.runs.processes import process_start
@@ -36,6 +37,7 @@ def run_program(
     name = train.__module__.rsplit(".", 1)[-1] if train.__module__ != "__main__" else _name_of_main()
     options = _options_or_end(kind, argv, f"python -m trainers.{name}", description, {key: entry.options for key, entry in (presets or {}).items()})
     folder = RunFolder(options.output)
+    keep_freed_memory()
     if not _is_main_process():
         _take_part(train, options, folder)
         return

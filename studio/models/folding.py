@@ -3,19 +3,20 @@
     nearest neighbour, then 3x3      each of 9 weights meets a place that is one of 4 copies of the same number
     folded                           for each of the 4 places of a copy a 2x2 kernel, whose weights are sums of the 9
 
-Four ninths of the multiplications for the same numbers, to rounding. The sub-pixel convolution of Shi et al. 2016
+Four ninths of the multiplications for the same numbers, to rounding, and of those of their gradients. The sub-pixel convolution of Shi et al. 2016
 (arXiv:1609.05158), with kernels made from trained ones (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts").
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-__all__ = ["Fold", "folds_of", "folded"]
+__all__ = ["Fold", "folds_of", "folded", "learning_folds_of"]
 
 # Which of three weights in a row meet the two small places, for the first and the second of two large ones.
 SHARES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
@@ -26,9 +27,19 @@ Fold = tuple[torch.nn.Module, Callable[..., Tensor]]
 
 def folds_of(network: torch.nn.Module) -> list[Fold]:
     """The upsamplers of a network that can be folded: nearest neighbour, then a float32 convolution of 3x3."""
+    return [(module, _folded(module)) for module in _foldable(network)]
+
+
+def learning_folds_of(network: torch.nn.Module) -> list[Fold]:
+    """The same while the weights change: the small kernels are made anew at each call, and gradients go through them."""
+    # Methods: those of a copy of the network are the copy's.
+    return [(module, MethodType(_enlarge, module)) for module in _foldable(network)]
+
+
+def _foldable(network: torch.nn.Module) -> list[Any]:
     from diffusers.models.upsampling import Upsample2D
 
-    return [(module, _folded(module)) for module in network.modules() if isinstance(module, Upsample2D) and _can_be_folded(module)]
+    return [module for module in network.modules() if isinstance(module, Upsample2D) and _can_be_folded(module)]
 
 
 def _can_be_folded(upsampler: Any) -> bool:
@@ -41,17 +52,14 @@ def _can_be_folded(upsampler: Any) -> bool:
 
 def _folded(upsampler: Any) -> Callable[..., Tensor]:
     """(B, C, h, w) -> (B, C', 2 h, 2 w) by one convolution of the small state."""
-    conv = upsampler.conv
     with torch.no_grad():
-        # (4 C', C, 2, 2): a and b are the row and the column in a twofold place, y and x those of the small kernel.
-        weight = torch.einsum("ayk,oikl,bxl->aboiyx", SHARES, conv.weight, SHARES).flatten(0, 2).contiguous()
-        bias = None if conv.bias is None else conv.bias.repeat(4)
+        weight, bias = _small_kernels(upsampler.conv)
+        weight = weight.contiguous()
 
     def enlarge(state: Tensor, output_size: Any = None, *_: Any, **__: Any) -> Tensor:
         height, width = state.shape[-2:]
-        if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
-            # To other sizes places are copied unevenly.
-            return type(upsampler).forward(upsampler, state, output_size)
+        if not _is_twofold(state, output_size):
+            return type(upsampler).forward(upsampler, state, output_size)  # type: ignore[no-any-return]
         parts = conv2d(state, weight, bias, padding=1).unflatten(1, (2, 2, -1))
         rows = [torch.stack([parts[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], dim=-1) for a in (0, 1)]
         return torch.stack(rows, dim=-3).flatten(-2).flatten(-3, -2)
@@ -59,13 +67,71 @@ def _folded(upsampler: Any) -> Callable[..., Tensor]:
     return enlarge
 
 
+def _enlarge(upsampler: Any, state: Tensor, output_size: Any = None, *_: Any, **__: Any) -> Tensor:
+    if not _is_twofold(state, output_size):
+        return type(upsampler).forward(upsampler, state, output_size)  # type: ignore[no-any-return]
+    weight, bias = _small_kernels(upsampler.conv)
+    return _Interleaved.apply(conv2d(state, weight.contiguous(memory_format=_format_of(state)), bias, padding=1))  # type: ignore[no-any-return]
+
+
+def _small_kernels(conv: torch.nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """(4 C', C, 2, 2) and (4 C',): a and b are the row and the column in a twofold place, y and x those of the small kernel."""
+    shares = SHARES.to(conv.weight.device)
+    weight = torch.einsum("ayk,oikl,bxl->aboiyx", shares, conv.weight, shares).flatten(0, 2)
+    return weight, None if conv.bias is None else conv.bias.repeat(4)
+
+
+def _is_twofold(state: Tensor, output_size: Any) -> bool:
+    """To other sizes places are copied unevenly."""
+    return output_size is None or tuple(output_size) == (2 * state.shape[-2], 2 * state.shape[-1])
+
+
+def _format_of(state: Tensor) -> torch.memory_format:
+    return torch.channels_last if state.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
+
+class _Interleaved(torch.autograd.Function):
+    """(B, 4 C, h + 1, w + 1) -> (B, C, 2 h, 2 w): each of four parts to its place. Backward each number is moved once; by slices it would be nine times."""
+
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor) -> Tensor:
+        _, channels, height, width = parts.shape
+        size = (len(parts), channels // 4, 2 * (height - 1), 2 * (width - 1))
+        whole = torch.empty(size, dtype=parts.dtype, device=parts.device, memory_format=_format_of(parts))
+        for place, part in _places(whole, parts):
+            place.copy_(part)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        _, channels, height, width = grad.shape
+        size = (len(grad), 4 * channels, height // 2 + 1, width // 2 + 1)
+        # Of each part a row and a column are not used.
+        parts = torch.zeros(size, dtype=grad.dtype, device=grad.device).contiguous(memory_format=_format_of(grad))
+        for place, part in _places(grad, parts):
+            part.copy_(place)
+        return parts
+
+
+def _places(whole: Tensor, parts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(the places of the large state that a part fills, that part)."""
+    height, width = whole.shape[-2] // 2, whole.shape[-1] // 2
+    split = parts.unflatten(1, (2, 2, -1))
+    for a in (0, 1):
+        for b in (0, 1):
+            yield whole[:, :, a::2, b::2], split[:, a, b, :, a : a + height, b : b + width]
+
+
 @contextmanager
 def folded(folds: Sequence[Fold]) -> Iterator[None]:
     """While this is open the upsamplers answer by their folded convolutions."""
+    before = [vars(upsampler).get("forward") for upsampler, _ in folds]
     for upsampler, enlarge in folds:
         upsampler.forward = enlarge  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for upsampler, _ in folds:
+        for (upsampler, _), forward in zip(folds, before):
             vars(upsampler).pop("forward", None)
+            if forward is not None:
+                upsampler.forward = forward  # type: ignore[method-assign]

@@ -4,6 +4,7 @@
     latent      the same for text to image, against StableDiffusionPipeline
     foretelling what a run takes, as foretold and as a process took it; and what foretelling costs
     control     controlled runs against StableDiffusionControlNetPipeline, a training step against a plain one, Canny in the page
+    training    a step of the trainers of autoencoders and of text to image against plain ones
     dreambooth  our DreamBooth step, with caches and without, against a plain one
     killing     a run killed twenty times against one left alone: identical weights?
     acknowledging   the app killed two hundred times while two clients submit rankings: is what was acknowledged there, once?
@@ -20,8 +21,8 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = (
-    "sampling", "latent", "foretelling", "control", "dreambooth", "killing", "acknowledging", "scrubbing", "pressing", "answering", "ranking", "refl",
-    "rewards", "starting",
+    "sampling", "latent", "foretelling", "control", "training", "dreambooth", "killing", "acknowledging", "scrubbing", "pressing", "answering", "ranking",
+    "refl", "rewards", "starting",
 )
 
 

@@ -23,10 +23,12 @@ from studio import Finished, SampleOptions
 from studio.models import load_model
 from studio.models.activations import kept_for_backward
 from studio.models.controlnets import load_controlnet, make_controlnet
+from studio.models.folding import folded, learning_folds_of
 from studio.sampling.controlled import make_ready
 from studio.sampling.loop import sample
 from studio.units import ControlUnit
 from tests.benchmarks.paired import time_paired
+from tests.benchmarks.training import descent
 from trainers.controlnet import ControlNetOptions, ControlNetTask
 
 ROUNDS, STEPS, PROMPT, GUIDANCE = 7, 20, "a red heart on a white background", 4.0
@@ -107,8 +109,8 @@ def _compare_training(folder: Path) -> None:
     network, process, parts = task.network.train().to(memory_format=torch.channels_last), task.noising.scheduler, task.base.parts
     unet = deepcopy(parts["unet"]).requires_grad_(True).train()
     batch, pixels, generator = torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1, torch.Generator().manual_seed(0)
-    descend, descend_plain = _descent(network, fused=True), _descent(plain_network)
-    descend_unet = _descent(unet, fused=True)
+    descend, descend_plain = descent(network, fused=True), descent(plain_network)
+    descend_unet = descent(unet, fused=True)
 
     def ours() -> None:
         descend(task.losses(network, batch, generator, torch.device("cpu")).descend)
@@ -126,10 +128,13 @@ def _compare_training(folder: Path) -> None:
         alone = _Unsteered(unet)
         descend_unet(task.losses(alone, batch, generator, torch.device("cpu")).descend)
 
-    ours(), plain(), fine_tuning()
-    timing = time_paired(ours, plain, ROUNDS)
+    folds = learning_folds_of(network)
+    with folded(folds):
+        ours(), plain(), fine_tuning()
+        timing = time_paired(ours, plain, ROUNDS)
     print(f"\nTraining: ours {timing.ours_s:.3f} s a step, plain {timing.theirs_s:.3f} s: {1 / timing.ratio:.2f} times the steps a second.", flush=True)
-    beside = time_paired(ours, fine_tuning, ROUNDS)
+    with folded([*folds, *learning_folds_of(unet)]):
+        beside = time_paired(ours, fine_tuning, ROUNDS)
     # Weights, gradients and both moments are four bytes each.
     held = [_held_gib(task, one) for one in (network, _Unsteered(unet))]
     print(
@@ -147,20 +152,6 @@ class _Unsteered(torch.nn.Module):
 
     def forward(self, z_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
         return self.unet(z_t, t, text, return_dict=False)[0]
-
-
-def _descent(network: torch.nn.Module, fused: bool = False) -> Callable[[torch.Tensor], None]:
-    """What a step does with its loss."""
-    learning = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-4, **({"fused": True} if fused else {}))
-
-    def descend(loss: torch.Tensor) -> None:
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return descend
 
 
 def _held_gib(task: ControlNetTask, network: torch.nn.Module) -> float:

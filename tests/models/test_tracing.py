@@ -1,5 +1,7 @@
 """Graphs in place of a small network: the same numbers, and the network itself wherever it does something else."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from diffusers.models.upsampling import Upsample2D
 from studio import SampleOptions
 from studio.models import load_model
 from studio.models.anatomy import anatomy
-from studio.models.folding import folded, folds_of
+from studio.models.folding import folded, folds_of, learning_folds_of
 from studio.models.graphs import Graph
 from studio.sampling.loop import sample
 
@@ -76,6 +78,32 @@ def test_a_folded_upsampler_gives_the_same_numbers(output_size):
         answer = upsampler(state, output_size)
     assert len(folds) == 1 and answer.shape == expected.shape and torch.allclose(answer, expected, atol=1e-6)
     assert torch.equal(upsampler(state, output_size), expected), "it does not unfold"
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("output_size", [None, (10, 6), (9, 6)])
+def test_what_is_learned_through_a_folded_upsampler_is_the_same(memory_format, output_size):
+    torch.manual_seed(0)
+    upsampler = Upsample2D(6, use_conv=True, out_channels=4).to(memory_format=memory_format)
+    state = torch.randn(2, 6, 5, 3).contiguous(memory_format=memory_format).requires_grad_()
+
+    def learned() -> list[torch.Tensor]:
+        answer = upsampler(state, output_size)
+        pull = torch.linspace(-1, 1, answer.numel()).reshape(answer.shape).contiguous(memory_format=memory_format)
+        return [answer.detach(), *torch.autograd.grad((answer * pull).sum(), [state, *upsampler.parameters()])]
+
+    expected = learned()
+    with folded(learning_folds_of(torch.nn.Sequential(upsampler))):
+        found = learned()
+        with folded(folds_of(torch.nn.Sequential(upsampler))), torch.no_grad():
+            assert torch.allclose(upsampler(state, output_size), expected[0], atol=1e-6)
+        assert torch.equal(upsampler(state, output_size), found[0]), "what is folded inside leaves what was folded outside"
+        # A copy learns by its own weights.
+        copied = deepcopy(upsampler)
+        torch.nn.init.zeros_(copied.conv.weight), torch.nn.init.zeros_(copied.conv.bias)
+        assert not copied(state, output_size).any() and torch.equal(upsampler(state, output_size), found[0])
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected))
+    assert torch.equal(upsampler(state, output_size), expected[0]), "it does not unfold"
 
 
 def test_only_plain_upsamplers_are_folded():
