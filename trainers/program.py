@@ -54,7 +54,9 @@ def run_program(
     except StopAsked:
         pass
     except Exception as error:
-        _say(folder.path, state="failed", message=_sentence(error, folder))
+        # A process beside this one may have said what went wrong; that it is gone is all that is found here.
+        if _state_before(folder.path) != "failed":
+            _say(folder.path, state="failed", message=_sentence(error, folder))
         _print_traceback()
         raise SystemExit(1) from error
     _say(folder.path, ended=time.time(), **_ending(folder, options, last))

@@ -90,7 +90,7 @@ class VaeTask(Task):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """On a CPU gradients of so few channels are quicker when each has its plane: of convolutions' weights a third, of group norms four times."""
+        """On a CPU gradients of so few channels are quicker when each has its plane: of convolutions' weights 1.4 times, of group norms 4 times."""
         return torch.contiguous_format if on_cpu() else torch.channels_last
 
     def losses(self, network: Any, indices: Tensor, generator: torch.Generator, device: torch.device) -> Losses:

@@ -91,7 +91,10 @@ def _format_of(state: Tensor) -> torch.memory_format:
 
 
 class _Interleaved(torch.autograd.Function):
-    """(B, 4 C, h + 1, w + 1) -> (B, C, 2 h, 2 w): each of four parts to its place. Backward each number is moved once; by slices it would be nine times."""
+    """(B, 4 C, h + 1, w + 1) -> (B, C, 2 h, 2 w): each of four parts to its place, in the memory format that it had.
+
+    Backward each number is moved once; through slices, as where nothing is learned, the whole would be written for each of the four parts.
+    """
 
     @staticmethod
     def forward(ctx: Any, parts: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -155,6 +156,25 @@ def test_a_process_beside_the_main_one_does_not_end_before_it_is_said_why(option
     write_state(folder, state="failed", message="said by the main process")
     beside.join(WITHIN_S)
     assert not beside.is_alive() and read_run(folder).message == "said by the main process"
+
+
+def test_what_a_process_beside_it_has_said_stays_when_the_main_one_finds_it_gone(options, monkeypatch):
+    folder = prepared(options)
+
+    def gone(train, options) -> None:
+        assert read_state(folder).state == "running"
+        write_state(folder, state="failed", message="The memory is not enough.")
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(program, "_take_all_steps", gone)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit):
+            dreambooth.main(["--config", str(folder / "options.toml")])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert (read_run(folder).state, read_run(folder).message) == ("failed", "The memory is not enough.")
 
 
 @pytest.mark.parametrize(("devices", "batch_size", "processes"), [(0, 8, 1), (1, 8, 1), (4, 8, 4), (4, 6, 3), (2, 1, 1), (8, 4, 4)])
