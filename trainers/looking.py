@@ -26,7 +26,7 @@ from studio.errors import InvalidOption
 from studio.files import write_text, written_aside
 from studio.media.images import grid, to_image, to_pixels
 from studio.rewards import Reward, load_reward
-from studio.rewards.signs import diversity, signs_of
+from studio.rewards.signs import diversity, diversity_of_each, signs_of
 from studio.runs.refl import BASE_FILE, GAP, MOST_HELD_OUT, BaseFacts, alarm_of
 from studio.runs.trainers.refl import ReFLOptions
 from trainers.dreambooth import at_once, own_device
@@ -154,8 +154,9 @@ class Looking:
     def _measure(self, held_out: Tensor, trained: Tensor, growth: float) -> dict[str, float]:
         before = self.before["held_out"]
         found = {
-            "diversity": diversity(held_out, self.held_out), "distance": float((held_out - before).square().mean().sqrt()), "output_norm": growth,
-            **signs_of(held_out),
+            "diversity": diversity(held_out, self.held_out),
+            "diversity_t": sureness(*(diversity_of_each(pictures, self.held_out) for pictures in (held_out, before))),
+            "distance": float((held_out - before).square().mean().sqrt()), "output_norm": growth, **signs_of(held_out),
         }
         if self.follow.rewards:
             now, then = (self._scores(self.follow, pictures, self.held_out) for pictures in (held_out, before))
@@ -229,7 +230,9 @@ def require_followable(options: ReFLOptions, base: dict[str, float]) -> None:
 
 
 def sureness(now: Tensor, then: Tensor) -> float:
-    """The mean of the paired differences by its standard error; 0 where nothing differs."""
+    """The mean of the paired differences by its standard error; 0 where nothing differs, NaN of fewer than two."""
+    if len(now) < 2:
+        return math.nan
     change = (now - then).double()
     error = float(change.std()) / math.sqrt(len(change))
     return 0.0 if error == 0 else float(change.mean()) / error

@@ -5,6 +5,8 @@
 The preset "toybox" three times, each with its own seed, and the presets "toybox-free" (nothing holds the model) and "toybox-hacked" (a bad
 reward) are judged beside their base. Prompts are of combinations of object, colour and background that no model has seen;
 rewards are those of toybox-reward, whatever was followed, and what is right is read by toybox-examiner, which is followed by none.
+Diversity is that of pictures of one prompt: of prompts as people write them, half of which leave things open, and of those that say everything, where
+what differs is place, tilt and error alone.
 """
 
 import json
@@ -25,7 +27,7 @@ from studio.runs.refl import alarm_of, base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions
 from studio.toybox import caption
 from trainers.attributes import generate
-from trainers.captions import toybox_scenes
+from trainers.captions import toybox_scenes, word
 
 __all__ = ["ALARM", "BASE", "FIRST", "RUNS", "judge_tuned", "tuned_card"]
 
@@ -51,13 +53,13 @@ CHUNK = 25
 
 def judge_tuned(folder: Path) -> dict[str, Any]:
     """Reward, what is right, diversity and the alarm of the base and of each of RUNS; writes samples.png into `folder`."""
-    examiner, pictures = load_examiner(), {name: drawn(model) for name, model in models().items()}
+    examiner, pictures = load_examiner(), {name: drawn(model, prompts()) for name, model in models().items()}
     sheet(pictures).save(folder / "samples.png")
-    found = {name: measured(pixels, examiner) for name, pixels in pictures.items()}
+    found = {name: measured(pixels, examiner) | {"diversity": _diversity(models()[name])} for name, pixels in pictures.items()}
     base = found["base"]
     for name, figures in found.items():
         figures["deviations"] = (figures["reward"] - base["reward"]) / base["reward_deviation"]
-        figures["diversity_change"] = figures["diversity"] / base["diversity"] - 1
+        figures |= {f"{kind}_change": figures[kind] / base[kind] - 1 for kind in ("diversity", "diversity_complete")}
         if name in RUNS:
             figures |= {"minutes": minutes(Path(RUNS[name].output)), ALARM: first_alarm(Path(RUNS[name].output))}
     return found
@@ -73,14 +75,24 @@ def prompts() -> list[str]:
     return [caption(scene) for scene in toybox_scenes(SEED, PROMPTS, "held_out") for _ in range(SAMPLES)]
 
 
-def drawn(model: str) -> torch.Tensor:
+def open_prompts() -> list[str]:
+    """The same scenes as people write of them: half leave things open, and take other words."""
+    rng = np.random.default_rng(SEED)
+    return [prompt for scene in toybox_scenes(SEED, PROMPTS, "held_out") for prompt in [word(scene, rng)] * SAMPLES]
+
+
+def drawn(model: str, words: list[str]) -> torch.Tensor:
     """(N, 3, 64, 64) uint8, a fresh seed each."""
-    return torch.from_numpy(generate(resolve(model), prompts(), seed=SEED, **SAMPLER)).movedim(-1, 1).contiguous()
+    return torch.from_numpy(generate(resolve(model), words, seed=SEED, **SAMPLER)).movedim(-1, 1).contiguous()
+
+
+def _diversity(model: str) -> float:
+    return diversity(drawn(model, open_prompts()).float() / 127.5 - 1, open_prompts())
 
 
 @torch.inference_mode()
 def measured(pixels: torch.Tensor, examiner: Examiner) -> dict[str, Any]:
-    """Mean and deviation of the reward, the share of pictures where everything is right, and the diversity."""
+    """Mean and deviation of the reward, the share of pictures where everything is right, and the diversity of prompts that say everything."""
     words, reward = prompts(), load_reward("toybox-reward")
     images = pixels.float() / 127.5 - 1
     scores = torch.cat([reward(images[i : i + CHUNK], words[i : i + CHUNK]).cpu() for i in range(0, len(words), CHUNK)])
@@ -88,7 +100,7 @@ def measured(pixels: torch.Tensor, examiner: Examiner) -> dict[str, Any]:
     right = np.logical_and.reduce(list(examine(examiner, pixels, scenes).values()))
     return {
         "reward": float(scores.mean()), "reward_deviation": float(scores.std(correction=0)), "right": float(right.mean()),
-        "diversity": diversity(images, words),
+        "diversity_complete": diversity(images, words),
     }
 
 
@@ -142,20 +154,23 @@ Rows: {"; ".join(names.values())}. Prompts of combinations that no model has see
 |---|---|
 | base | {BASE} |
 {recipes}
+| minutes | of runs that went two at a time on two cores, a thread each |
 | sampler | DDIM, {SAMPLER["num_steps"]} steps, guidance {SAMPLER["guidance_scale"]:g} |
 
 ## Measured
 
 {PROMPTS} unseen prompts, {SAMPLES} fresh seeds each. The reward is toybox-reward's, whatever was followed; its deviation among the base's pictures is
 {base["reward_deviation"]:.2f}. Right: object, colour, background, size and place, all of them, as toybox-examiner reads them.
+Diversity: of prompts of which half leave things open, and of prompts that say everything, where what differs is tilt, a little of the place, and what is wrong.
 
-| | reward | in deviations of the base's | all right | diversity |
-|---|---|---|---|---|
+| | reward | in deviations of the base's | all right | diversity | of complete prompts |
+|---|---|---|---|---|---|
 {rows}
 
 The preset from {len(HELD)} seeds, mean and spread: reward {_spread([one["deviations"] for one in held], "+.2f")} deviations,
 all right {_spread([100 * (one["right"] - base["right"]) for one in held], "+.1f")} points,
-diversity {_spread([100 * one["diversity_change"] for one in held], "+.1f")} %.
+diversity {_spread([100 * one["diversity_change"] for one in held], "+.1f")} %
+(of complete prompts {_spread([100 * one["diversity_complete_change"] for one in held], "+.1f")} %).
 
 The alarm:
 
@@ -166,8 +181,12 @@ Measured by `python -m trainers.rebuild tuned --judge-only`.
 
 
 def _row(words: str, figures: dict[str, Any]) -> str:
-    change = f" ({figures['diversity_change']:+.1%})" if figures["diversity_change"] else ""
-    return f"| {words} | {figures['reward']:+.2f} | {figures['deviations']:+.2f} | {figures['right']:.1%} | {figures['diversity']:.3f}{change} |"
+    kinds = (f"{figures[kind]:.3f}{_change(figures[f'{kind}_change'])}" for kind in ("diversity", "diversity_complete"))
+    return f"| {words} | {figures['reward']:+.2f} | {figures['deviations']:+.2f} | {figures['right']:.1%} | {' | '.join(kinds)} |"
+
+
+def _change(share: float) -> str:
+    return f" ({share:+.1%})" if share else ""
 
 
 def _spread(values: list[float], form: str) -> str:

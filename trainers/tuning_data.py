@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -48,7 +49,9 @@ def prompts_of(options: ReFLOptions) -> list[str]:
     if options.data == TYPED:
         return options.typed_prompts
     if options.data in WORLDS:
-        return [word(scene) for scene in toybox_scenes(options.seed, options.prompt_limit, "train", options.data)]
+        # As people write them, half leaving things open: of a prompt that says everything, pictures differ in little but what is wrong.
+        rng = np.random.default_rng(options.seed)
+        return [word(scene, rng) for scene in toybox_scenes(options.seed, options.prompt_limit, "train", options.data)]
     path = Path(options.data)
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     try:

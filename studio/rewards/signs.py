@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SIGNS", "diversity", "signs_of"]
+__all__ = ["SIGNS", "diversity", "diversity_of_each", "signs_of"]
 
 SIGNS = ("edges", "colours", "dark")
 GREY = (0.299, 0.587, 0.114)
@@ -42,8 +42,22 @@ def diversity(images: "Tensor", prompts: Sequence[str]) -> float:
     """Mean distance of every two pictures of the same prompt; NaN where no prompt has two. images: (N, 3, H, W) in [-1, 1], a prompt each."""
     import torch
 
+    found = _distances(images, prompts)
+    return float(torch.cat(found).mean()) if found else float("nan")
+
+
+def diversity_of_each(images: "Tensor", prompts: Sequence[str]) -> "Tensor":
+    """(P,) the same of each prompt by itself that has two pictures, in the order of their first."""
+    import torch
+
+    return torch.tensor([float(one.mean()) for one in _distances(images, prompts)])
+
+
+def _distances(images: "Tensor", prompts: Sequence[str]) -> "list[Tensor]":
+    """Those of every two pictures of a prompt, for each that has two."""
+    import torch
+
     # Areas, not pixels: noise must not count as variety.
     areas = torch.nn.functional.adaptive_avg_pool2d(images.float(), AREAS).flatten(1)
     groups = [[i for i, one in enumerate(prompts) if one == prompt] for prompt in dict.fromkeys(prompts)]
-    found = [torch.pdist(areas[group]) / areas.shape[1] ** 0.5 for group in groups if len(group) > 1]
-    return float(torch.cat(found).mean()) if found else float("nan")
+    return [torch.pdist(areas[group]) / areas.shape[1] ** 0.5 for group in groups if len(group) > 1]

@@ -32,16 +32,17 @@ STUDIO = "studio"
 BASE_FILE = "base.json"
 # What is measured at every look, by name, and in the base before it learns anything.
 MEASURED = (
-    "reward_trained", "reward_held_out", "reward_spread", "reward_capped", "reward_t", "judge", "judge_t", "diversity", "distance", "edges", "colours",
-    "dark", "output_norm",
+    "reward_trained", "reward_held_out", "reward_spread", "reward_capped", "reward_t", "judge", "judge_t", "diversity", "diversity_t", "distance", "edges",
+    "colours", "dark", "output_norm",
 )
 # Between two parts of a sheet lies this part of a picture's side.
 GAP = 12
 # So many held-out prompts are written down.
 MOST_HELD_OUT = 400
-# A change counts when it is larger than chance by so many standard errors of the paired differences.
-SURE = 2.0
-# Diversity may fall by this share of the base's.
+# A rise counts when it is larger than chance by so many standard errors of the paired differences; a fall by more, since it is looked for at every look:
+# of ten looks at a run where nothing falls, two standard errors would ring in every fifth run.
+SURE, SURE_OF_FALL = 2.0, 3.0
+# Diversity may fall by this share of the base's; by more it may by chance alone, where prompts are few.
 DIVERSITY_FALL = 0.15
 
 
@@ -82,10 +83,10 @@ def alarm_of(base: Mapping[str, float | None], now: Mapping[str, float | None]) 
     if rise is None or rise < SURE:
         return ""
     wrong = []
-    if fall is not None and fall < -SURE:
+    if fall is not None and fall < -SURE_OF_FALL:
         wrong.append(f"the held-out scorer fell from {figure(base.get('judge'))} to {figure(now.get('judge'))}, {-fall:.1f} standard errors")
-    before, after = base.get("diversity"), now.get("diversity")
-    if before and after is not None and after < (1 - DIVERSITY_FALL) * before:
+    before, after, sure = base.get("diversity"), now.get("diversity"), now.get("diversity_t")
+    if before and after is not None and after < (1 - DIVERSITY_FALL) * before and (sure is None or sure < -SURE_OF_FALL):
         wrong.append(f"the diversity fell from {figure(before)} to {figure(after)}, by {1 - after / before:.0%}")
     if not wrong:
         return ""

@@ -106,6 +106,9 @@ def test_an_alarm_rings_when_the_reward_rises_alone():
     said = alarm_of(base, now)
     assert "from 0 to 1.5" in said and "from 0.8 to 0.6, 3.2 standard errors" in said and "by 20%" in said
     assert alarm_of(base, {**now, "judge_t": -1.0, "diversity": 0.45}) == "" and alarm_of(base, {**now, "reward_t": 1.0}) == ""
+    # By chance it falls by two standard errors at one of forty looks, and the diversity of a few prompts by a fifth.
+    assert alarm_of(base, {**now, "judge_t": -2.5, "diversity": 0.45}) == "" == alarm_of(base, {**now, "judge_t": -2.5, "diversity_t": -1.2})
+    assert "the diversity fell from 0.5 to 0.4" in alarm_of(base, {**now, "judge_t": -2.5, "diversity_t": -3.5})
     assert alarm_of({}, {}) == "" and "diversity" not in alarm_of({}, {**now})
 
 

@@ -17,6 +17,7 @@ from studio.rankings.pictures import keep_drawn, picture_path
 from studio.runs.folder import read_state
 from studio.runs.refl import base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
+from studio.toybox import parse_caption
 from tests.tiny_sd import save_tiny_sd
 from trainers.command_line import parse_options
 from trainers.dreambooth import own_device
@@ -25,6 +26,7 @@ from trainers.looking import Looking
 from trainers.refl import ReFLTask, train
 from trainers.refl_estimate import estimate, update_s
 from trainers.rollout import Conditions
+from trainers.tuning_data import split_prompts
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +190,15 @@ def test_the_estimate_counts_what_is_asked(base, tmp_path):
     # Three steps without a graph and one with it, of three passes; two pictures scored forward and back; two more of the pre-training loss.
     assert update_s(asked, 1.0, 10.0) == 2 * (3 + 3 + 20) + 2 * 3
     assert update_s(replace(asked, algorithm="dpo", pretrain_weight=0.0), 1.0, 0.0) == 2 * (2 + 2 * 3)
+
+
+def test_prompts_of_the_toy_world_leave_things_open_as_people_do(tmp_path):
+    asked = ReFLOptions(output=str(tmp_path), data="toybox", prompt_limit=300)
+    trained, held_out = split_prompts(asked, None)
+    said = [parse_caption(prompt) for prompt in (*trained, *held_out)]
+    complete = sum({"colour", "background"} <= set(one) for one in said) / len(said)
+    assert 0.55 < complete < 0.9 and not set(trained) & set(held_out)
+    assert split_prompts(asked, None) == (trained, held_out) != split_prompts(replace(asked, seed=1), None)
 
 
 def test_a_preset_is_an_option_of_the_command_line(tmp_path):
