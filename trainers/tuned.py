@@ -154,7 +154,7 @@ Rows: {"; ".join(names.values())}. Prompts of combinations that no model has see
 |---|---|
 | base | {BASE} |
 {recipes}
-| minutes | of runs that went two at a time on two cores, a thread each |
+| minutes | by the clock, on two cores that other work may have shared |
 | sampler | DDIM, {SAMPLER["num_steps"]} steps, guidance {SAMPLER["guidance_scale"]:g} |
 
 ## Measured

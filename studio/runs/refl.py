@@ -42,7 +42,8 @@ MOST_HELD_OUT = 400
 # A rise counts when it is larger than chance by so many standard errors of the paired differences; a fall by more, since it is looked for at every look:
 # of ten looks at a run where nothing falls, two standard errors would ring in every fifth run.
 SURE, SURE_OF_FALL = 2.0, 3.0
-# Diversity may fall by this share of the base's; by more it may by chance alone, where prompts are few.
+# Diversity may fall by this share of the base's; by more it may by chance, where prompts are few. Of one prompt, and in runs from before chance was
+# measured, the share alone counts.
 DIVERSITY_FALL = 0.15
 
 

@@ -1,6 +1,7 @@
 """Tuning by a reward, on a tiny random pipeline: gradients, what is watched, what comes out, what is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from studio.errors import InvalidOption, RunFailed
 from studio.models.loading import load_model
 from studio.rankings import NewGeneration, NewTask, Ranking, add_tasks, open_rankings, open_tasks, submit
 from studio.rankings.pictures import keep_drawn, picture_path
+from studio.rewards.signs import diversity, diversity_of_each
 from studio.runs.folder import read_state
 from studio.runs.refl import base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
@@ -22,7 +24,7 @@ from tests.tiny_sd import save_tiny_sd
 from trainers.command_line import parse_options
 from trainers.dreambooth import own_device
 from trainers.followed import Followed
-from trainers.looking import Looking
+from trainers.looking import Looking, sureness
 from trainers.refl import ReFLTask, train
 from trainers.refl_estimate import estimate, update_s
 from trainers.rollout import Conditions
@@ -199,6 +201,13 @@ def test_prompts_of_the_toy_world_leave_things_open_as_people_do(tmp_path):
     complete = sum({"colour", "background"} <= set(one) for one in said) / len(said)
     assert 0.55 < complete < 0.9 and not set(trained) & set(held_out)
     assert split_prompts(asked, None) == (trained, held_out) != split_prompts(replace(asked, seed=1), None)
+
+
+def test_diversity_is_measured_of_all_and_of_each_prompt():
+    areas = torch.tensor([-1.0, 1.0, 0.0, 0.5, 0.25])[:, None, None, None].expand(5, 3, 16, 16)
+    prompts = ["wide", "wide", "narrow", "narrow", "alone"]
+    assert torch.allclose(diversity_of_each(areas, prompts), torch.tensor([2.0, 0.5])) and diversity(areas, prompts) == pytest.approx(1.25)
+    assert sureness(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3)) == pytest.approx(2 * 3**0.5) and math.isnan(sureness(torch.ones(1), torch.zeros(1)))
 
 
 def test_a_preset_is_an_option_of_the_command_line(tmp_path):

@@ -200,14 +200,21 @@ def require_gradient(info: RewardInfo) -> None:
         )
 
 
+# Two that err in different ways are harder to serve by what is no picture.
+BOTH = f"{SCORER} + toybox-clip" if SCORER != "toybox-clip" else SCORER
 # What all presets for the embedded model have, which is one that was stopped early: it has most to gain. Pictures are drawn as they are looked at,
-# guided, in few steps; the late step is guided too: what is learned of one part alone is amplified by the guidance, and overshoots. The reward is asked
-# from the fourth step on: which object it becomes is decided before the last ones.
+# guided, in few steps; the late step is guided too: what is learned of one part alone is amplified by the guidance, and overshoots.
 TOYBOX: dict[str, Any] = {
-    "base": "toybox-sd-early", "rewards": SCORER, "judge": "toybox-examiner", "data": "toybox", "resolution": 64, "steps": 330, "batch_size": 16,
-    "lr": 4e-4, "lr_plan": "cosine", "warmup": 50, "num_steps": 10, "stop_low": 3, "stop_high": 9, "guidance_scale": 4.0, "late_guidance": True,
-    "eta": 0.0, "reward_weight": 2.0, "reward_units": "base", "pretrain_data": "toybox", "pretrain_pictures": 4000, "pretrain_batch": 24,
-    "ema_decay": 0.95, "sample_every": 33, "checkpoint_every": 33, "validation_steps": 12, "validation_prompts": 16,
+    "base": "toybox-sd-early", "rewards": BOTH, "judge": "toybox-examiner", "data": "toybox", "resolution": 64, "steps": 120, "batch_size": 16,
+    "lr": 4e-4, "lr_plan": "cosine", "warmup": 10, "num_steps": 10, "stop_low": 5, "stop_high": 9, "guidance_scale": 4.0, "late_guidance": True,
+    "reward_weight": 1.0, "reward_units": "base", "pretrain_data": "toybox", "pretrain_pictures": 4000, "pretrain_batch": 16, "ema_decay": 0.95,
+    "sample_every": 20, "checkpoint_every": 20, "validation_steps": 12, "validation_prompts": 12,
+}
+# Of ReFL: no noise is added, as none is where pictures are looked at, and the reward is asked from the fourth step on, since which object it becomes
+# is decided before the last ones.
+TOYBOX_REFL: dict[str, Any] = {
+    **TOYBOX, "rewards": SCORER, "steps": 330, "warmup": 50, "stop_low": 3, "eta": 0.0, "reward_weight": 2.0, "pretrain_batch": 24,
+    "sample_every": 33, "checkpoint_every": 33, "validation_prompts": 16,
 }
 SD15: dict[str, Any] = {
     "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "rewards": "zai-org/ImageReward", "judge": "yuvalkirstain/PickScore_v1",
@@ -218,15 +225,15 @@ SD15: dict[str, Any] = {
 REFL_PRESETS: dict[str, Preset] = {
     "toybox": Preset(
         label="Toybox, CPU", about="All of the small embedded model follows a reward, held to captioned pictures, and ends where it no longer helps.",
-        options={**TOYBOX, "pretrain_weight": 10.0, "stop_on_alarm": True},
+        options={**TOYBOX_REFL, "pretrain_weight": 10.0, "stop_on_alarm": True},
     ),
     "toybox-free": Preset(
         label="Toybox, nothing holds it", about="The same without the pre-training loss, as the released code: watch what is lost.",
-        options={**TOYBOX, "pretrain_weight": 0.0, "cap": 1000.0},
+        options={**TOYBOX_REFL, "pretrain_weight": 0.0, "cap": 1000.0},
     ),
     "toybox-hacked": Preset(
         label="Toybox, a bad reward", about="The size of a JPEG as the reward: the number rises, the pictures go, and the alarm rings.",
-        options={**TOYBOX, "rewards": "jpeg_bits", "pretrain_weight": 0.0, "cap": 1000.0, "steps": 100, "sample_every": 20, "checkpoint_every": 20},
+        options={**TOYBOX_REFL, "rewards": "jpeg_bits", "pretrain_weight": 0.0, "cap": 1000.0, "steps": 100, "sample_every": 20, "checkpoint_every": 20},
     ),
     "toybox-draft": Preset(
         label="Toybox, DRaFT-LV", about="Gradient through the last step alone, at two noises, on low-rank additions.",
