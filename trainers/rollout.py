@@ -23,7 +23,8 @@ from studio.sampling.samplers import DDIM
 
 __all__ = ["Conditions", "Drawn", "Rollout", "Tuned", "seeded"]
 
-PROMPTS_KEPT = 1024
+# Of what the text encoders said of prompts: a small model's are read thousands of times, of T5's a few dozen fill it.
+BYTES_KEPT = 256 * 2**20
 
 
 class Tuned(torch.nn.Module):
@@ -48,7 +49,7 @@ class Conditions:
 
     def __init__(self, model: Any, resolution: int):
         self.model, self.resolution = model, resolution
-        self._of = lru_cache(maxsize=PROMPTS_KEPT)(self._made)
+        self._of = lru_cache(maxsize=max(1, BYTES_KEPT // bytes_of(self._made(""))))(self._made)
 
     def _made(self, prompt: str, beside: str = "") -> tuple[Conditioning, Conditioning]:
         """Of a prompt, and of one that guidance leads away from."""
@@ -66,6 +67,11 @@ class Conditions:
         # A family lengthens a prompt of fewer chunks as it does beside a longer negative one: what that adds is its own affair.
         conds = [cond if count == max(places) else self._of(prompt, longest)[0] for prompt, count, (cond, _) in zip(prompts, places, pairs)]
         return batched(conds, 1), batched([self._of(longest)[1]], len(prompts))
+
+
+def bytes_of(conditions: Sequence[Conditioning]) -> int:
+    """What the tensors of some conditions take."""
+    return sum(tensor.nbytes for one in conditions for tensor in vars(one).values() if isinstance(tensor, Tensor))
 
 
 def places_of(said: Conditioning) -> int:

@@ -75,7 +75,9 @@ def kept_pictures(options: ReFLOptions, model: Any, network: Any, trained: Seque
     """The pictures that the model must not forget. Read from <output>/cache where an earlier start of the run has left them."""
     count = options.pretrain_pictures
     data = None if options.pretrain_data == BASE else load_captioned(options.pretrain_data, options.resolution, limit=count, seed=options.seed)
-    prompts = [trained[i % len(trained)] for i in range(count)] if data is None else [data.caption(i) for i in range(len(data))]
+    rng = np.random.default_rng(options.seed)
+    # In the words that the model was taught by: were they all complete, what a prompt leaves open would come to be drawn in one way.
+    prompts = [trained[i % len(trained)] for i in range(count)] if data is None else [data.caption(i, rng) for i in range(len(data))]
     said = [options.base, options.pretrain_data, options.resolution, options.validation_steps, options.validation_guidance, prompts]
     path = Path(options.output) / "cache" / f"kept-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
@@ -83,7 +85,8 @@ def kept_pictures(options: ReFLOptions, model: Any, network: Any, trained: Seque
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path) as aside:
             save_file({"latents": latents}, aside)
-    return Kept(latents=load_file(path)["latents"], prompts=prompts)
+    dropped = rng.random(len(prompts)) < options.caption_drop
+    return Kept(latents=load_file(path)["latents"], prompts=["" if drop else prompt for prompt, drop in zip(prompts, dropped)])
 
 
 def drawn_latents(options: ReFLOptions, model: Any, network: Any, prompts: Sequence[str]) -> Tensor:

@@ -19,8 +19,10 @@ from studio.rewards.signs import diversity, diversity_of_each
 from studio.runs.folder import read_state
 from studio.runs.refl import base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions, check
-from studio.toybox import parse_caption
+from studio.toybox import caption, parse_caption
 from tests.tiny_sd import save_tiny_sd
+from trainers import rollout, tuning_data
+from trainers.captions import toybox_scenes
 from trainers.command_line import parse_options
 from trainers.dreambooth import own_device
 from trainers.followed import Followed
@@ -201,6 +203,27 @@ def test_prompts_of_the_toy_world_leave_things_open_as_people_do(tmp_path):
     complete = sum({"colour", "background"} <= set(one) for one in said) / len(said)
     assert 0.55 < complete < 0.9 and not set(trained) & set(held_out)
     assert split_prompts(asked, None) == (trained, held_out) != split_prompts(replace(asked, seed=1), None)
+
+
+def test_what_must_not_be_forgotten_is_said_as_the_model_was_taught(base, tmp_path):
+    """In other words and with parts left unsaid as well, and a share with none at all."""
+    asked = options(base, tmp_path, pretrain_data="toybox", pretrain_pictures=40)
+    model = load_model(str(base), own_device(), dtype=torch.float32)
+    told, dropped = (tuning_data.kept_pictures(one, model, None, []) for one in (asked, replace(asked, caption_drop=0.5)))
+    complete = [prompt == caption(scene) for prompt, scene in zip(told.prompts, toybox_scenes(asked.seed, 40))]
+    assert 10 <= sum(complete) <= 30 and "" not in told.prompts
+    assert torch.equal(told.latents, dropped.latents) and 10 <= dropped.prompts.count("") <= 30
+    assert all(b in ("", a) for a, b in zip(told.prompts, dropped.prompts))
+
+
+def test_what_was_read_of_prompts_is_kept_within_its_bytes(tiny_sd, monkeypatch):
+    model = load_model(tiny_sd, own_device(), dtype=torch.float32)
+    monkeypatch.setattr(rollout, "BYTES_KEPT", 2 * rollout.bytes_of(Conditions(model, 32)._made("")))
+    conditions = Conditions(model, 32)
+    for prompt in ("one", "two", "two", "three", "one"):
+        conditions.of([prompt])
+    found = conditions._of.cache_info()
+    assert (found.misses, found.currsize) == (4, 2)
 
 
 def test_diversity_is_measured_of_all_and_of_each_prompt():

@@ -76,6 +76,7 @@ class ReFLOptions(LoopOptions):
     )
     pretrain_pictures: int = option(64, "how many of those there are", low=1, high=100_000)
     pretrain_batch: int = option(8, "of those, in a batch", low=1, high=4096)
+    caption_drop: float = option(0.0, "share of their captions replaced by the empty one, which guidance leads away from", low=0, high=1)
     kl_weight: float = option(0.0, "weight of the KL divergence from the frozen model over the steps that the gradient goes through; 0 = off", low=0, high=1e6)
     beta: float = option(2000.0, "dpo: how strongly the model is held to the base; 2000 to 5000 as published", low=0, high=1e9)
     # what is trained
@@ -213,8 +214,8 @@ TOYBOX: dict[str, Any] = {
 # Of ReFL: no noise is added, as none is where pictures are looked at, and the reward is asked from the fourth step on, since which object it becomes
 # is decided before the last ones.
 TOYBOX_REFL: dict[str, Any] = {
-    **TOYBOX, "rewards": SCORER, "steps": 330, "warmup": 50, "stop_low": 3, "eta": 0.0, "reward_weight": 2.0, "pretrain_batch": 24,
-    "sample_every": 33, "checkpoint_every": 33, "validation_prompts": 16,
+    **TOYBOX, "rewards": SCORER, "steps": 340, "warmup": 50, "stop_low": 3, "eta": 0.0, "reward_weight": 2.0, "pretrain_batch": 24, "caption_drop": 0.1,
+    "sample_every": 34, "checkpoint_every": 34, "validation_prompts": 16,
 }
 SD15: dict[str, Any] = {
     "base": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 512, "rewards": "zai-org/ImageReward", "judge": "yuvalkirstain/PickScore_v1",
