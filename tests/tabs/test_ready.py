@@ -1,8 +1,10 @@
 """What a first press needs is loaded in the background: not before a page is up, once for the process, and never at the page's expense."""
 
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 import gradio as gr
@@ -21,12 +23,23 @@ from tests.tabs.fake_text import FakeTextStudio
 def until(true: Callable[[], object], what: str, within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, f"{what}; {where_it_stands()}"
         time.sleep(0.02)
 
 
+def threads_making_ready() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "making ready"]
+
+
 def nothing_is_made_ready() -> bool:
-    return not any(thread.name == "making ready" for thread in threading.enumerate())
+    return not threads_making_ready()
+
+
+def where_it_stands() -> str:
+    """The lines that the threads are at: what never ends is found by them."""
+    frames = sys._current_frames()
+    stacks = ["".join(traceback.format_stack(frames[thread.ident])) for thread in threads_making_ready() if thread.ident in frames]
+    return "\n".join(stacks) or "nothing is made ready"
 
 
 def page_up(demo: gr.Blocks, url: str) -> None:

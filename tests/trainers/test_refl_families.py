@@ -189,6 +189,15 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     ("sd3", {"gradient_checkpointing": True}),
 ])
 def test_a_run_resumes_to_the_bit_and_diffusers_opens_what_it_made(bases, tmp_path, name, changes):
+    require_resumed_to_the_bit(bases, tmp_path, name, changes)
+
+
+@pytest.mark.parametrize(("name", "method"), [("sdxl", "full"), ("sdxl-v", "lora"), ("sd3", "full")])
+def test_so_does_a_run_of_diffusion_dpo(bases, tmp_path, rankings, name, method):
+    require_resumed_to_the_bit(bases, tmp_path, name, {"algorithm": "dpo", "method": method, "data": str(rankings.folder), "format": "database", "beta": 50.0})
+
+
+def require_resumed_to_the_bit(bases: dict[str, str], tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
     whole, cut = (options(bases[name], tmp_path, output=str(tmp_path / one), **changes) for one in ("whole", "cut"))
     list(train(whole, progress=False))
     stopped = train(cut, progress=False)
