@@ -59,8 +59,8 @@ SHARED = ("algorithm", "rewards", "judge")
 MAIN = ("method", "steps", "lr", "pretrain_weight", "stop_on_alarm", "result")
 MORE = (
     "reward_units", "reward_weight", "cap", "kl_weight", "beta", "last_steps", "noises", "num_steps", "stop_low", "stop_high", "eta", "guidance_scale",
-    "late_guidance", "pretrain_data", "pretrain_pictures", "pretrain_batch", "rank", "alpha", "targets", "resolution", "batch_size", "accumulation",
-    "lr_plan", "warmup", "weight_decay", "grad_clip", "ema_decay", "mixed_precision", "gradient_checkpointing", "held_out", "prompt_limit",
+    "late_guidance", "pretrain_data", "pretrain_pictures", "pretrain_batch", "caption_drop", "rank", "alpha", "targets", "resolution", "batch_size",
+    "accumulation", "lr_plan", "warmup", "weight_decay", "grad_clip", "ema_decay", "mixed_precision", "gradient_checkpointing", "held_out", "prompt_limit",
     "validation_prompts", "validation_samples", "validation_steps", "validation_guidance", "sample_every", "checkpoint_every", "keep_checkpoints", "seed",
 )
 LABELS = {
