@@ -8,7 +8,8 @@
 //     props.value  JSON text of {runs: [{name, trainer, state, words, share, when}], chosen, invitation or ""}; a click is the event
 //                  `select` with {name}
 //   Studio.sheet(element, props, watch)             in <div class="ds-stage ds-sheet"></div>
-//     props.value  JSON text of {title, share or null, columns: [], rows: [{name, cells: [PNG as data URI or null]}], note}
+//     props.value  JSON text of {title, share or null, columns: [], rows: [{name, cells: [PNG as data URI or null], heading or none}], note};
+//                  a heading stands once above rows in sequence that share it
 (() => {
   const Studio = (window.Studio = window.Studio || {});
 
@@ -243,7 +244,14 @@
       make("th", head, "", "");
       for (const column of value.columns) make("th", head, "", column);
       const body = make("tbody", table);
-      for (const { name, cells } of value.rows) {
+      let above = "";
+      for (const { name, heading = "", cells } of value.rows) {
+        if (heading && heading !== above) {
+          const cell = make("th", body.insertRow(), "ds-sheet-heading", heading);
+          cell.colSpan = 1 + value.columns.length;
+          cell.scope = "rowgroup";
+        }
+        above = heading;
         const row = body.insertRow();
         make("th", row, "", name).scope = "row";
         cells.forEach((source, i) => {
@@ -251,7 +259,7 @@
           if (!source) return make("div", cell, "ds-unmade");
           const picture = make("img", cell);
           picture.src = source;
-          picture.alt = `${name}, ${value.columns[i]}`;
+          picture.alt = [heading, name, value.columns[i]].filter(Boolean).join(", ");
         });
       }
       root.querySelector(".ds-sheet-scroll").replaceChildren(table);

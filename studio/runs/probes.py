@@ -32,11 +32,13 @@ NEEDED = {"base", "class_prompt", "validation_steps", "validation_guidance", "re
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Pictures by row and column, None where one is still to be drawn. done of total: drawings so far."""
+    """Pictures by row and column, None where one is still to be drawn. done of total: drawings so far. headings: of each row, what it shows, which
+    stands once above rows in sequence that share it; empty = none."""
 
     title: str
     columns: list[str]
     rows: list[tuple[str, list[Image.Image | None]]] = field(default_factory=list)
+    headings: list[str] = field(default_factory=list)
     done: int = 0
     total: int = 0
     note: str = ""

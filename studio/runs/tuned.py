@@ -103,12 +103,12 @@ def compared(
         raise InvalidOption("Choose two different ones to compare.")
     asked = replace(sampling(view), num_images=seeds, seed=FIRST_SEED)
     # A pair of rows for each prompt, so that same seeds stand under one another.
-    rows = [(f"{label}: {prompt}", replace(asked, model=model, prompt=prompt)) for prompt in chosen for label, model in zip(labels, models)]
+    rows = [(label, replace(asked, model=model, prompt=prompt)) for prompt in chosen for label, model in zip(labels, models)]
     # One model after the other: each is loaded once.
     jobs = sorted(((row, 0, options) for row, (_, options) in enumerate(rows)), key=lambda job: job[0] % 2)
-    sheet = Sheet(title=f"{labels[0]} and {labels[1]} at the same seeds", columns=[f"seed {FIRST_SEED + i}" for i in range(seeds)])
-    drawing = drawn(studio, sheet, [label for label, _ in rows], jobs, stop)
-    return scored(studio, drawing, [options.prompt for _, options in rows], labels, scorers)
+    columns, asked_of = [f"seed {FIRST_SEED + i}" for i in range(seeds)], [options.prompt for _, options in rows]
+    sheet = Sheet(title=f"{labels[0]} and {labels[1]} at the same seeds", columns=columns, headings=asked_of)
+    return scored(studio, drawn(studio, sheet, [label for label, _ in rows], jobs, stop), asked_of, labels, scorers)
 
 
 def scored(studio: Any, drawing: Iterator[Sheet], prompts: Sequence[str], labels: Sequence[str], scorers: Sequence[str]) -> Iterator[Sheet]:

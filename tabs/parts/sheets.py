@@ -1,6 +1,7 @@
 """Sheets of pictures that set models beside each other, as the page shows them while they are drawn."""
 
 from collections.abc import Iterator
+from itertools import repeat
 
 import gradio as gr
 
@@ -24,7 +25,10 @@ def sheet_value(sheet: Sheet) -> str:
     over = sheet.done == sheet.total or sheet.note
     return to_stage({
         "title": sheet.title, "share": None if over else sheet.done / sheet.total, "columns": sheet.columns, "note": sheet.note,
-        "rows": [{"name": name, "cells": [cell and data_uri(cell) for cell in cells]} for name, cells in sheet.rows],
+        "rows": [
+            {"name": name, **({"heading": heading} if heading else {}), "cells": [cell and data_uri(cell) for cell in cells]}
+            for (name, cells), heading in zip(sheet.rows, sheet.headings or repeat(""))
+        ],
     })
 
 

@@ -22,6 +22,7 @@ from studio.runs.results import results
 from studio.runs.trainers.refl import ReFLOptions
 from studio.runs.trainers.reward import RewardOptions
 from studio.runs.tuned import blind_tasks, collection_of, compared, models_of, promote
+from tabs.parts.sheets import sheet_value
 from tests.tiny_sd import save_tiny_sd
 from trainers import refl, reward
 from trainers.run_folder import RunFolder
@@ -63,7 +64,9 @@ def view(studio, base):
 def test_two_checkpoints_are_drawn_from_the_same_seeds_and_scored(studio, view):
     assert list(models_of(view)) == ["base", "step-000001", "step-000003", "result"]
     *_, last = compared(studio, view, "base", "step-000003", ["redness"], seeds=2, prompts=["a star", "the fly"])
-    assert [label for label, _ in last.rows] == ["The base: a star", "Step 4: a star", "The base: the fly", "Step 4: the fly"]
+    assert [label for label, _ in last.rows] == ["The base", "Step 4"] * 2 and last.headings == ["a star", "a star", "the fly", "the fly"]
+    shown = json.loads(sheet_value(last))["rows"]
+    assert [(row["heading"], row["name"]) for row in shown] == [(prompt, name) for prompt in ("a star", "the fly") for name in ("The base", "Step 4")]
     pictures = np.array([[np.asarray(cell, float) for cell in cells] for _, cells in last.rows])
     assert np.abs(pictures[0] - pictures[1]).mean() > 1
     red = (pictures[..., 0] - pictures[..., 1:].mean(-1)).mean((2, 3))
