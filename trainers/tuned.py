@@ -25,13 +25,13 @@ from studio.rewards import load_reward
 from studio.rewards.signs import diversity
 from studio.runs.refl import alarm_of, base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions
-from studio.toybox import caption
+from studio.toybox import caption, render_batch
 from trainers.attributes import generate
 from trainers.captions import toybox_scenes, word
 
 __all__ = ["ALARM", "BASE", "FIRST", "RUNS", "judge_tuned", "tuned_card"]
 
-ALARM = "alarm"
+ALARM, EXACT = "alarm", "exact_deviations"
 BASE = "toybox-sd-early"
 
 
@@ -57,6 +57,8 @@ def judge_tuned(folder: Path) -> dict[str, Any]:
     sheet(pictures).save(folder / "samples.png")
     found = {name: measured(pixels, examiner) | {"diversity": _diversity(models()[name])} for name, pixels in pictures.items()}
     base = found["base"]
+    exact = measured(renders(), examiner)
+    base[EXACT] = (exact["reward"] - base["reward"]) / base["reward_deviation"]
     for name, figures in found.items():
         figures["deviations"] = (figures["reward"] - base["reward"]) / base["reward_deviation"]
         figures |= {f"{kind}_change": figures[kind] / base[kind] - 1 for kind in ("diversity", "diversity_complete")}
@@ -84,6 +86,12 @@ def open_prompts() -> list[str]:
 def drawn(model: str, words: list[str]) -> torch.Tensor:
     """(N, 3, 64, 64) uint8, a fresh seed each."""
     return torch.from_numpy(generate(resolve(model), words, seed=SEED, **SAMPLER)).movedim(-1, 1).contiguous()
+
+
+def renders() -> torch.Tensor:
+    """(N, 3, 64, 64) uint8, what the prompts ask for as the toy world draws it: nothing a model draws of them is more right."""
+    scenes = [scene for scene in toybox_scenes(SEED, PROMPTS, "held_out") for _ in range(SAMPLES)]
+    return torch.from_numpy(render_batch(scenes, 64)).movedim(-1, 1).contiguous()
 
 
 def _diversity(model: str) -> float:
@@ -161,6 +169,7 @@ Rows: {"; ".join(names.values())}. Prompts of combinations that no model has see
 
 {PROMPTS} unseen prompts, {SAMPLES} fresh seeds each. The reward is toybox-reward's, whatever was followed; its deviation among the base's pictures is
 {base["reward_deviation"]:.2f}. Right: object, colour, background, size and place, all of them, as toybox-examiner reads them.
+What the toy world itself draws of these prompts lies {base[EXACT]:+.2f} deviations from the base.
 Diversity: of prompts of which half leave things open, and of prompts that say everything, where what differs is tilt, a little of the place, and what is wrong.
 
 | | reward | in deviations of the base's | all right | diversity | of complete prompts |

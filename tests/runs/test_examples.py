@@ -8,6 +8,7 @@ import pytest
 from studio import Studio
 from studio.errors import InvalidOption
 from studio.models.catalogue import ASSETS
+from studio.models.examiner import load_examiner
 from studio.runs.examples import DOMINO, EXAMPLES, TUNED, example_named, examples
 from studio.runs.folder import read_toml
 from studio.runs.following import Follower
@@ -40,6 +41,14 @@ def test_the_example_of_refl_is_a_run_of_the_preset_and_its_alarm_never_rang():
     assert tuned.first_alarm(view.path) is None
     judged = json.loads((ASSETS / "runs" / "tuned" / "quality.json").read_text())
     assert judged["hacked"]["alarm"] and all(judged[name]["alarm"] is None for name in tuned.HELD)
+
+
+def test_what_the_toy_world_draws_of_the_judged_prompts_is_right_and_worth_more_than_the_bases(monkeypatch):
+    monkeypatch.setattr(tuned, "SAMPLES", 1)
+    exact = tuned.measured(tuned.renders(), load_examiner())
+    base = json.loads((ASSETS / "runs" / "tuned" / "quality.json").read_text())["base"]
+    assert exact["right"] >= 0.95 > base["right"]
+    assert exact["reward"] == pytest.approx(base["reward"] + base[tuned.EXACT] * base["reward_deviation"], abs=1e-3) and base[tuned.EXACT] > 1
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
