@@ -25,7 +25,7 @@ from studio.rewards import load_reward
 from studio.rewards.signs import diversity
 from studio.runs.refl import alarm_of, base_facts
 from studio.runs.trainers.refl import REFL_PRESETS, ReFLOptions
-from studio.toybox import caption, render_batch
+from studio.toybox import AnyScene, caption, render_batch
 from trainers.attributes import generate
 from trainers.captions import toybox_scenes, word
 
@@ -72,9 +72,14 @@ def models() -> dict[str, str]:
     return {"base": str(ASSETS / "models" / BASE), **{name: f"{run.output}/model" for name, run in RUNS.items()}}
 
 
-def prompts() -> list[str]:
+def scenes() -> list[AnyScene]:
     """PROMPTS x SAMPLES of them, each as often as it is drawn."""
-    return [caption(scene) for scene in toybox_scenes(SEED, PROMPTS, "held_out") for _ in range(SAMPLES)]
+    return [scene for scene in toybox_scenes(SEED, PROMPTS, "held_out") for _ in range(SAMPLES)]
+
+
+def prompts() -> list[str]:
+    """Of each of the scenes, all that it shows."""
+    return [caption(scene) for scene in scenes()]
 
 
 def open_prompts() -> list[str]:
@@ -90,8 +95,7 @@ def drawn(model: str, words: list[str]) -> torch.Tensor:
 
 def renders() -> torch.Tensor:
     """(N, 3, 64, 64) uint8, what the prompts ask for as the toy world draws it: nothing a model draws of them is more right."""
-    scenes = [scene for scene in toybox_scenes(SEED, PROMPTS, "held_out") for _ in range(SAMPLES)]
-    return torch.from_numpy(render_batch(scenes, 64)).movedim(-1, 1).contiguous()
+    return torch.from_numpy(render_batch(scenes(), 64)).movedim(-1, 1).contiguous()
 
 
 def _diversity(model: str) -> float:
@@ -104,8 +108,7 @@ def measured(pixels: torch.Tensor, examiner: Examiner) -> dict[str, Any]:
     words, reward = prompts(), load_reward("toybox-reward")
     images = pixels.float() / 127.5 - 1
     scores = torch.cat([reward(images[i : i + CHUNK], words[i : i + CHUNK]).cpu() for i in range(0, len(words), CHUNK)])
-    scenes = [scene for scene in toybox_scenes(SEED, PROMPTS, "held_out") for _ in range(SAMPLES)]
-    right = np.logical_and.reduce(list(examine(examiner, pixels, scenes).values()))
+    right = np.logical_and.reduce(list(examine(examiner, pixels, scenes()).values()))
     return {
         "reward": float(scores.mean()), "reward_deviation": float(scores.std(correction=0)), "right": float(right.mean()),
         "diversity_complete": diversity(images, words),

@@ -106,9 +106,10 @@ def compared(
     rows = [(label, replace(asked, model=model, prompt=prompt)) for prompt in chosen for label, model in zip(labels, models)]
     # One model after the other: each is loaded once.
     jobs = sorted(((row, 0, options) for row, (_, options) in enumerate(rows)), key=lambda job: job[0] % 2)
-    columns, asked_of = [f"seed {FIRST_SEED + i}" for i in range(seeds)], [options.prompt for _, options in rows]
-    sheet = Sheet(title=f"{labels[0]} and {labels[1]} at the same seeds", columns=columns, headings=asked_of)
-    return scored(studio, drawn(studio, sheet, [label for label, _ in rows], jobs, stop), asked_of, labels, scorers)
+    words = [options.prompt for _, options in rows]
+    sheet = Sheet(title=f"{labels[0]} and {labels[1]} at the same seeds", columns=[f"seed {FIRST_SEED + i}" for i in range(seeds)], headings=words)
+    drawing = drawn(studio, sheet, [label for label, _ in rows], jobs, stop)
+    return scored(studio, drawing, words, labels, scorers)
 
 
 def scored(studio: Any, drawing: Iterator[Sheet], prompts: Sequence[str], labels: Sequence[str], scorers: Sequence[str]) -> Iterator[Sheet]:

@@ -76,7 +76,7 @@ class ReFLOptions(LoopOptions):
     )
     pretrain_pictures: int = option(64, "how many of those there are", low=1, high=100_000)
     pretrain_batch: int = option(8, "of those, in a batch", low=1, high=4096)
-    caption_drop: float = option(0.0, "share of captions of the pre-training pictures replaced by the empty one, which guidance leads from", low=0, high=1)
+    caption_drop: float = option(0.0, "share of pre-training captions replaced by the empty one, which guidance leads away from", low=0, high=1)
     kl_weight: float = option(0.0, "weight of the KL divergence from the frozen model over the steps that the gradient goes through; 0 = off", low=0, high=1e6)
     beta: float = option(2000.0, "dpo: how strongly the model is held to the base; 2000 to 5000 as published", low=0, high=1e9)
     # what is trained
